@@ -1,0 +1,1 @@
+"""Datasets, clip replay, quantisation and metrics."""

@@ -1,0 +1,1 @@
+"""Models, checkpoint import and export to a bundle."""

@@ -1,0 +1,1 @@
+"""Native operators: the windowed causal convolution and the windowed selective scan."""

@@ -1,0 +1,1 @@
+"""Everything that runs a bundle. Imports neither torch nor onnx."""

@@ -1,0 +1,1 @@
+"""The ``streamseg`` command: one module per sub-command, imported when it is called."""

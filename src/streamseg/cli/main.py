@@ -1,0 +1,75 @@
+"""Entry point of the command line: lazy sub-commands, one line per mistake, exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from streamseg import __version__
+from streamseg.errors import StreamsegError
+
+# Sub-command -> (module under streamseg.cli, one-line help). Help stands here so that
+# `streamseg --help` imports none of them.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
+    "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
+    "run": ("run", "Segment a video, a folder of images or a camera."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a sub-command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import ``streamseg.cli.<module>`` and return its ``command``."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"streamseg.cli.{COMMANDS[cmd_name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the help table without importing the sub-commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamseg")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens.")
+def cli(debug: bool, verbose: bool) -> None:
+    """Stateful video segmentation: export a checkpoint, stream video, calibrate INT8."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("streamseg").setLevel(level)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 the user's mistake, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(args=given, prog_name="streamseg", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("streamseg: interrupted", err=True)
+        sys.exit(130)
+    except StreamsegError as error:
+        if "--debug" in given:
+            raise
+        click.echo(f"streamseg: {error}", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

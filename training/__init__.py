@@ -1,0 +1,1 @@
+"""Clip sampling, loss and the training loop."""
