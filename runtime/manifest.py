@@ -179,7 +179,7 @@ def parse_manifest(text: str) -> Manifest:
         graphs={name: _read_graph(entry) for name, entry in root.named_objects("graphs")},
         schedule=tuple(_read_row(entry) for entry in root.objects("schedule")),
         classes=tuple(_read_class(entry) for entry in root.objects("classes")),
-        files={name: entry for name, entry in root.get("files", _digests).items()},
+        files=root.get("files", _digests),
         weights=root.get("weights", _mapping, {}),
         parity=root.get("parity", _mapping, {}),
         made_by=root.get("made_by", _mapping, {}),
@@ -190,7 +190,8 @@ def parse_manifest(text: str) -> Manifest:
 
 
 _KNOWN = frozenset(
-    "format model frame state graphs schedule classes files weights parity made_by".split()
+    ("format", "model", "frame", "state", "graphs", "schedule")
+    + ("classes", "weights", "parity", "files", "made_by")
 )
 _MISSING: Any = object()
 

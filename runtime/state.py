@@ -1,4 +1,4 @@
-"""The state table: which tensors a model carries from frame to frame, and which buffers a step uses."""
+"""The state table: tensors carried from frame to frame, and the buffers that a step uses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StateSpec:
         return f"{self.name}.out"
 
     def inputs(self, reads: int = 1) -> tuple[str, ...]:
-        """Names of the graph inputs that read this state; ``reads`` is the slots a ring is read at."""
+        """Names of the graph inputs that read this state; a ring is read at ``reads`` slots."""
         if self.kind == "ring":
             return tuple(f"{self.name}.{slot}.in" for slot in range(reads))
         return (f"{self.name}.in",)
