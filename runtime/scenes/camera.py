@@ -68,6 +68,7 @@ class Camera:
 
         Args:
             points: (..., 3) metres.
+
         Returns:
             pixels (..., 2) as u, v; depth (...) in metres before the pull to the near plane.
         """
@@ -94,7 +95,8 @@ class Camera:
         columns = (self.rotation[:, 0], self.rotation[:, 2], self.rotation[:, 1] * rise)
         u, v = self.centre
         lens = np.array([[self.focal, 0, u], [0, -self.focal, v], [0, 0, 1]])
-        return lens @ np.stack(columns, axis=1)
+        to_image: Floats = lens @ np.stack(columns, axis=1)
+        return to_image
 
 
 class Drive:

@@ -61,6 +61,7 @@ class SceneConfig:
         loss: mean share of a frame lost in transmission (blocks gone or misplaced).
         smear: mean share of a frame behind spray, drops and dirt that move from frame to frame.
         quality: mean JPEG quality of a frame, 0 = not compressed, else 5 to 100.
+
     Raises:
         SourceError: a value is outside its range.
     """
@@ -78,8 +79,8 @@ class SceneConfig:
     daylight: tuple[float, float] = (0.3, 1.0)
     fog: float = 0.006
     rain: float = 0.7
-    contrast: float = 0.75
-    noise: float = 18.0
+    contrast: float = 0.8
+    noise: float = 12.0
     flicker: float = 0.25
     blur: float = 0.25
     glare: float = 0.3
@@ -153,7 +154,7 @@ PRESETS: dict[str, SceneConfig] = {
         fog=0.012,
         rain=1.0,
         contrast=0.6,
-        noise=28.0,
+        noise=20.0,
         flicker=0.4,
         blur=0.4,
         glare=0.45,
@@ -171,8 +172,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     **{
         field.name: float
         for field in fields(SceneConfig)
-        if field.name
-        not in ("height", "width", "seed", "frames", "quality", "preset", "daylight")
+        if field.name not in ("height", "width", "seed", "frames", "quality", "preset", "daylight")
     },
 }
 _EXAMPLE = "synthetic:street?seed=7&size=256x512&fps=25"
@@ -185,6 +185,7 @@ def parse_scene(address: str) -> SceneConfig:
         address: ``synthetic:PRESET?OPTION=VALUE&...``; PRESET is a name of `PRESETS` ("street"
             when left out), the options are ``size=HxW``, ``daylight=LOW-HIGH`` and the numbers of
             `SceneConfig` by name.
+
     Raises:
         SourceError: unknown preset or option, a value that is no number or out of range.
     """

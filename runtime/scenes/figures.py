@@ -65,11 +65,14 @@ def build_car(draws: np.random.Generator, *, oncoming: bool) -> Mesh:
     for side, face in ((-1, Face.LEFT), (1, Face.RIGHT)):
         cabin = np.array(
             [
-                (side * half * 0.97, belt, rear - 0.1), (side * half * 0.97, belt, front + 0.4),
-                (side * narrow, roof, front), (side * narrow, roof, rear + 0.15),
+                (side * half, belt, back), (side * half, belt, front + 0.5),
+                (side * narrow, roof, front), (side * narrow, roof, rear),
             ]
         )  # fmt: skip
-        build.add(cabin, _GLASS, CAR, face, key=key, casts=True)
+        build.add(cabin, paint, CAR, face, key=key, casts=True)
+        middle = cabin.mean(axis=0)
+        glass = middle + (cabin - middle) * np.array([1.0, 0.72, 0.8])
+        build.add(glass, _GLASS, CAR, face, key=key)
         pillar = cabin.copy()
         pillar[:2, 2] = pillar[2:, 2] = (rear + front) / 2 + np.array([-0.05, 0.05])
         pillar[2:, 2] = pillar[2:, 2][::-1]
@@ -84,13 +87,9 @@ def build_car(draws: np.random.Generator, *, oncoming: bool) -> Mesh:
     pane[2:, 1] -= 0.08
     build.add(pane, _GLASS, CAR, Face.BACK, key=key)
     build.add(upright(-half, half, 0.28, belt, back), paint, CAR, Face.BACK, key=key)
-    build.add(
-        upright(-half, half, 0.28, 0.46, back), _shade(paint, 0.55), CAR, Face.BACK, key=key
-    )
+    build.add(upright(-half, half, 0.28, 0.46, back), _shade(paint, 0.55), CAR, Face.BACK, key=key)
     wheel_x = np.array([-half + 0.14, half - 0.14])
-    build.add(
-        upright(wheel_x - 0.11, wheel_x + 0.11, 0, 0.3, back), _TYRE, CAR, Face.BACK, key=key
-    )
+    build.add(upright(wheel_x - 0.11, wheel_x + 0.11, 0, 0.3, back), _TYRE, CAR, Face.BACK, key=key)
     lamp = (255.0, 246.0, 214.0) if oncoming else (216.0, 30.0, 26.0)
     lamp_x = np.array([-half + 0.2, half - 0.2])
     build.add(
@@ -159,9 +158,7 @@ def _add_walker(build: Builder, look: dict[str, Color], swing: float) -> None:
     ]  # fmt: skip
     build.add(torso, look["coat"], PERSON, Face.FLAT, key=0, casts=True)
     build.add(disc(0, 1.61, 0, 0.115, 0.145), look["skin"], PERSON, Face.FLAT, key=0, casts=True)
-    build.add(
-        disc(0, 1.68, 0, 0.125, 0.085), look["hair"], PERSON, Face.FLAT, key=0, reach=60
-    )
+    build.add(disc(0, 1.68, 0, 0.125, 0.085), look["hair"], PERSON, Face.FLAT, key=0, reach=60)
 
 
 def build_bicycle(draws: np.random.Generator, *, across: bool) -> Mesh:
@@ -209,9 +206,7 @@ def build_rider(draws: np.random.Generator, *, across: bool) -> tuple[Mesh, ...]
                 (foot_x - 0.08, foot_y, 0), (foot_x + 0.08, foot_y, 0),
                 (hip + 0.13 + lean, 0.95, 0), (hip - 0.1, 0.95, 0),
             ]  # fmt: skip
-            build.add(
-                leg, _shade(trousers, 1.0 if side > 0 else 0.8), RIDER, Face.FLAT, key=0
-            )
+            build.add(leg, _shade(trousers, 1.0 if side > 0 else 0.8), RIDER, Face.FLAT, key=0)
         half = 0.2 if across else 0.25
         torso = np.array(
             [
@@ -237,12 +232,8 @@ def build_rider(draws: np.random.Generator, *, across: bool) -> tuple[Mesh, ...]
 
 def add_pole(build: Builder, x: float, s: float, *, height: float, side: int) -> None:
     """A lamp post with an arm over the road; `side` is -1 left of the road, 1 right."""
-    build.add(
-        upright(x - 0.13, x + 0.13, 0, 1.2, s), _shade(_STEEL, 0.8), POLE, Face.FLAT, key=s
-    )
-    build.add(
-        upright(x - 0.09, x + 0.09, 0, height, s), _STEEL, POLE, Face.FLAT, key=s, casts=True
-    )
+    build.add(upright(x - 0.13, x + 0.13, 0, 1.2, s), _shade(_STEEL, 0.8), POLE, Face.FLAT, key=s)
+    build.add(upright(x - 0.09, x + 0.09, 0, height, s), _STEEL, POLE, Face.FLAT, key=s, casts=True)
     tip = x - side * 1.7
     arm = upright(min(x, tip), max(x, tip), height - 0.16, height, s)
     build.add(arm, _STEEL, POLE, Face.FLAT, key=s, casts=True)
@@ -300,9 +291,7 @@ def add_tree(build: Builder, draws: np.random.Generator, x: float, s: float, siz
         build.add(crown, _shade(leaf, lift), VEGETATION, Face.FLAT, key=s, reach=75)
 
 
-def add_bush(
-    build: Builder, draws: np.random.Generator, x: float, s: float, radius: float
-) -> None:
+def add_bush(build: Builder, draws: np.random.Generator, x: float, s: float, radius: float) -> None:
     """A bush on the ground."""
     leaf = _pick(draws, _LEAF)
     base = disc(x, radius * 0.6, s, radius, radius * 0.62)

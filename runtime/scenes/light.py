@@ -89,7 +89,7 @@ def _compose(*, level: float, cloud: float, fog: float, rain: float, azimuth: fl
         Face.BACK: (0, 0, -1), Face.RIGHT: (1, 0, 0), Face.LEFT: (-1, 0, 0), Face.TOP: (0, 1, 0),
     }  # fmt: skip
     tint = _SUN + (_LOW_SUN - _SUN) * np.clip((0.85 - level) / 0.4, 0, 1)
-    ambient = (_SKYLIGHT + (_DUSKLIGHT - _SKYLIGHT) * dusk) * (0.95 - 0.45 * direct - 0.3 * dusk)
+    ambient = (_SKYLIGHT + (_DUSKLIGHT - _SKYLIGHT) * dusk) * (1.04 - 0.45 * direct - 0.32 * dusk)
     shades = np.empty((len(Face), 3))
     for face, normal in normals.items():
         facing = max(0.0, float(np.dot(normal, sun)))

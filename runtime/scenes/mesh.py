@@ -93,8 +93,12 @@ class Builder:
         Args:
             points: (N, corners, 3) or (corners, 3), 3 to 8 convex corners.
             color: (3,) or (N, 3).
+            label: train id.
+            face: the direction.
+            key: as in `Mesh`, one for all.
             glow: one number or (N,).
-            key, casts, reach: as in `Mesh`, for all of them.
+            casts: as in `Mesh`, one for all.
+            reach: as in `Mesh`, one for all.
         """
         corners = np.asarray(points, dtype=np.float64)
         if corners.ndim == 2:
@@ -146,8 +150,10 @@ def disc(x: float, y: float, s: float, width: float, height: float) -> Floats:
     return shape
 
 
-def _rectangles(*corners: tuple[ArrayLike, ...]) -> Floats:
-    axes = [np.stack(np.broadcast_arrays(*np.broadcast_arrays(*axis)), axis=-1) for axis in corners]
-    shape = np.broadcast_shapes(*(axis.shape for axis in axes))
-    stacked: Floats = np.stack([np.broadcast_to(axis, shape) for axis in axes], axis=-1)
-    return np.asarray(stacked.reshape(-1, 4, 3), dtype=np.float64)
+def _rectangles(*axes: tuple[ArrayLike, ...]) -> Floats:
+    count = max(np.size(value) for axis in axes for value in axis)
+    shapes = np.empty((count, 4, 3))
+    for axis, corners in enumerate(axes):
+        for corner, value in enumerate(corners):
+            shapes[:, corner, axis] = value
+    return shapes

@@ -46,10 +46,13 @@ def draw_plot(draws: np.random.Generator) -> Plot:
 
 
 def build_plot(draws: np.random.Generator, plot: Plot, side: int) -> tuple[Mesh, Mesh]:
-    """A block's upright things and its ground, s from 0 to `BLOCK`.
+    """Build a block's upright things and its ground, s from 0 to `BLOCK`.
 
     Args:
+        draws: the block's generator.
+        plot: the block's use.
         side: -1 left of the road, 1 right.
+
     Returns:
         upright mesh, ground mesh.
     """
@@ -85,12 +88,12 @@ def build_plot(draws: np.random.Generator, plot: Plot, side: int) -> tuple[Mesh,
 
 
 _GROUND: dict[str, Color] = {
-    "asphalt": (88.0, 88.0, 92.0),
-    "slab": (128.0, 123.0, 117.0),
-    "grass": (104.0, 112.0, 66.0),
-    "paint": (196.0, 196.0, 190.0),
-    "kerb": (150.0, 147.0, 142.0),
-    "joint": (112.0, 107.0, 102.0),
+    "asphalt": (104.0, 104.0, 108.0),
+    "slab": (146.0, 140.0, 133.0),
+    "grass": (118.0, 132.0, 74.0),
+    "paint": (224.0, 224.0, 218.0),
+    "kerb": (172.0, 168.0, 162.0),
+    "joint": (126.0, 120.0, 114.0),
 }
 
 
@@ -129,10 +132,10 @@ def _add_house(
         _add_gable(build, draws, wall, (left, right), front, (s0, s1), top)
     else:
         trim = wall * draws.uniform(0.6, 0.85)
+        build.add(beside(front, top - 0.5, top + 0.15, s0, s1), trim, BUILDING, street, key=key)
         build.add(
-            beside(front, top - 0.5, top + 0.15, s0, s1), trim, BUILDING, street, key=key
+            upright(left, right, top - 0.5, top + 0.15, s0), trim, BUILDING, Face.BACK, key=key
         )
-        build.add(upright(left, right, top - 0.5, top + 0.15, s0), trim, BUILDING, Face.BACK, key=key)
     sill = np.arange(1, floors) * storey + 0.55
     build.add(
         beside(front, sill, sill + 0.14, s0, s1), wall * 0.78, BUILDING, street, key=key, reach=70
@@ -160,8 +163,8 @@ def _add_gable(
     slope = np.array(
         [(eave, top - 0.2, s0), (eave, top - 0.2, s1), (ridge_x, ridge, s1), (ridge_x, ridge, s0)]
     )
-    # Face.FLAT: a slope is in view from either side of its eave.
-    build.add(slope, roof, BUILDING, Face.FLAT, key=key, casts=True)
+    street = Face.RIGHT if front < 0 else Face.LEFT
+    build.add(slope, roof, BUILDING, street, key=key, casts=True)
 
 
 def _add_windows(
@@ -239,9 +242,7 @@ def _add_garden(build: Builder, draws: np.random.Generator, side: int, depth: fl
         for s0, s1 in ((gap + 2.4, BLOCK), (0.0, gap)):
             leaf = np.array((70.0, 98.0, 50.0)) * draws.uniform(0.8, 1.15)
             left, right = _span(side, PAVED + 0.25, PAVED + 1.0)
-            build.add(
-                level(left, right, height, s0, s1), leaf * 1.15, VEGETATION, Face.TOP, key=s1
-            )
+            build.add(level(left, right, height, s0, s1), leaf * 1.15, VEGETATION, Face.TOP, key=s1)
             hedge = beside(edge, 0, height, s0, s1)
             build.add(hedge, leaf, VEGETATION, street, key=s1, casts=True)
             spot = draws.uniform(s0, s1 - 0.4, 14)

@@ -56,8 +56,10 @@ class SyntheticScene:
 
         Args:
             index: 0 or more; time is index / fps.
+
         Returns:
             image (H, W, 3) uint8 RGB, labels (H, W) uint8; new arrays at every call.
+
         Raises:
             SourceError: the index is negative, or past the end of a scene with `frames`.
         """
@@ -80,6 +82,7 @@ class SyntheticScene:
         Args:
             start: first frame number.
             count: how many; None goes on to the end of the scene, or for ever.
+
         Raises:
             SourceError: the range leaves the scene.
         """

@@ -30,11 +30,14 @@ class Sensor:
         self._bank = np.asarray(np.clip(noise * 32, -127, 127), dtype=np.int8)
 
     def expose(self, image: Bytes, light: Light, index: int, time: float) -> Bytes:
-        """The frame as received.
+        """Degrade a frame to what is received.
 
         Args:
             image: (H, W, 3) uint8 RGB; may be written to.
+            light: decides rain and noise.
             index: the frame's number, which decides every draw.
+            time: seconds, for the wiper.
+
         Returns:
             (H, W, 3) uint8 RGB.
         """
@@ -65,7 +68,7 @@ class Sensor:
         y, x = draws.integers(_BANK, size=2)
         sigma = self._config.noise * (1 + 0.8 * (1 - light.level)) * draws.uniform(0.7, 1.3)
         crop = self._bank[y : y + height, x : x + width]
-        scaled = cv2.multiply(crop, 1.0, scale=sigma / 32, dtype=cv2.CV_16S)
+        scaled = cv2.addWeighted(crop, sigma / 32, crop, 0, 0, dtype=cv2.CV_16S)
         return np.asarray(cv2.add(image, scaled, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
@@ -102,14 +105,18 @@ def _draw_wiper(image: Bytes, rain: float, time: float) -> None:
     pivot = np.array([0.5 * width, 1.25 * height])
     along = np.array([np.cos(angle), -np.sin(angle)]) * 1.35 * height
     across = np.array([along[1], -along[0]]) * 0.035
-    blade = np.rint([pivot - across, pivot + across, pivot + along + across, pivot + along - across])
+    blade = np.rint(
+        [pivot - across, pivot + across, pivot + along + across, pivot + along - across]
+    )
     cv2.fillConvexPoly(image, blade.astype(np.int32), (22, 23, 25))
 
 
 def _smear(image: Bytes, draws: np.random.Generator, share: float) -> Bytes:
     """Spray and drops: a share of the frame is seen through a blur of its surroundings."""
     height, width = image.shape[:2]
-    small = cv2.resize(image, (max(2, width // 24), max(2, height // 24)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        image, (max(2, width // 24), max(2, height // 24)), interpolation=cv2.INTER_AREA
+    )
     grey = np.full_like(small, int(draws.uniform(90, 200)))
     small = cv2.addWeighted(small, 0.55, grey, 0.45, 0)
     veil = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -130,7 +137,7 @@ def _flare(image: Bytes, draws: np.random.Generator) -> Bytes:
     """Low sun or headlights in the lens: light is added around a spot."""
     height, width = image.shape[:2]
     rows, columns = 16, 32
-    y, x = np.mgrid[0:1:rows * 1j, 0:2:columns * 1j]
+    y, x = np.mgrid[0 : 1 : rows * 1j, 0 : 2 : columns * 1j]
     away = np.hypot(y - draws.uniform(0, 0.8), x - draws.uniform(0, 2))
     spot = draws.uniform(90, 250) * np.exp(-((away / draws.uniform(0.2, 0.55)) ** 2))
     glow = np.clip(spot[..., None] * (1.0, 0.96, 0.86), 0, 255).astype(np.uint8)

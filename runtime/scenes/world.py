@@ -26,6 +26,7 @@ from .plots import BLOCK, KERB, Plot, build_plot, draw_plot
 _Item = TypeVar("_Item")
 _CACHE_SIZE = 600
 _BEHIND = 12.0
+_CLOSE = 2.5  # metres: a flat figure that near looks like what it is
 _CROSSING_SHARE = 0.35
 
 
@@ -107,7 +108,7 @@ class World:
         return join(parts), join([pair[1] for pair in pairs])
 
     def plot(self, block: int, side: int) -> Plot:
-        """The use of a block on one side (-1 left, 1 right)."""
+        """Look up the use of a block on one side (-1 left, 1 right)."""
         return draw_plot(self._plot_draws(block, side))
 
     def _plot_draws(self, block: int, side: int) -> np.random.Generator:
@@ -185,12 +186,14 @@ class World:
             return []
         sway = 0.06 * lane.slot * np.sin(2 * np.pi * (time / 9 + chance[0]))
         s = (slot + 0.3 + 0.4 * chance[1]) * lane.slot + lane.speed * time + sway
+        if lane.kind != "car" and s < self._drive.distance(time) + _CLOSE:
+            return []
         x = lane.x + lane.spread * (2 * chance[2] - 1)
         pose = poses[_phase(time, 1.1 if lane.kind == "person" else 0.9, chance[3], len(poses))]
         return [self._set_down(pose, x, float(s))]
 
     def _collect_crossings(self, time: float, here: float) -> list[Mesh]:
-        """People and riders who cross ahead: how far they are depends on how near the camera is."""
+        """Place people and riders who cross ahead: the nearer the camera, the further across."""
         found = []
         for block in range(int(here // BLOCK), int((here + 75) // BLOCK) + 1):
 
@@ -215,7 +218,7 @@ class World:
         return found
 
     def _collect_lead(self, time: float, here: float) -> list[Mesh]:
-        """The car ahead in the camera's lane; it leaves and another comes while out of view."""
+        """Place the car ahead; it leaves and another comes while out of view."""
         if not self._config.traffic:
             return []
         draws = make_generator(self._config.seed, Stream.LEAD)
@@ -236,7 +239,7 @@ class World:
         return [self._set_down(car, 1.75, s)]
 
     def _set_down(self, mesh: Mesh, x: float, s: float) -> Mesh:
-        """A figure at x metres from the centre line, turned as the road is."""
+        """Put a figure x metres from the centre line, turned as the road is."""
         bend, ahead = self._course.offset(np.array([s, s + 1.0]))
         placed = mesh.moved(x + float(bend), s)
         placed.points[..., 0] += (ahead - bend) * (placed.points[..., 2] - s)
