@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from .plots import BLOCK, KERB, Plot, build_plot, draw_plot
 _Item = TypeVar("_Item")
 _CACHE_SIZE = 600
 _BEHIND = 12.0
+_CAR_LENGTH = 5.3
 _CLOSE = 2.5  # metres: a flat figure that near looks like what it is
 _CROSSING_SHARE = 0.35
 
@@ -121,7 +122,7 @@ class World:
             draws = self._plot_draws(block, side)
             plot = draw_plot(draws)
             upright, ground = build_plot(draws, plot, side)
-            uprights += [upright, self._build_kerb(block, side, plot)]
+            uprights += [_push_out(upright), self._build_kerb(block, side, plot)]
             grounds.append(ground)
         return self._bend(join(uprights), block), self._bend(join(grounds), block)
 
@@ -144,7 +145,7 @@ class World:
         if draws.random() < 0.55 and not open_side:
             for s in (18.0, 8.0):
                 add_tree(build, draws, side * 6.5, s + draws.uniform(-1, 1), draws.uniform(1.4, 2))
-        parts = [build.finish()]
+        parts = [_push_out(build.finish())]
         s = draws.uniform(1, 4)
         while s < BLOCK - 3:
             if not (open_side and 4 < s < 20):
@@ -159,8 +160,10 @@ class World:
             return [car.moved(side * (KERB - 1.1), s)]
         if chance > 0.8:
             gap = draws.uniform(0.5, 0.9)
+            bicycles = [build_bicycle(draws, across=True) for _ in range(2)]
             return [
-                build_bicycle(draws, across=True).moved(side * 6.9, s + i * gap) for i in range(2)
+                _push_out(bicycle.moved(side * 6.9, s + i * gap))
+                for i, bicycle in enumerate(bicycles)
             ]
         return []
 
@@ -190,7 +193,8 @@ class World:
             return []
         x = lane.x + lane.spread * (2 * chance[2] - 1)
         pose = poses[_phase(time, 1.1 if lane.kind == "person" else 0.9, chance[3], len(poses))]
-        return [self._set_down(pose, x, float(s))]
+        placed = self._set_down(pose, x, float(s))
+        return [_push_out(placed) if abs(x) > KERB else placed]
 
     def _collect_crossings(self, time: float, here: float) -> list[Mesh]:
         """Place people and riders who cross ahead: the nearer the camera, the further across."""
@@ -244,6 +248,12 @@ class World:
         placed = mesh.moved(x + float(bend), s)
         placed.points[..., 0] += (ahead - bend) * (placed.points[..., 2] - s)
         return placed
+
+
+def _push_out(mesh: Mesh) -> Mesh:
+    # A car is sorted by its far end, so that what rides beside it on the road is drawn later; what
+    # stands beyond the kerb within a car's length must be drawn earlier: the car hides it.
+    return replace(mesh, keys=mesh.keys + _CAR_LENGTH)
 
 
 def _build_figure(
