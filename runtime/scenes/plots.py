@@ -37,7 +37,7 @@ class Plot(IntEnum):
     SIDE_STREET = 3
 
 
-_SHARES = (0.5, 0.22, 0.16, 0.12)
+_SHARES = (0.36, 0.3, 0.22, 0.12)
 
 
 def draw_plot(draws: np.random.Generator) -> Plot:
@@ -236,7 +236,7 @@ def _add_shopfront(
 def _add_garden(build: Builder, draws: np.random.Generator, side: int, depth: float) -> None:
     edge = side * (PAVED + 0.25)
     street = Face.LEFT if side > 0 else Face.RIGHT
-    if draws.random() < 0.65:
+    if draws.random() < 0.35:
         height = draws.uniform(0.8, 1.6)
         gap = draws.uniform(4, BLOCK - 6)
         for s0, s1 in ((gap + 2.4, BLOCK), (0.0, gap)):

@@ -155,7 +155,7 @@ class World:
 
     def _draw_parked(self, draws: np.random.Generator, side: int, s: float) -> list[Mesh]:
         chance = draws.random()
-        if chance < 0.42 * min(self._config.traffic, 1.8):
+        if chance < 0.26 * min(self._config.traffic, 1.8):
             car = build_car(draws, oncoming=side < 0)
             return [car.moved(side * (KERB - 1.1), s)]
         if chance > 0.8:
