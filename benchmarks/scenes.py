@@ -23,27 +23,33 @@ RESULTS = Path(__file__).parent / "results" / "scenes.json"
 WARM_UP = 20
 
 
-def measure(address: str, first: int, count: int) -> list[float]:
-    """Milliseconds for each of `count` frames rendered in order, after a warm-up."""
+def measure(address: str, first: int, count: int) -> tuple[list[float], float]:
+    """Milliseconds for each of `count` frames in order after a warm-up; mean CPU milliseconds."""
     cv2.setNumThreads(1)
     scene = SyntheticScene(parse_scene(address))
     for index in range(first, first + WARM_UP):
         scene.render(index)
     times = []
+    busy = time.thread_time()
     for index in range(first + WARM_UP, first + WARM_UP + count):
         start = time.perf_counter()
         scene.render(index)
         times.append(1e3 * (time.perf_counter() - start))
-    return times
+    return times, 1e3 * (time.thread_time() - busy) / count
 
 
-def summarise(runs: list[list[float]]) -> dict[str, float]:
-    """Frames a second of all workers together, and the spread of one frame."""
-    times = [value for run in runs for value in run]
+def summarise(runs: list[tuple[list[float], float]]) -> dict[str, float]:
+    """Frames a second of all workers together, and the spread of one frame.
+
+    CPU time well below wall time in one process or two says that the machine was not quiet.
+    """
+    times = [value for run, _ in runs for value in run]
     return {
-        "frames_per_second": round(sum(1e3 * len(run) / sum(run) for run in runs), 1),
+        "frames_per_second": round(sum(1e3 * len(run) / sum(run) for run, _ in runs), 1),
         "median_ms": round(statistics.median(times), 2),
         "p95_ms": round(statistics.quantiles(times, n=20)[-1], 2),
+        "wall_ms": round(statistics.fmean(times), 2),
+        "cpu_ms": round(statistics.fmean(cpu for _, cpu in runs), 2),
     }
 
 
@@ -94,7 +100,8 @@ def main() -> None:
         for way, numbers in ways.items():
             print(
                 f"{name:7} {way:14} {numbers['frames_per_second']:7.1f} frames/s  "
-                f"median {numbers['median_ms']:.2f} ms  p95 {numbers['p95_ms']:.2f} ms"
+                f"median {numbers['median_ms']:.2f} ms  p95 {numbers['p95_ms']:.2f} ms  "
+                f"CPU {numbers['cpu_ms']:.2f} of {numbers['wall_ms']:.2f} ms"
             )
     result = {"machine": describe_machine(), "size": options.size, "presets": presets}
     options.out.parent.mkdir(parents=True, exist_ok=True)
