@@ -1,0 +1,478 @@
+"""The manifest: what a bundle says about itself, parsed and checked field by field."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from streamseg.errors import BundleError
+from streamseg.runtime.state import STATE_DTYPES, STATE_KINDS, StateSpec
+
+FORMAT = 1
+RESIZE_RULES = ("stretch", "letterbox")
+MAX_CLASSES = 255  # label 255 means "no class"
+MAX_EXTENT = 1 << 16
+MAX_ELEMENTS = 1 << 31
+MAX_SLOTS = 64
+
+T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """The frame that the graphs take: uint8 ``[1, height, width, 3]``.
+
+    ``mean`` and ``std`` are on the 0..255 scale and applied inside the graph; they stand here for
+    information and for re-export.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    color: str = "rgb"
+    resize: str = "stretch"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the graph's ``frame`` input."""
+        return (1, self.height, self.width, 3)
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX file: the states it reads and writes, and its other outputs.
+
+    ``ring_reads`` says at how many slots each ring in ``reads`` is read.
+    """
+
+    file: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ring_reads: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScheduleRow:
+    """Which graph runs at a step, and how old the ring slots that it reads are.
+
+    A row holds from step ``start`` on, for every ``every``-th step counted from there; where
+    several rows hold, the last one in the table counts. ``ages`` gives, for each ring the graph
+    reads, how many steps ago each slot was written, in the order of the graph's inputs.
+    """
+
+    start: int
+    graph: str
+    every: int = 1
+    ages: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def holds(self, step: int) -> bool:
+        """Whether the row covers step number ``step``."""
+        return step >= self.start and (step - self.start) % self.every == 0
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class: label value, name and display colour (RGB)."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that the runtime needs to know about a bundle (DESIGN section 2)."""
+
+    model: Mapping[str, Any]
+    frame: FrameSpec
+    state: tuple[StateSpec, ...]
+    graphs: Mapping[str, GraphSpec]
+    schedule: tuple[ScheduleRow, ...]
+    classes: tuple[ClassInfo, ...]
+    files: Mapping[str, str]
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def state_named(self, name: str) -> StateSpec:
+        """The row of the state table called ``name``."""
+        return next(spec for spec in self.state if spec.name == name)
+
+    def row_at(self, step: int) -> ScheduleRow:
+        """The schedule row that covers step number ``step`` (frames since reset)."""
+        return next(row for row in reversed(self.schedule) if row.holds(step))
+
+    def to_json(self) -> str:
+        """The manifest as JSON text that ``parse_manifest`` reads back."""
+        frame = {
+            "shape": list(self.frame.shape),
+            "dtype": "uint8",
+            "color": self.frame.color,
+            "mean": list(self.frame.mean),
+            "std": list(self.frame.std),
+            "resize": self.frame.resize,
+        }
+        content = {
+            "format": FORMAT,
+            "model": dict(self.model),
+            "frame": frame,
+            "state": [asdict(spec) for spec in self.state],
+            "graphs": {name: _graph_json(graph) for name, graph in self.graphs.items()},
+            "schedule": [_row_json(row) for row in self.schedule],
+            "classes": [asdict(entry) for entry in self.classes],
+            "weights": dict(self.weights),
+            "parity": dict(self.parity),
+            "files": dict(self.files),
+            "made_by": dict(self.made_by),
+            **self.extra,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def _graph_json(graph: GraphSpec) -> dict[str, Any]:
+    content = asdict(graph)
+    if not graph.ring_reads:
+        del content["ring_reads"]
+    return content
+
+
+def _row_json(row: ScheduleRow) -> dict[str, Any]:
+    content: dict[str, Any] = {"from": row.start, "graph": row.graph}
+    if row.every != 1:
+        content["every"] = row.every
+    if row.ages:
+        content["ages"] = {name: list(ages) for name, ages in row.ages.items()}
+    return content
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Read manifest JSON.
+
+    Raises:
+        BundleError: not JSON, a newer format, or a field that is missing or out of range; the
+            message names the field, what it holds and what was expected.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json is not valid JSON: {error}") from None
+    root = _Fields(content, "")
+    version = root.get("format", _whole(0, 1 << 31))
+    if version != FORMAT:
+        raise BundleError(
+            f"the bundle has format {version}, this streamseg reads format {FORMAT}; "
+            "export it again or install a newer streamseg"
+        )
+    manifest = Manifest(
+        model=root.get("model", _mapping),
+        frame=_read_frame(root.object("frame")),
+        state=tuple(_read_state(entry) for entry in root.objects("state")),
+        graphs={name: _read_graph(entry) for name, entry in root.named_objects("graphs")},
+        schedule=tuple(_read_row(entry) for entry in root.objects("schedule")),
+        classes=tuple(_read_class(entry) for entry in root.objects("classes")),
+        files=root.get("files", _digests),
+        weights=root.get("weights", _mapping, {}),
+        parity=root.get("parity", _mapping, {}),
+        made_by=root.get("made_by", _mapping, {}),
+        extra={name: value for name, value in content.items() if name not in _KNOWN},
+    )
+    _check_references(manifest)
+    return manifest
+
+
+_KNOWN = frozenset(
+    ("format", "model", "frame", "state", "graphs", "schedule")
+    + ("classes", "weights", "parity", "files", "made_by")
+)
+_MISSING: Any = object()
+
+
+class _Fields:
+    """A JSON object being read; ``where`` is its place in the manifest, for messages."""
+
+    def __init__(self, content: Any, where: str) -> None:
+        self.where = where
+        self.content: dict[str, Any] = _require(content, _mapping, where or "the manifest")
+
+    def get(self, name: str, read: Callable[[Any], T], default: T = _MISSING) -> T:
+        place = f"{self.where}{name}"
+        if name not in self.content:
+            if default is _MISSING:
+                raise BundleError(f"manifest.json has no '{place}'")
+            return default
+        return _require(self.content[name], read, place)
+
+    def object(self, name: str) -> _Fields:
+        return _Fields(self.get(name, _mapping), f"{self.where}{name}.")
+
+    def objects(self, name: str) -> list[_Fields]:
+        entries = self.get(name, _list)
+        return [_Fields(entry, f"{self.where}{name}[{i}].") for i, entry in enumerate(entries)]
+
+    def named_objects(self, name: str) -> list[tuple[str, _Fields]]:
+        entries = self.get(name, _mapping)
+        return [
+            (key, _Fields(entry, f"{self.where}{name}.{key}.")) for key, entry in entries.items()
+        ]
+
+
+def _require(value: Any, read: Callable[[Any], T], place: str) -> T:
+    try:
+        return read(value)
+    except ValueError as error:
+        shown = json.dumps(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        raise BundleError(f"manifest.json: '{place}' is {shown}, expected {error}") from None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("an object")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("an array")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError("a name of letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return str(value)
+
+    return read
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
+        raise ValueError("a number")
+    return float(value)
+
+
+def _series(read: Callable[[Any], T], length: int | None = None) -> Callable[[Any], tuple[T, ...]]:
+    def read_all(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, list) or (length is not None and len(value) != length):
+            raise ValueError("an array" if length is None else f"an array of {length}")
+        return tuple(read(entry) for entry in value)
+
+    return read_all
+
+
+def _unique_names(value: Any) -> tuple[str, ...]:
+    names = _series(_name)(value)
+    if len(set(names)) != len(names):
+        raise ValueError("names that differ")
+    return names
+
+
+def inner_path(value: Any) -> str:
+    """Check a path of the manifest: relative, inside the bundle, written plainly."""
+    if not isinstance(value, str) or not value or "\\" in value or "\0" in value:
+        raise ValueError("a path inside the bundle")
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or str(path) != value:
+        raise ValueError("a plain relative path inside the bundle")
+    return value
+
+
+def _digests(value: Any) -> dict[str, str]:
+    for name, digest in _mapping(value).items():
+        inner_path(name)
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise ValueError(f"'sha256:' and 64 hex digits for {name}")
+    return dict(value)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = _series(_whole(1, MAX_ELEMENTS))(value)
+    elements = 1
+    for extent in shape:
+        elements *= extent
+    if not 1 <= len(shape) <= 8 or elements > MAX_ELEMENTS:
+        raise ValueError(f"1 to 8 extents with a product of at most {MAX_ELEMENTS}")
+    return shape
+
+
+def _frame_shape(value: Any) -> tuple[int, int]:
+    shape = _series(_whole(1, MAX_EXTENT), 4)(value)
+    if shape[0] != 1 or shape[3] != 3:
+        raise ValueError("[1, height, width, 3]")
+    return shape[1], shape[2]
+
+
+def _triple(value: Any) -> tuple[float, float, float]:
+    first, second, third = _series(_number, 3)(value)
+    return first, second, third
+
+
+def _color(value: Any) -> tuple[int, int, int]:
+    red, green, blue = _series(_whole(0, 255), 3)(value)
+    return red, green, blue
+
+
+def _read_frame(fields: _Fields) -> FrameSpec:
+    height, width = fields.get("shape", _frame_shape)
+    fields.get("dtype", _one_of("uint8"))
+    return FrameSpec(
+        height=height,
+        width=width,
+        color=fields.get("color", _one_of("rgb")),
+        mean=fields.get("mean", _triple),
+        std=fields.get("std", _triple),
+        resize=fields.get("resize", _one_of(*RESIZE_RULES)),
+    )
+
+
+def _read_state(fields: _Fields) -> StateSpec:
+    return StateSpec(
+        name=fields.get("name", _name),
+        shape=fields.get("shape", _shape),
+        dtype=fields.get("dtype", _one_of(*STATE_DTYPES)),
+        init=fields.get("init", _one_of("zeros")),
+        kind=fields.get("kind", _one_of(*STATE_KINDS)),  # type: ignore[arg-type]
+        slots=fields.get("slots", _whole(1, MAX_SLOTS), 1),
+    )
+
+
+def _read_graph(fields: _Fields) -> GraphSpec:
+    reads: dict[str, Any] = fields.get("ring_reads", _mapping, {})
+    return GraphSpec(
+        file=fields.get("file", inner_path),
+        reads=fields.get("reads", _unique_names),
+        writes=fields.get("writes", _unique_names),
+        outputs=fields.get("outputs", _unique_names),
+        ring_reads={
+            name: _require(count, _whole(1, MAX_SLOTS), f"{fields.where}ring_reads.{name}")
+            for name, count in reads.items()
+        },
+    )
+
+
+def _read_row(fields: _Fields) -> ScheduleRow:
+    ages: dict[str, Any] = fields.get("ages", _mapping, {})
+    return ScheduleRow(
+        start=fields.get("from", _whole(0, 1 << 31)),
+        graph=fields.get("graph", _name),
+        every=fields.get("every", _whole(1, 1 << 31), 1),
+        ages={
+            name: _require(entry, _series(_whole(1, MAX_SLOTS)), f"{fields.where}ages.{name}")
+            for name, entry in ages.items()
+        },
+    )
+
+
+def _read_class(fields: _Fields) -> ClassInfo:
+    return ClassInfo(
+        id=fields.get("id", _whole(0, MAX_CLASSES - 1)),
+        name=fields.get("name", _text),
+        color=fields.get("color", _color),
+    )
+
+
+def _check_references(manifest: Manifest) -> None:
+    """Raise BundleError where the parts of a manifest contradict each other."""
+    table = {spec.name: spec for spec in manifest.state}
+    if len(table) != len(manifest.state):
+        raise BundleError("manifest.json: 'state' names a tensor twice")
+    for spec in manifest.state:
+        if spec.kind != "ring" and spec.slots != 1:
+            raise BundleError(f"manifest.json: state '{spec.name}' has slots but is no ring")
+    ids = [entry.id for entry in manifest.classes]
+    if ids != list(range(len(ids))) or not ids:
+        raise BundleError("manifest.json: 'classes' must list the ids 0, 1, 2, ... in order")
+    if not manifest.graphs:
+        raise BundleError("manifest.json: 'graphs' is empty")
+    for name, graph in manifest.graphs.items():
+        _check_graph(name, graph, table, manifest.files)
+    for row in manifest.schedule:
+        _check_row(row, manifest.graphs, table)
+    if not any(row.start == 0 and row.every == 1 for row in manifest.schedule):
+        raise BundleError("manifest.json: 'schedule' leaves steps without a graph")
+
+
+def _check_graph(
+    name: str, graph: GraphSpec, table: Mapping[str, StateSpec], files: Mapping[str, str]
+) -> None:
+    for state in (*graph.reads, *graph.writes):
+        if state not in table:
+            raise BundleError(f"manifest.json: graph '{name}' uses state '{state}' of no table row")
+    if graph.file not in files:
+        raise BundleError(f"manifest.json: graph '{name}' has no SHA-256 for {graph.file}")
+    if "labels" not in graph.outputs or not set(graph.outputs) <= {"labels", "logits"}:
+        raise BundleError(
+            f"manifest.json: graph '{name}' outputs {list(graph.outputs)}, "
+            "expected labels and perhaps logits"
+        )
+    rings = {state for state in graph.reads if table[state].kind == "ring"}
+    if rings != set(graph.ring_reads):
+        raise BundleError(
+            f"manifest.json: graph '{name}' must give 'ring_reads' for its rings only"
+        )
+    for spec in table.values():
+        # Buffers of both kinds are chosen by the step counter, so a step that skips one would
+        # leave the next step reading old state.
+        if spec.kind != "key" and spec.name not in graph.writes:
+            raise BundleError(f"manifest.json: graph '{name}' does not write '{spec.name}'")
+        if spec.kind == "carry" and spec.name not in graph.reads:
+            raise BundleError(f"manifest.json: graph '{name}' does not read '{spec.name}'")
+        if spec.kind == "key" and spec.name in graph.reads and spec.name in graph.writes:
+            raise BundleError(f"manifest.json: graph '{name}' reads and writes '{spec.name}'")
+
+
+def _check_row(
+    row: ScheduleRow, graphs: Mapping[str, GraphSpec], table: Mapping[str, StateSpec]
+) -> None:
+    if row.graph not in graphs:
+        raise BundleError(f"manifest.json: the schedule names graph '{row.graph}' of no entry")
+    graph = graphs[row.graph]
+    if set(row.ages) != set(graph.ring_reads):
+        raise BundleError(
+            f"manifest.json: the schedule row from {row.start} must give 'ages' for the rings of "
+            f"graph '{row.graph}'"
+        )
+    for name, ages in row.ages.items():
+        # A slot that is written in the same step must not be read: its age would be `slots`.
+        limit = table[name].slots - (1 if name in graph.writes else 0)
+        if len(ages) != graph.ring_reads[name] or not ages or max(ages) > limit:
+            raise BundleError(
+                f"manifest.json: the schedule row from {row.start} reads '{name}' at ages "
+                f"{list(ages)}, expected {graph.ring_reads[name]} of at most {limit}"
+            )
+        if max(ages) > row.start:
+            raise BundleError(
+                f"manifest.json: the schedule row from {row.start} reads '{name}' at age "
+                f"{max(ages)}, before anything was written there"
+            )
