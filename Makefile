@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup test test-runtime lint format demo clean
+.PHONY: setup native test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml setup.py
 	@$(BIN)/python -c 'import torch; print("torch", torch.__version__, "CUDA build " + torch.version.cuda if torch.version.cuda else "CPU build")'
 	$(BIN)/python -m pip install -q -e ".[cpu,export,dev]"
 	@touch $@
+
+native: setup
+	STREAMSEG_NATIVE=1 $(BIN)/python setup.py -q build_native --inplace
 
 test: setup
 	$(BIN)/python -m pytest
