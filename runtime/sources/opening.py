@@ -23,8 +23,18 @@ def _open_file_uri(rest: str) -> Source:
     return _open_path(rest.removeprefix("//"))
 
 
+def _open_scene(rest: str) -> Source:
+    # Imported when asked for: the scene generator is large.
+    from streamseg.runtime.sources.synthetic import SyntheticSource
+
+    return SyntheticSource(f"synthetic:{rest}")
+
+
 # Scheme -> what opens the text after its colon.
-SCHEMES: dict[str, Callable[[str], Source]] = {"file": _open_file_uri}
+SCHEMES: dict[str, Callable[[str], Source]] = {
+    "file": _open_file_uri,
+    "synthetic": _open_scene,
+}
 
 
 def open_source(uri: str) -> Source:
