@@ -10,6 +10,8 @@ from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.models.cffm import CFFM, CFFMPlus, infer_cffm
+from streamseg.export.models.mask2former import Mask2Former, infer_mask2former
+from streamseg.export.models.mpvss import MPVSS, infer_mpvss
 from streamseg.export.models.mrcfa import MRCFA, infer_mrcfa
 from streamseg.export.models.segformer import SegFormer, infer_segformer
 from streamseg.export.models.tv3s import TV3S, infer_tv3s
@@ -59,11 +61,21 @@ def _mrcfa(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:
     return MRCFA(infer_mrcfa(weights, keep_ratio=options.keep_ratio))
 
 
+def _mpvss(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:
+    return MPVSS(infer_mpvss(weights, key_every=options.key_every))
+
+
+def _mask2former(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:  # noqa: ARG001
+    return Mask2Former(infer_mask2former(weights))
+
+
 FAMILIES = (
     Family("tv3s", "decode_head.vs.", _tv3s),
     Family("cffm++", "decode_head.decoder_swin.", _cffm_plus),
     Family("cffm", "decode_head.decoder_focal.", _cffm),
     Family("mrcfa", "decode_head.hypercorre_module.", _mrcfa),
+    Family("mpvss", "motion.decoder.", _mpvss),
+    Family("mask2former", "sem_seg_head.predictor.", _mask2former),
     Family("segformer", "decode_head.linear_pred.", _segformer),
 )
 
