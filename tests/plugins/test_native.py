@@ -358,11 +358,15 @@ def test_scan_block_fixtures(ops: NativeOps) -> None:
     cases = [name for name in config if isinstance(config[name], dict)]
     assert len(cases) == 9
     for name in cases:
-        case = {key[len(name) + 1 :]: fixtures[key] for key in fixtures if key.startswith(f"{name}/")}
+        case = {
+            key[len(name) + 1 :]: fixtures[key] for key in fixtures if key.startswith(f"{name}/")
+        }
         check_fixture(ops, config[name], case, name)
 
 
-def check_fixture(ops: NativeOps, config: dict[str, Any], case: dict[str, Array], name: str) -> None:
+def check_fixture(
+    ops: NativeOps, config: dict[str, Any], case: dict[str, Array], name: str
+) -> None:
     """Every layer from the fixture's own residual: projections by NumPy, the rest native."""
     tokens, embed = config["H"] * config["W"], config["embed_dim"]
     for layer in range(config["n_layers"]):
