@@ -41,7 +41,8 @@ def serves(*tensors: Tensor) -> bool:
 
 def causal_conv(tensors: Sequence[Tensor], geometry: WindowGeometry) -> tuple[Tensor, Tensor]:
     """See ``ops.windowed_causal_conv_reference``, whose arguments these are."""
-    return _tensors(_ops().causal_conv(*_arrays(tensors), **_options(geometry)))
+    y, state = _ops().causal_conv(*_arrays(tensors), **_options(geometry))
+    return torch.from_numpy(y), torch.from_numpy(state)
 
 
 def causal_conv_backward(
@@ -49,12 +50,13 @@ def causal_conv_backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of the inputs of ``causal_conv`` from those of its outputs."""
     found = _ops().causal_conv_backward(_arrays(tensors), *_arrays(gradients), **_options(geometry))
-    return _tensors(found)
+    return tuple(torch.from_numpy(array) for array in found)
 
 
 def selective_scan(tensors: Sequence[Tensor], geometry: WindowGeometry) -> tuple[Tensor, Tensor]:
     """See ``ops.windowed_selective_scan_reference``, whose arguments these are."""
-    return _tensors(_ops().selective_scan(*_arrays(tensors), **_options(geometry)))
+    y, state = _ops().selective_scan(*_arrays(tensors), **_options(geometry))
+    return torch.from_numpy(y), torch.from_numpy(state)
 
 
 def selective_scan_backward(
@@ -64,7 +66,7 @@ def selective_scan_backward(
     found = _ops().selective_scan_backward(
         _arrays(tensors), *_arrays(gradients), **_options(geometry)
     )
-    return _tensors(found)
+    return tuple(torch.from_numpy(array) for array in found)
 
 
 def upsample_argmax(scores: Tensor, height: int, width: int) -> Tensor:
@@ -83,10 +85,6 @@ def _ops() -> native.NativeOps:
 
 def _arrays(tensors: Sequence[Tensor]) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
-
-
-def _tensors(arrays: Sequence[Any]) -> Any:
-    return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def _options(geometry: WindowGeometry) -> dict[str, Any]:

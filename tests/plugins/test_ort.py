@@ -135,6 +135,8 @@ def test_native_and_lowering_agree(op: str, graphs: Path) -> None:
             assert np.mean(ours == theirs) > 0.999
         else:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+    if op == "WindowedSelectiveScan":
+        assert not np.array_equal(with_library[0], without[0]), "the library was not used"
 
 
 def test_without_library_or_lowering_a_node_is_unknown() -> None:
