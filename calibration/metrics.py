@@ -79,7 +79,9 @@ def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     square = counts[:, : len(counts)]
     hit = np.diag(square).astype(np.float64)
     union = counts.sum(1) + square.sum(0) - hit
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    iou = np.full(len(hit), np.nan)
+    np.divide(hit, union, out=iou, where=union > 0)
+    return iou
 
 
 def _mean(values: NDArray[np.float64] | list[float]) -> float:
