@@ -1,0 +1,1 @@
+"""Networks behind the step contract: one module per encoder, decoder and system."""

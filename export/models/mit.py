@@ -1,0 +1,148 @@
+"""MiT encoders (SegFormer, arXiv 2105.15203) on transformers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import SegformerConfig, SegformerModel
+
+from streamseg.errors import CheckpointError
+from streamseg.export.models.keys import KeyMap, count_entries
+
+HEADS = (1, 2, 5, 8)
+# transformers uses 1e-5 everywhere; the published encoder has 1e-6 in blocks and stage norms.
+BLOCK_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class MiTConfig:
+    """Sizes of a MiT encoder, a value per stage (strides 4, 8, 16, 32)."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    reductions: tuple[int, int, int, int] = (8, 4, 2, 1)
+    mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
+    heads: tuple[int, int, int, int] = HEADS
+
+    @property
+    def name(self) -> str:
+        """Published name, or ``mit`` for other sizes."""
+        found = [name for name, config in MIT_PRESETS.items() if config == self]
+        return found[0] if found else "mit"
+
+
+_WIDE = (64, 128, 320, 512)
+MIT_PRESETS: dict[str, MiTConfig] = {
+    "mit_b0": MiTConfig((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": MiTConfig(_WIDE, (2, 2, 2, 2)),
+    "mit_b2": MiTConfig(_WIDE, (3, 4, 6, 3)),
+    "mit_b3": MiTConfig(_WIDE, (3, 4, 18, 3)),
+    "mit_b4": MiTConfig(_WIDE, (3, 8, 27, 3)),
+    "mit_b5": MiTConfig(_WIDE, (3, 6, 40, 3)),
+}
+
+
+class MiTEncoder(nn.Module):
+    """Image ``[n, 3, H, W]`` to four maps ``[n, C_i, ceil(H/s), ceil(W/s)]``, s = 4, 8, 16, 32."""
+
+    def __init__(self, config: MiTConfig, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        sizes = SegformerConfig(
+            hidden_sizes=list(config.widths),
+            depths=list(config.depths),
+            num_attention_heads=list(config.heads),
+            sr_ratios=list(config.reductions),
+            mlp_ratios=list(config.mlp_ratios),
+            drop_path_rate=drop_path,
+            attn_implementation="eager",
+        )
+        self.stages = SegformerModel(sizes).stages
+        for stage in self.stages:
+            stage.layer_norm.eps = BLOCK_NORM_EPS
+            for block in stage.blocks:
+                block.layernorm_before.eps = BLOCK_NORM_EPS
+                block.layernorm_after.eps = BLOCK_NORM_EPS
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the four maps."""
+        return self.config.widths
+
+    @property
+    def min_extent(self) -> int:
+        """Smallest height and width: every reduced map must keep one token."""
+        return max(4 * 2**i * (ratio - 1) + 1 for i, ratio in enumerate(self.config.reductions))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The four maps, finest first."""
+        maps = []
+        for stage in self.stages:
+            image = stage(image)
+            maps.append(image)
+        return maps
+
+
+_IN_BLOCK = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.q": "attention.q_proj",
+    "attn.proj": "attention.o_proj",
+    "attn.sr": "attention.sequence_reduction.sequence_reduction",
+    "attn.norm": "attention.sequence_reduction.layer_norm",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+def mit_keys(config: MiTConfig) -> KeyMap:
+    """Published key names (without ``backbone.``) to those of ``MiTEncoder``."""
+    keys = KeyMap()
+    for i in range(4):
+        keys.pair(f"patch_embed{i + 1}.proj", f"stages.{i}.patch_embeddings.proj")
+        keys.pair(f"patch_embed{i + 1}.norm", f"stages.{i}.patch_embeddings.layer_norm")
+        keys.pair(f"norm{i + 1}", f"stages.{i}.layer_norm")
+        for j in range(config.depths[i]):
+            old, new = f"block{i + 1}.{j}", f"stages.{i}.blocks.{j}"
+            for theirs, ours in _IN_BLOCK.items():
+                if config.reductions[i] > 1 or theirs not in ("attn.sr", "attn.norm"):
+                    keys.pair(f"{old}.{theirs}", f"{new}.{ours}")
+            keys.stacked(
+                f"{old}.attn.kv", (f"{new}.attention.k_proj", f"{new}.attention.v_proj")
+            )
+    return keys
+
+
+def infer_mit(weights: Mapping[str, Tensor]) -> MiTConfig:
+    """Read the sizes off tensor names and shapes (keys without ``backbone.``)."""
+    widths, depths, reductions, ratios = [], [], [], []
+    for i in range(1, 5):
+        width = _shape(weights, f"patch_embed{i}.proj.weight")[0]
+        depth = count_entries(weights, f"block{i}.")
+        if depth == 0:
+            raise CheckpointError(f"the encoder has no backbone.block{i}.*: not a whole MiT encoder")
+        reduction = weights.get(f"block{i}.0.attn.sr.weight", torch.empty(0, 0, 1, 1)).shape[-1]
+        ratio = _shape(weights, f"block{i}.0.mlp.fc1.weight")[0] // width
+        for values, value in zip(
+            (widths, depths, reductions, ratios), (width, depth, reduction, ratio), strict=True
+        ):
+            values.append(value)
+    for width, heads in zip(widths, HEADS, strict=True):
+        if width % heads:
+            raise CheckpointError(f"MiT width {width} is not divisible by its {heads} heads")
+    return MiTConfig(_four(widths), _four(depths), _four(reductions), _four(ratios))
+
+
+def _four(values: list[int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = values
+    return first, second, third, fourth
+
+
+def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:
+    if key not in weights:
+        raise CheckpointError(f"the checkpoint lacks backbone.{key}, which every MiT encoder has")
+    return weights[key].shape
