@@ -107,7 +107,8 @@ class WindowedMamba(nn.Module):
             geometry.offset_h,
             geometry.offset_w,
         )
-        into_x, into_z = self.in_proj.weight.chunk(2)
+        inner = len(self.D)
+        into_x, into_z = self.in_proj.weight[:inner], self.in_proj.weight[inner:]
         A = -torch.exp(self.A_log.to(scan.dtype))  # noqa: N806
         outputs = []
         for frame in frames:

@@ -1,0 +1,142 @@
+"""One step as an ONNX graph: traced, optimised, with the lowering of its custom nodes attached."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx.checker
+import torch
+from onnx import ModelProto
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from streamseg.errors import ExportError
+from streamseg.export import ops  # noqa: F401  (registers the torch ops)
+from streamseg.export.lowering import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    OPSET,
+    attach_lowering,
+    translation_table,
+)
+from streamseg.export.step import Size, StepModel, upsample
+
+logger = logging.getLogger(__name__)
+
+# ONNX Runtime 1.17 stops at IR 9; 1.23, the newest for Python 3.10 and so for JetPack 6, at 11.
+IR_VERSION = 9
+# Above any weight here, so that everything that depends on weights alone is folded.
+FOLD_LIMIT = 1 << 30
+
+
+class StepGraph(nn.Module):
+    """A step as the graph has it: labels (and logits) in the place of scores."""
+
+    def __init__(self, model: StepModel, *, logits: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.logits = logits
+
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """``(frame, *state)`` to ``(labels [, logits], *new_state)``."""
+        height, width = frame.shape[1], frame.shape[2]
+        scores, *new_state = self.model.score(frame, *state)
+        labels = torch.ops.streamseg.upsample_argmax(scores, height, width)
+        outputs = (labels, upsample(scores, (height, width))) if self.logits else (labels,)
+        return (*outputs, *new_state)
+
+
+@dataclass(frozen=True)
+class TracedGraph:
+    """An ONNX step graph and the names of its outputs other than state."""
+
+    model: ModelProto
+    outputs: tuple[str, ...]
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the graph, functions not counted."""
+        return len(self.model.graph.node)
+
+
+def trace_step(model: StepModel, size: Size, *, logits: bool = False) -> TracedGraph:
+    """Export one step at frame size ``(H, W)``.
+
+    Raises:
+        ExportError: the exporter failed or produced another opset than asked for.
+    """
+    table = model.state_spec(size)
+    frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
+    outputs = ("labels", "logits") if logits else ("labels",)
+    inputs = ["frame", *(name for spec in table for name in spec.inputs())]
+    exported = _run_exporter(
+        StepGraph(model.fold().eval(), logits=logits),
+        (frame, *model.initial_state(size)),
+        input_names=inputs,
+        output_names=[*outputs, *(spec.output for spec in table)],
+    )
+    graph = _finish(exported)
+    _check_names(graph, inputs, [*outputs, *(spec.output for spec in table)])
+    return TracedGraph(graph, outputs)
+
+
+def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any) -> ModelProto:
+    # The exporter reports its progress on stdout and warns about its own internals.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()) as told, torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                optimize=False,
+                custom_translation_table=translation_table(),
+                **names,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(f"the ONNX exporter failed: {str(error).splitlines()[0]}") from error
+    logger.debug("%s", told.getvalue())
+    assert program is not None
+    optimizer.optimize_ir(program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    return program.model_proto
+
+
+def _finish(model: ModelProto) -> ModelProto:
+    """Set versions, strip the exporter's notes, attach the lowering, check."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.get("") != OPSET:
+        raise ExportError(f"the exporter wrote opset {versions.get('')}, expected {OPSET}")
+    model.ir_version = IR_VERSION
+    # Stack traces with paths of this machine; IR 9 has no such fields.
+    for entry in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.graph.name = "step"
+    if any(node.domain == DOMAIN for node in model.graph.node):
+        attach_lowering(model)
+        if DOMAIN not in versions:
+            model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    kept = {"", *(node.domain for node in model.graph.node)}
+    for entry in [entry for entry in model.opset_import if entry.domain not in kept]:
+        model.opset_import.remove(entry)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _check_names(model: ModelProto, inputs: list[str], outputs: list[str]) -> None:
+    for what, found, expected in (
+        ("inputs", [entry.name for entry in model.graph.input], inputs),
+        ("outputs", [entry.name for entry in model.graph.output], outputs),
+    ):
+        if found != expected:
+            raise ExportError(f"the exported graph's {what} are {found}, expected {expected}")

@@ -1,0 +1,253 @@
+"""The streamseg operators in ONNX: schemas for the exporter, and lowerings to standard ops.
+
+A graph holds nodes of the ``streamseg`` domain. The same file carries each op's lowering as a
+model-local function, which ONNX Runtime runs when no native library is registered. What a function
+cannot compute from its inputs (which token stands where in which cell) comes in as trailing
+constant int32 index inputs, one shared set per geometry; native kernels ignore them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.parser
+import onnxscript
+import torch
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from streamseg.errors import ExportError
+from streamseg.export.windows import WindowGeometry, cell_order
+
+DOMAIN = "streamseg"
+DOMAIN_VERSION = 1
+OPSET = 20
+GEOMETRY = ("map_h", "map_w", "window_h", "window_w", "offset_h", "offset_w")
+CONV_INPUTS = ("x", "weight", "bias", "state")
+SCAN_INPUTS = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state")
+
+
+def _schema(
+    name: str, inputs: tuple[str, ...], outputs: tuple[tuple[str, str], ...], ints: tuple[str, ...]
+) -> onnx.defs.OpSchema:
+    parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
+    return onnx.defs.OpSchema(
+        name,
+        DOMAIN,
+        DOMAIN_VERSION,
+        inputs=[parameter(entry, "T") for entry in inputs],
+        outputs=[parameter(entry, kind) for entry, kind in outputs],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "maps")],
+        attributes=[attribute(entry, onnx.defs.OpSchema.AttrType.INT) for entry in ints],
+    )
+
+
+_OPSET = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
+_CONV = onnxscript.values.Op(
+    _OPSET,
+    "WindowedCausalConv",
+    _schema("WindowedCausalConv", CONV_INPUTS, (("y", "T"), ("next_state", "T")), GEOMETRY),
+)
+_SCAN = onnxscript.values.Op(
+    _OPSET,
+    "WindowedSelectiveScan",
+    _schema("WindowedSelectiveScan", SCAN_INPUTS, (("y", "T"), ("next_state", "T")), GEOMETRY),
+)
+_LABELS = onnxscript.values.Op(
+    _OPSET,
+    "UpsampleArgmax",
+    _schema("UpsampleArgmax", ("scores",), (("labels", "tensor(uint8)"),), ("height", "width")),
+)
+
+
+def _convert_conv(*arguments: Any) -> Any:
+    return _CONV(*arguments[:4], **dict(zip(GEOMETRY, arguments[4:], strict=True)))
+
+
+def _convert_scan(*arguments: Any) -> Any:
+    return _SCAN(*arguments[:9], **dict(zip(GEOMETRY, arguments[9:], strict=True)))
+
+
+def _convert_labels(scores: Any, height: int, width: int) -> Any:
+    return _LABELS(scores, height=height, width=width)
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What ``torch.onnx.export`` needs to turn our torch ops into nodes of our domain."""
+    ops = torch.ops.streamseg
+    return {
+        ops.windowed_causal_conv.default: _convert_conv,
+        ops.windowed_selective_scan.default: _convert_scan,
+        ops.upsample_argmax.default: _convert_labels,
+    }
+
+
+def attach_lowering(model: ModelProto) -> None:
+    """Give the model's streamseg nodes their index inputs and their functions, in place."""
+    indices: dict[tuple[str, bytes], str] = {}
+    taps: set[int] = set()
+    shapes = {entry.name: entry.dims for entry in model.graph.initializer}
+
+    def constant(label: str, array: np.ndarray[Any, np.dtype[np.int32]]) -> str:
+        key = (str(array.shape), array.tobytes())
+        if key not in indices:
+            indices[key] = f"cells.{label}.{len(indices)}"
+            model.graph.initializer.append(numpy_helper.from_array(array, indices[key]))
+        return indices[key]
+
+    used: set[str] = set()
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            continue
+        used.add(node.op_type)
+        if node.op_type == "UpsampleArgmax":
+            continue
+        cells = cell_order(node_geometry(node))
+        node.input.extend([constant("order", cells.order), constant("inverse", cells.inverse)])
+        if node.op_type == "WindowedCausalConv":
+            if node.input[1] not in shapes:
+                raise ExportError(f"the taps of {node.name} are no constant of the graph")
+            taps.add(shapes[node.input[1]][1])
+            node.input.append(constant("tail", cells.tail(max(taps) - 1)))
+    if len(taps) > 1:
+        raise ExportError(f"convolutions of {sorted(taps)} taps in one graph; one count is possible")
+    texts = {
+        "WindowedCausalConv": lambda: _conv_function(taps.pop()),
+        "WindowedSelectiveScan": lambda: _SCAN_FUNCTION,
+        "UpsampleArgmax": lambda: _LABELS_FUNCTION,
+    }
+    model.functions.extend(onnx.parser.parse_function(texts[name]()) for name in sorted(used))
+
+
+def node_geometry(node: NodeProto) -> WindowGeometry:
+    """Geometry attributes of a windowed node."""
+    values = {entry.name: entry.i for entry in node.attribute}
+    return WindowGeometry(*(values[name] for name in GEOMETRY))
+
+
+def lowered(model: ModelProto) -> ModelProto:
+    """The model in standard ops only: functions inlined. For consumers that know neither."""
+    return onnx.inliner.inline_local_functions(model)
+
+
+def _conv_function(taps: int) -> str:
+    """Shifted adds over the sequence that begins with the old state (``taps`` is fixed in it)."""
+    terms = []
+    for k in range(taps):
+        end = k - (taps - 1) if k < taps - 1 else np.iinfo(np.int64).max
+        terms.append(f"""
+          from{k} = Constant <value = int64[1] {{{k}}}> ()
+          to{k} = Constant <value = int64[1] {{{end}}}> ()
+          part{k} = Slice (padded, from{k}, to{k}, axis1)
+          index{k} = Constant <value = int64 {{{k}}}> ()
+          tap{k} = Gather <axis = 1> (weight, index{k})
+          term{k} = Mul (part{k}, tap{k})
+          sum{k} = Add ({f"sum{k - 1}" if k else "bias"}, term{k})""")
+    return f"""
+    <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
+    WindowedCausalConv <{", ".join(GEOMETRY)}>
+        (x, weight, bias, state, order, inverse, tail) => (y, next_state)
+    {{
+      {_ZERO_ROW.format(like="x")}
+      extended = Concat <axis = 1> (x, zero)
+      sequence = Gather <axis = 1> (extended, order)
+      old = Transpose <perm = [0, 3, 1, 2]> (state)
+      padded = Concat <axis = 1> (old, sequence)
+      axis1 = Constant <value = int64[1] {{1}}> ()
+      {"".join(terms)}
+      gate = Sigmoid (sum{taps - 1})
+      activated = Mul (sum{taps - 1}, gate)
+      flat = Reshape (activated, flat_shape)
+      y = Gather <axis = 1> (flat, inverse)
+      all = Reshape (padded, flat_shape)
+      newest = Gather <axis = 1> (all, tail)
+      next_state = Transpose <perm = [0, 2, 3, 1]> (newest)
+    }}"""
+
+
+# `Pad` would be the natural way to append a zero row; ONNX Runtime 1.17 cannot infer its type
+# inside a function.
+_ZERO_ROW = """
+      shape = Shape ({like})
+      i0 = Constant <value = int64[1] {{0}}> ()
+      i1 = Constant <value = int64[1] {{1}}> ()
+      i2 = Constant <value = int64[1] {{2}}> ()
+      minus = Constant <value = int64[1] {{-1}}> ()
+      batch = Gather (shape, i0)
+      width = Gather (shape, i2)
+      zero_shape = Concat <axis = 0> (batch, i1, width)
+      zero_value = ConstantOfShape <value = float[1] {{0.0}}> (zero_shape)
+      zero = CastLike (zero_value, {like})
+      flat_shape = Concat <axis = 0> (batch, minus, width)"""
+
+_SCAN_FUNCTION = f"""
+    <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
+    WindowedSelectiveScan <{", ".join(GEOMETRY)}>
+        (u, dt, dt_bias, A, B, C, skip, z, state, order, inverse) => (y, next_state)
+    {{
+      {_ZERO_ROW.format(like="u")}
+      states = Shape <start = 2, end = 3> (B)
+      narrow_shape = Concat <axis = 0> (batch, i1, states)
+      narrow_value = ConstantOfShape <value = float[1] {{0.0}}> (narrow_shape)
+      narrow = CastLike (narrow_value, B)
+      biased = Add (dt, dt_bias)
+      delta = Softplus (biased)
+      driven = Mul (delta, u)
+      delta_rows = Concat <axis = 1> (delta, zero)
+      driven_rows = Concat <axis = 1> (driven, zero)
+      B_rows = Concat <axis = 1> (B, narrow)
+      C_rows = Concat <axis = 1> (C, narrow)
+      delta_cells = Gather <axis = 1> (delta_rows, order)
+      driven_cells = Gather <axis = 1> (driven_rows, order)
+      B_cells = Gather <axis = 1> (B_rows, order)
+      C_cells = Gather <axis = 1> (C_rows, order)
+      next_state, outputs = Scan <
+        num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1],
+        body = token (
+            float[b, c, d, n] s, float[b, c, d] step, float[b, c, d] into,
+            float[b, c, n] b_token, float[b, c, n] c_token
+        ) => (float[b, c, d, n] s_next, float[b, c, d] out)
+        {{
+          last = Constant <value = int64[1] {{-1}}> ()
+          middle = Constant <value = int64[1] {{2}}> ()
+          step_column = Unsqueeze (step, last)
+          exponent = Mul (step_column, A)
+          decay = Exp (exponent)
+          kept = Mul (decay, s)
+          into_column = Unsqueeze (into, last)
+          b_row = Unsqueeze (b_token, middle)
+          added = Mul (into_column, b_row)
+          s_next = Add (kept, added)
+          c_column = Unsqueeze (c_token, last)
+          out_column = MatMul (s_next, c_column)
+          out = Squeeze (out_column, last)
+        }}
+      > (state, delta_cells, driven_cells, B_cells, C_cells)
+      flat = Reshape (outputs, flat_shape)
+      scanned = Gather <axis = 1> (flat, inverse)
+      skipped = Mul (u, skip)
+      summed = Add (scanned, skipped)
+      gate = Sigmoid (z)
+      silu = Mul (z, gate)
+      y = Mul (summed, silu)
+    }}"""
+
+_LABELS_FUNCTION = f"""
+    <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
+    UpsampleArgmax <height, width> (scores) => (labels)
+    {{
+      rows = Constant <value_int: int = @height> ()
+      columns = Constant <value_int: int = @width> ()
+      axis0 = Constant <value = int64[1] {{0}}> ()
+      row_count = Unsqueeze (rows, axis0)
+      column_count = Unsqueeze (columns, axis0)
+      leading = Shape <start = 0, end = 2> (scores)
+      sizes = Concat <axis = 0> (leading, row_count, column_count)
+      full = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
+          (scores, , , sizes)
+      best = ArgMax <axis = 1, keepdims = 0> (full)
+      labels = Cast <to = 2> (best)
+    }}"""
