@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import streamseg
 from streamseg.errors import BundleError, CheckpointError
 from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.resize import nearest_indices
 
 Array = NDArray[np.generic]
 
@@ -55,8 +56,8 @@ class Output:
             return labels_from_logits(self.logits, size)
         if self.labels.shape == size:
             return self.labels
-        resized = cv2.resize(self.labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return np.asarray(resized, np.uint8)
+        rows = nearest_indices(self.labels.shape[0], size[0])
+        return self.labels[rows][:, nearest_indices(self.labels.shape[1], size[1])]
 
 
 def labels_from_logits(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,18 +17,7 @@ from streamseg.calibration.segmenter import (
     labels_from_logits,
 )
 from streamseg.export.checkpoint import load_checkpoint
-
-_AREA_FACTOR = 2
-
-
-def fit_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Stretch (H, W, 3) to ``size`` as the runtime does: by area when shrinking more than twice."""
-    if frame.shape[:2] == size:
-        return frame
-    shrinks = max(frame.shape[0] / size[0], frame.shape[1] / size[1]) > _AREA_FACTOR
-    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(frame, size[::-1], interpolation=mode), np.uint8)
-
+from streamseg.runtime.resize import FrameFitter
 
 class CheckpointSegmenter(Segmenter):
     """The model that ``load_checkpoint`` builds, stepped with its state."""
@@ -42,20 +30,20 @@ class CheckpointSegmenter(Segmenter):
         self.classes = self._model.classes
         self._names = [spec.name for spec in self._model.state_spec(size)]
         self._state = self._model.initial_state(size)
+        self._fitter: FrameFitter | None = None
+        self._fitted = np.empty((*size, 3), np.uint8)
 
     @torch.inference_mode()
     def step(self, frame: NDArray[np.uint8]) -> Output:
         """Segment a frame; see ``Segmenter.step``."""
-        fitted = torch.from_numpy(fit_frame(frame, self._size).copy())[None]
-        logits, *state = self._model(fitted, *self._state)
+        size = frame.shape[0], frame.shape[1]
+        if self._fitter is None or self._fitter.frame_size != size:
+            self._fitter = FrameFitter(size, self._size)
+        self._fitter.fit(frame, self._fitted)
+        logits, *state = self._model(torch.from_numpy(self._fitted)[None], *self._state)
         self._state = tuple(state)
         scores = np.asarray(logits[0].numpy(), np.float32)
-        labels = labels_from_logits(scores, self._size)
-        shape = frame.shape[1], frame.shape[0]
-        if labels.shape != frame.shape[:2]:
-            resized = cv2.resize(labels, shape, interpolation=cv2.INTER_NEAREST_EXACT)
-            labels = np.asarray(resized, np.uint8)
-        return Output(labels, scores)
+        return Output(self._fitter.restore(labels_from_logits(scores, self._size)), scores)
 
     def reset(self) -> None:
         """Zero the state."""
