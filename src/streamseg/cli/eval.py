@@ -14,7 +14,7 @@ from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate
 from streamseg.calibration.plots import require_matplotlib, write_plots
 from streamseg.calibration.progress import frame_progress
 from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
-from streamseg.cli.sizes import SIZE
+from streamseg.cli.options import SIZE
 
 
 def percent(value: float) -> str:
