@@ -133,7 +133,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is no readable checkpoint ({path.stat().st_size} bytes; truncated?): {reason}"
         ) from None
-    meta, weights = {}, content
+    meta: Mapping[str, Any] = {}
+    weights = content
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         weights = content["state_dict"]
         meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}

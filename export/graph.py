@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,9 +88,7 @@ def trace_step(model: StepModel, size: Size, *, logits: bool = False) -> TracedG
 
 
 def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any) -> ModelProto:
-    # The exporter reports its progress on stdout and warns about its own internals.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()) as told, torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet() as told, torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
@@ -109,6 +108,22 @@ def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any
     return program.model_proto
 
 
+@contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    """Collect what the exporter prints, and drop its warnings and log lines about itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [entry.level for entry in loggers]
+    try:
+        for entry in loggers:
+            entry.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()) as told:
+            warnings.simplefilter("ignore")
+            yield told
+    finally:
+        for entry, level in zip(loggers, levels, strict=True):
+            entry.setLevel(level)
+
+
 def _finish(model: ModelProto) -> ModelProto:
     """Set versions, strip the exporter's notes, attach the lowering, check."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -116,7 +131,12 @@ def _finish(model: ModelProto) -> ModelProto:
         raise ExportError(f"the exporter wrote opset {versions.get('')}, expected {OPSET}")
     model.ir_version = IR_VERSION
     # Stack traces with paths of this machine; IR 9 has no such fields.
-    for entry in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+    for entry in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
         del entry.metadata_props[:]
         entry.doc_string = ""
     del model.graph.metadata_props[:]

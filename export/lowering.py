@@ -113,7 +113,9 @@ def attach_lowering(model: ModelProto) -> None:
             taps.add(shapes[node.input[1]][1])
             node.input.append(constant("tail", cells.tail(max(taps) - 1)))
     if len(taps) > 1:
-        raise ExportError(f"convolutions of {sorted(taps)} taps in one graph; one count is possible")
+        raise ExportError(
+            f"convolutions of {sorted(taps)} taps in one graph; one count is possible"
+        )
     texts = {
         "WindowedCausalConv": lambda: _conv_function(taps.pop()),
         "WindowedSelectiveScan": lambda: _SCAN_FUNCTION,

@@ -62,14 +62,15 @@ def windowed_selective_scan_reference(
 ) -> tuple[Tensor, Tensor]:
     """Advance the windowed selective scan by one frame.
 
-    ``S = exp(dt A) S + dt B u``, ``y = (S C + skip u) SiLU(z)`` with ``dt`` after bias and softplus.
+    ``S = exp(dt A) S + dt B u``, ``y = (S C + skip u) SiLU(z)``, ``dt`` after bias and softplus.
 
     Args:
         u: ``[batch, M, D]``, convolved features in map order.
         dt: ``[batch, M, D]``, step size before bias and softplus.
         dt_bias: ``[D]``.
         A: ``[D, N]``, already ``-exp(A_log)``.
-        B, C: ``[batch, M, N]``.
+        B: ``[batch, M, N]``.
+        C: ``[batch, M, N]``.
         skip: ``[D]``.
         z: ``[batch, M, D]``, gate before SiLU.
         state: ``[batch, cells, D, N]``; not modified.
@@ -101,7 +102,8 @@ def upsample_argmax_reference(scores: Tensor, height: int, width: int) -> Tensor
 
     Args:
         scores: ``[batch, K, h, w]``, K at most 255.
-        height, width: size of the label map.
+        height: rows of the label map.
+        width: columns of the label map.
     Returns:
         labels ``[batch, height, width]`` uint8; the lowest class wins a tie.
     """

@@ -48,6 +48,8 @@ class StepModel(nn.Module, ABC):
     family: str = ""
     classes: tuple[ClassInfo, ...]
     origin: WeightsOrigin
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,8 +106,7 @@ class StepModel(nn.Module, ABC):
     def normalise(self, frame: Tensor) -> Tensor:
         """uint8 ``[n, H, W, 3]`` to normalised ``[n, 3, H, W]`` in the model's dtype."""
         pixels = frame.permute(0, 3, 1, 2).to(self.mean.dtype)
-        normalised: Tensor = (pixels - self.mean) / self.std
-        return normalised
+        return (pixels - self.mean) / self.std
 
     def fold(self) -> StepModel:
         """The same function, rearranged for inference; used by export. Default: unchanged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ def window_grid(extent: int, window: int, offset: int = 0) -> tuple[tuple[int, i
             "least 1 and 0 <= offset < window"
         )
     cuts = [0, *range(offset or window, extent, window), extent]
-    return tuple(zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(pairwise(cuts))
 
 
 @dataclass(frozen=True)

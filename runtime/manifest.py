@@ -368,7 +368,7 @@ def _read_state(fields: _Fields) -> StateSpec:
 
 
 def _read_graph(fields: _Fields) -> GraphSpec:
-    reads = fields.get("ring_reads", _mapping, {})
+    reads: dict[str, Any] = fields.get("ring_reads", _mapping, {})
     return GraphSpec(
         file=fields.get("file", inner_path),
         reads=fields.get("reads", _unique_names),
@@ -382,7 +382,7 @@ def _read_graph(fields: _Fields) -> GraphSpec:
 
 
 def _read_row(fields: _Fields) -> ScheduleRow:
-    ages = fields.get("ages", _mapping, {})
+    ages: dict[str, Any] = fields.get("ages", _mapping, {})
     return ScheduleRow(
         start=fields.get("from", _whole(0, 1 << 31)),
         graph=fields.get("graph", _name),

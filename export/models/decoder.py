@@ -66,10 +66,13 @@ class FoldedMLPDecoder(nn.Module):
     def __init__(self, decoder: MLPDecoder) -> None:
         super().__init__()
         fuse = decoder.linear_fuse
-        gain = fuse.bn.weight / torch.sqrt(fuse.bn.running_var + fuse.bn.eps)  # type: ignore[operator]
-        offset = fuse.bn.bias - fuse.bn.running_mean * gain  # type: ignore[operator]
+        mean, variance = fuse.bn.running_mean, fuse.bn.running_var
+        assert mean is not None
+        assert variance is not None
+        gain = fuse.bn.weight / torch.sqrt(variance + fuse.bn.eps)
+        offset = fuse.bn.bias - mean * gain
         embed_dim = fuse.conv.out_channels
-        slices = fuse.conv.weight.flatten(1).split(embed_dim, dim=1)
+        slices = torch.split(fuse.conv.weight.flatten(1), embed_dim, dim=1)
         self.levels = nn.ModuleList()
         for level, part in zip((4, 3, 2, 1), slices, strict=True):
             proj = decoder.get_submodule(f"linear_c{level}.proj")

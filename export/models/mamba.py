@@ -93,7 +93,8 @@ class WindowedMamba(nn.Module):
 
         Args:
             frames: ``[batch, M, C]`` each, in order.
-            state: conv ``[batch, cells, d_inner, d_conv-1]``, scan ``[batch, cells, d_inner, d_state]``.
+            state: conv ``[batch, cells, d_inner, d_conv-1]`` and scan
+                ``[batch, cells, d_inner, d_state]``.
             geometry: the layer's grid.
         Returns:
             ``[batch, M, C]`` of each frame, and the state after the last.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from streamseg.export.models.keys import KeyMap, count_entries
 HEADS = (1, 2, 5, 8)
 # transformers uses 1e-5 everywhere; the published encoder has 1e-6 in blocks and stage norms.
 BLOCK_NORM_EPS = 1e-6
+_STAGE_OR_BLOCK_NORM = re.compile(r"\d+\.(layer_norm|blocks\.\d+\.layernorm_(before|after))")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class MiTEncoder(nn.Module):
     def __init__(self, config: MiTConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        settings: dict[str, Any] = {"attn_implementation": "eager"}
         sizes = SegformerConfig(
             hidden_sizes=list(config.widths),
             depths=list(config.depths),
@@ -58,14 +62,12 @@ class MiTEncoder(nn.Module):
             sr_ratios=list(config.reductions),
             mlp_ratios=list(config.mlp_ratios),
             drop_path_rate=drop_path,
-            attn_implementation="eager",
+            **settings,
         )
         self.stages = SegformerModel(sizes).stages
-        for stage in self.stages:
-            stage.layer_norm.eps = BLOCK_NORM_EPS
-            for block in stage.blocks:
-                block.layernorm_before.eps = BLOCK_NORM_EPS
-                block.layernorm_after.eps = BLOCK_NORM_EPS
+        for name, module in self.stages.named_modules():
+            if isinstance(module, nn.LayerNorm) and _STAGE_OR_BLOCK_NORM.fullmatch(name):
+                module.eps = BLOCK_NORM_EPS
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -75,7 +77,7 @@ class MiTEncoder(nn.Module):
     @property
     def min_extent(self) -> int:
         """Smallest height and width: every reduced map must keep one token."""
-        return max(4 * 2**i * (ratio - 1) + 1 for i, ratio in enumerate(self.config.reductions))
+        return max((4 << i) * (ratio - 1) + 1 for i, ratio in enumerate(self.config.reductions))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The four maps, finest first."""
@@ -111,35 +113,27 @@ def mit_keys(config: MiTConfig) -> KeyMap:
             for theirs, ours in _IN_BLOCK.items():
                 if config.reductions[i] > 1 or theirs not in ("attn.sr", "attn.norm"):
                     keys.pair(f"{old}.{theirs}", f"{new}.{ours}")
-            keys.stacked(
-                f"{old}.attn.kv", (f"{new}.attention.k_proj", f"{new}.attention.v_proj")
-            )
+            keys.stacked(f"{old}.attn.kv", (f"{new}.attention.k_proj", f"{new}.attention.v_proj"))
     return keys
 
 
 def infer_mit(weights: Mapping[str, Tensor]) -> MiTConfig:
     """Read the sizes off tensor names and shapes (keys without ``backbone.``)."""
-    widths, depths, reductions, ratios = [], [], [], []
+    sizes: list[tuple[int, int, int, int]] = []
     for i in range(1, 5):
         width = _shape(weights, f"patch_embed{i}.proj.weight")[0]
         depth = count_entries(weights, f"block{i}.")
         if depth == 0:
-            raise CheckpointError(f"the encoder has no backbone.block{i}.*: not a whole MiT encoder")
+            raise CheckpointError(
+                f"the encoder has no backbone.block{i}.*: not a whole MiT encoder"
+            )
         reduction = weights.get(f"block{i}.0.attn.sr.weight", torch.empty(0, 0, 1, 1)).shape[-1]
         ratio = _shape(weights, f"block{i}.0.mlp.fc1.weight")[0] // width
-        for values, value in zip(
-            (widths, depths, reductions, ratios), (width, depth, reduction, ratio), strict=True
-        ):
-            values.append(value)
-    for width, heads in zip(widths, HEADS, strict=True):
-        if width % heads:
-            raise CheckpointError(f"MiT width {width} is not divisible by its {heads} heads")
-    return MiTConfig(_four(widths), _four(depths), _four(reductions), _four(ratios))
-
-
-def _four(values: list[int]) -> tuple[int, int, int, int]:
-    first, second, third, fourth = values
-    return first, second, third, fourth
+        if width % HEADS[i - 1]:
+            raise CheckpointError(f"MiT width {width} is not divisible by its {HEADS[i - 1]} heads")
+        sizes.append((width, depth, reduction, ratio))
+    first, second, third, fourth = sizes
+    return MiTConfig(*zip(first, second, third, fourth, strict=True))
 
 
 def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import SwinBackbone, SwinConfig
@@ -44,6 +45,7 @@ class SwinEncoder(nn.Module):
     def __init__(self, config: SwinSizes, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        settings: dict[str, Any] = {"out_features": list(STAGES), "attn_implementation": "eager"}
         sizes = SwinConfig(
             embed_dim=config.embed_dim,
             depths=list(config.depths),
@@ -51,12 +53,11 @@ class SwinEncoder(nn.Module):
             window_size=config.window,
             mlp_ratio=config.mlp_ratio,
             drop_path_rate=drop_path,
-            out_features=list(STAGES),
-            attn_implementation="eager",
+            **settings,
         )
         self.backbone = SwinBackbone(sizes)
         # A norm that only the classification model uses.
-        self.backbone.swin.layernorm = nn.Identity()
+        self.backbone.swin.layernorm = nn.Identity()  # type: ignore[assignment]
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""TV3S (CVPR 2025): per-frame encoder and MLP decoder, then windowed temporal state-space blocks."""
+"""TV3S (CVPR 2025): per-frame encoder and MLP decoder, then windowed state-space blocks."""
 
 from __future__ import annotations
 
@@ -140,10 +140,11 @@ class TV3S(StepModel):
                 for zeros in self.initial_state((height, width))
             ]
         fused = self.encode(frames.flatten(0, 1))
-        by_frame = list(fused.unflatten(0, (batch, length)).unbind(1))
+        by_frame = list(fused.reshape(batch, length, *fused.shape[1:]).unbind(1))
         scores, new_state = self._score_sequence(by_frame, (height, width), state)
-        auxiliary = self.decode_head.linear_pred(fused).unflatten(0, (batch, length))
-        return torch.stack(scores, dim=1), auxiliary, new_state
+        auxiliary: Tensor = self.decode_head.linear_pred(fused)
+        temporal = torch.stack(scores, dim=1)
+        return temporal, auxiliary.reshape(temporal.shape), new_state
 
     def _score_sequence(
         self, fused: list[Tensor], size: Sequence[int], state: Sequence[Tensor]

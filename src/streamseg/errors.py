@@ -25,6 +25,10 @@ class StateMismatch(StreamsegError):
     """State tensors differ in name, shape, dtype or model from what the bundle's table says."""
 
 
+class FrameMismatch(StreamsegError):
+    """A frame is not uint8 ``[height, width, 3]``."""
+
+
 class BackendError(StreamsegError):
     """A backend is missing, or failed to load or to run a graph."""
 

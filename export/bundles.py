@@ -1,0 +1,189 @@
+"""Writing a bundle: trace, check against PyTorch, put in place as a whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from streamseg import __version__
+from streamseg.errors import ExportError
+from streamseg.export.graph import TracedGraph, trace_step
+from streamseg.export.step import IMAGENET_MEAN, IMAGENET_STD, Size, StepModel
+from streamseg.runtime.bundle import MANIFEST, digest, new_bundle, read_bundle
+from streamseg.runtime.manifest import RESIZE_RULES, FrameSpec, GraphSpec, Manifest, ScheduleRow
+from streamseg.runtime.stream import Stream, open_stream
+
+logger = logging.getLogger(__name__)
+
+PARITY_FRAMES = 4
+# Far above rounding (about 1e-5) and far below what a lost state does (above 1).
+PARITY_LIMIT = 5e-3
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export produced: for people, and for the command line to print."""
+
+    path: Path
+    nodes: int
+    bytes: int
+    state_bytes: int
+    parity: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def export_bundle(
+    model: StepModel,
+    path: str | os.PathLike[str],
+    *,
+    size: Size,
+    logits: bool = False,
+    resize: str = "stretch",
+) -> ExportReport:
+    """Write a bundle for frames of ``size``.
+
+    Args:
+        model: from ``load_checkpoint``.
+        path: folder to write; an older bundle there is replaced, anything else refused.
+        size: (H, W) that the graph runs at.
+        logits: also output float32 logits ``[1, K, H, W]``.
+        resize: how the runtime fits frames, ``stretch`` or ``letterbox``.
+    Raises:
+        ExportError: the size is not possible, the exporter failed, or the bundle's outputs differ
+            from PyTorch's.
+        BundleError: ``path`` cannot be written.
+    """
+    started = time.perf_counter()
+    if resize not in RESIZE_RULES:
+        raise ExportError(f"resize is '{resize}', expected one of {', '.join(RESIZE_RULES)}")
+    warnings = tuple(model.check_size(size))
+    for warning in warnings:
+        logger.warning("%s", warning)
+    with new_bundle(path) as folder:
+        traced = trace_step(model, size, logits=logits)
+        content = traced.model.SerializeToString(deterministic=True)
+        (folder / "step.onnx").write_bytes(content)
+        manifest = _describe(model, traced, content, size=size, resize=resize)
+        _write_manifest(folder, manifest)
+        parity = measure_parity(model, folder, size=size)
+        _write_manifest(folder, replace(manifest, parity=parity))
+    return ExportReport(
+        path=Path(path),
+        nodes=traced.nodes,
+        bytes=len(content),
+        state_bytes=sum(spec.nbytes for spec in manifest.state),
+        parity=parity,
+        warnings=warnings,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _describe(
+    model: StepModel, traced: TracedGraph, content: bytes, *, size: Size, resize: str
+) -> Manifest:
+    state = model.state_spec(size)
+    names = tuple(spec.name for spec in state)
+    origin = model.origin
+    return Manifest(
+        model={**model.describe(), "nodes": {"step": traced.nodes}},
+        frame=FrameSpec(*size, mean=IMAGENET_MEAN, std=IMAGENET_STD, resize=resize),
+        state=state,
+        graphs={"step": GraphSpec("step.onnx", names, names, traced.outputs)},
+        schedule=(ScheduleRow(0, "step"),),
+        classes=model.classes,
+        files={"step.onnx": digest(content)},
+        weights={
+            "source": origin.source,
+            "license": origin.license,
+            "sha256": origin.sha256,
+            "ignored": list(origin.ignored),
+        },
+        made_by={
+            "streamseg": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def measure_parity(
+    model: StepModel, bundle: str | os.PathLike[str], *, size: Size, frames: int = PARITY_FRAMES
+) -> dict[str, Any]:
+    """Run a clip through the bundle and through PyTorch, both with state, and compare.
+
+    Returns:
+        For the manifest: frames, what it was compared with, the largest absolute difference of
+        state and (where the bundle has them) logits, and the share of equal labels.
+    Raises:
+        ExportError: a difference above ``PARITY_LIMIT``.
+    """
+    read_bundle(bundle)
+    clip = moving_pattern(size, frames)
+    with open_stream(bundle, native=False) as stream, torch.no_grad():
+        found = _compare(model, stream, clip)
+    worst = max(found["state_max_abs"], found["logits_max_abs"] or 0.0)
+    if not worst <= PARITY_LIMIT:
+        raise ExportError(
+            f"the exported graph differs from PyTorch by {worst:.2g} after {frames} frames, "
+            f"expected at most {PARITY_LIMIT:g}; nothing was written"
+        )
+    return found
+
+
+def _compare(model: StepModel, stream: Stream, clip: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    state: list[Tensor] = list(model.initial_state((clip[0].shape[0], clip[0].shape[1])))
+    agreed = 0.0
+    logits_error: float | None = None
+    for image in clip:
+        result = stream.step(image)
+        logits, *state = model(torch.from_numpy(image)[None], *state)
+        agreed += float((logits[0].argmax(0).numpy() == result.labels).mean())
+        if result.logits is not None:
+            error = float(np.abs(result.logits - logits[0].numpy()).max())
+            logits_error = max(logits_error or 0.0, error)
+    tensors = stream.snapshot().tensors
+    names = [spec.name for spec in stream.manifest.state]
+    state_error = max(
+        (
+            float(np.abs(tensors[name] - tensor.numpy()).max())
+            for name, tensor in zip(names, state, strict=True)
+        ),
+        default=0.0,
+    )
+    return {
+        "against": f"torch {torch.__version__} float32",
+        "with": stream.execution,
+        "frames": len(clip),
+        "labels_agreement": agreed / len(clip),
+        "logits_max_abs": logits_error,
+        "state_max_abs": state_error,
+    }
+
+
+def moving_pattern(size: Size, frames: int) -> list[np.ndarray[Any, Any]]:
+    """A seeded clip of coarse drifting noise, so that state matters: uint8 ``[H, W, 3]`` each."""
+    height, width = size
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
+    canvas = coarse.repeat(16, axis=0).repeat(16, axis=1)
+    return [
+        np.ascontiguousarray(np.roll(canvas, (3 * t, 5 * t), axis=(0, 1))[:height, :width])
+        for t in range(frames)
+    ]

@@ -1,0 +1,120 @@
+"""What a backend gives to the runtime: an executable, and lanes of buffers made once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.runtime.manifest import Manifest
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How to load a bundle.
+
+    Attributes:
+        native: use the native operator library: ``True`` or fail, ``False`` never, ``None`` if it
+            is there.
+        library: absolute path of a native library to use instead of the installed one.
+        threads: CPU threads of one step; ``None`` leaves it to the backend.
+    """
+
+    native: bool | None = None
+    library: Path | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which buffer serves a graph's state input or output: ``(tensor name, state, buffer)``."""
+
+    tensor: str
+    state: str
+    buffer: int
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: the graph to run, and the state buffers that it reads and writes."""
+
+    graph: str
+    reads: tuple[Feed, ...]
+    writes: tuple[Feed, ...]
+
+
+def plan_step(manifest: Manifest, step: int) -> StepPlan:
+    """What step number ``step`` (frames since reset) runs, from the manifest's schedule.
+
+    Plans recur: equal plans compare equal, so that a backend prepares each once.
+    """
+    row = manifest.row_at(step)
+    graph = manifest.graphs[row.graph]
+    reads: list[Feed] = []
+    for name in graph.reads:
+        spec = manifest.state_named(name)
+        ages = row.ages.get(name, (1,))
+        for tensor, age in zip(spec.inputs(len(ages)), ages, strict=True):
+            reads.append(Feed(tensor, name, spec.read_index(step, age)))
+    writes = [
+        Feed(spec.output, spec.name, spec.write_index(step))
+        for spec in map(manifest.state_named, graph.writes)
+    ]
+    return StepPlan(row.graph, tuple(reads), tuple(writes))
+
+
+class Lane(ABC):
+    """One stream's buffers on an executable: frame, labels, perhaps logits, and state.
+
+    Attributes:
+        frame: ``[H, W, 3]`` uint8, to be filled before a run.
+        labels: ``[H, W]`` uint8, overwritten by every run.
+        logits: ``[K, H, W]`` float32, overwritten by every run, or ``None``.
+    """
+
+    frame: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32] | None
+
+    @abstractmethod
+    def run(self, plan: StepPlan) -> None:
+        """Run one step on ``frame``.
+
+        Raises:
+            BackendError: the backend failed; the state is then undefined until the next reset.
+        """
+
+    @abstractmethod
+    def read(self, state: str, buffer: int) -> Array:
+        """A copy of one state buffer."""
+
+    @abstractmethod
+    def write(self, state: str, buffer: int, content: Array) -> None:
+        """Overwrite one state buffer."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Zero every state buffer."""
+
+
+class Executable(ABC):
+    """A loaded bundle; several streams may share one, each with a lane of its own.
+
+    Attributes:
+        description: what runs, for people: backend, version, device, kernels.
+    """
+
+    description: str
+
+    @abstractmethod
+    def new_lane(self) -> Lane:
+        """Make the buffers of one stream, state zeroed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the backend holds; the executable's lanes must not run afterwards."""

@@ -1,0 +1,240 @@
+"""ONNX Runtime on the CPU: sessions from verified bytes, bindings made once per buffer phase."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import numpy as np
+
+from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.runtime.backends.interface import (
+    Array,
+    BackendOptions,
+    Executable,
+    Lane,
+    StepPlan,
+)
+from streamseg.runtime.bundle import Bundle
+from streamseg.runtime.manifest import GraphSpec, Manifest
+
+logger = logging.getLogger(__name__)
+
+ELEMENT_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "uint8": "tensor(uint8)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+}
+INSTALL = "pip install 'streamseg[cpu]' (or 'streamseg[cuda]'; the two overwrite each other)"
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        BackendError: it is not installed; the message names the line that installs it.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BackendError(f"ONNX Runtime is not installed ({error}). Run: {INSTALL}") from None
+
+
+def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
+    """Load every graph of ``bundle`` into an ONNX Runtime session on the CPU."""
+    runtime = import_onnxruntime()
+    native = _find_native(options)
+    threads = options.threads
+    if threads is not None and threads < 1:
+        raise BackendError(f"threads is {threads}, expected 1 or more")
+    sessions = {}
+    for name, content in bundle.graphs.items():
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = 3
+        if threads is not None:
+            settings.intra_op_num_threads = threads
+        if native is not None:
+            settings.register_custom_ops_library(native)
+        try:
+            # From bytes, not from the path: what was hashed is what runs, and the model cannot
+            # refer to files outside itself.
+            session = runtime.InferenceSession(
+                content, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise BackendError(
+                f"ONNX Runtime {runtime.__version__} refuses graph '{name}' of {bundle.path}: "
+                f"{_first_line(error)}"
+            ) from error
+        check_interface(session, name, bundle.manifest)
+        sessions[name] = session
+    kernels = "native kernels" if native else _lowering_reason(options)
+    counted = "default threads" if threads is None else f"{threads} threads"
+    description = f"onnxruntime {runtime.__version__} CPU, {counted}, {kernels}"
+    logger.info("running on %s", description)
+    return OnnxRuntimeExecutable(runtime, sessions, bundle.manifest, description)
+
+
+def _find_native(options: BackendOptions) -> str | None:
+    """Path of the native library to register, or ``None`` to run the lowering."""
+    if options.native is False:
+        return None
+    try:
+        loader = importlib.import_module("streamseg.plugins.loader")
+    except ModuleNotFoundError:
+        if options.native:
+            raise PluginNotFound("this streamseg was installed without native operators") from None
+        return None
+    try:
+        return str(loader.find_library(options.library))
+    except PluginNotFound:
+        if options.native or options.library is not None:
+            raise
+        return None
+
+
+def _lowering_reason(options: BackendOptions) -> str:
+    return "lowering (as asked)" if options.native is False else "lowering (no native library)"
+
+
+def check_interface(session: Any, name: str, manifest: Manifest) -> None:
+    """Raise BundleError unless the graph's names, shapes and types are the manifest's."""
+    graph = manifest.graphs[name]
+    for what, entries, expected in (
+        ("input", session.get_inputs(), _expected_inputs(graph, manifest)),
+        ("output", session.get_outputs(), _expected_outputs(graph, manifest)),
+    ):
+        found = {entry.name: (tuple(entry.shape), entry.type) for entry in entries}
+        differing = sorted(set(found) ^ set(expected))
+        if differing:
+            raise BundleError(
+                f"graph '{name}' and manifest disagree about these {what}s: {', '.join(differing)}"
+            )
+        for tensor, (shape, dtype) in expected.items():
+            if found[tensor] != (shape, ELEMENT_TYPES[dtype]):
+                raise BundleError(
+                    f"graph '{name}': {what} '{tensor}' is {found[tensor][1]} "
+                    f"{list(found[tensor][0])}, the manifest says {dtype} {list(shape)}"
+                )
+
+
+def _expected_inputs(
+    graph: GraphSpec, manifest: Manifest
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    expected = {"frame": (tuple(manifest.frame.shape), "uint8")}
+    for spec in map(manifest.state_named, graph.reads):
+        for tensor in spec.inputs(graph.ring_reads.get(spec.name, 1)):
+            expected[tensor] = (spec.shape, spec.dtype)
+    return expected
+
+
+def _expected_outputs(
+    graph: GraphSpec, manifest: Manifest
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    expected = {tensor: output_shape(tensor, manifest) for tensor in graph.outputs}
+    for spec in map(manifest.state_named, graph.writes):
+        expected[spec.output] = (spec.shape, spec.dtype)
+    return expected
+
+
+def output_shape(tensor: str, manifest: Manifest) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of the graph output ``labels`` or ``logits``."""
+    size = (manifest.frame.height, manifest.frame.width)
+    if tensor == "labels":
+        return (1, *size), "uint8"
+    return (1, len(manifest.classes), *size), "float32"
+
+
+class OnnxRuntimeExecutable(Executable):
+    """Sessions of one bundle; see ``load_onnxruntime``."""
+
+    def __init__(
+        self, runtime: Any, sessions: dict[str, Any], manifest: Manifest, description: str
+    ) -> None:
+        self.runtime = runtime
+        self.sessions = sessions
+        self.manifest = manifest
+        self.description = description
+
+    def new_lane(self) -> OnnxRuntimeLane:
+        """Make the buffers of one stream."""
+        return OnnxRuntimeLane(self)
+
+    def close(self) -> None:
+        """Drop the sessions."""
+        self.sessions = {}
+
+
+class OnnxRuntimeLane(Lane):
+    """NumPy buffers that ONNX Runtime reads and writes in place.
+
+    A binding is made the first time a plan occurs; carried state has two plans, which alternate.
+    """
+
+    def __init__(self, executable: OnnxRuntimeExecutable) -> None:
+        manifest = executable.manifest
+        self._executable = executable
+        self._bindings: dict[StepPlan, Any] = {}
+        self._state = {
+            spec.name: [np.zeros(spec.shape, dtype=spec.dtype) for _ in range(spec.buffers)]
+            for spec in manifest.state
+        }
+        batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
+        self._outputs: dict[str, Array] = {}
+        for tensor in sorted(
+            {name for graph in manifest.graphs.values() for name in graph.outputs}
+        ):
+            shape, dtype = output_shape(tensor, manifest)
+            self._outputs[tensor] = np.zeros(shape, dtype=dtype)
+        self._batch = batch
+        self.frame = batch[0]
+        self.labels = self._outputs["labels"][0]
+        logits = self._outputs.get("logits")
+        self.logits = None if logits is None else logits[0]
+
+    def run(self, plan: StepPlan) -> None:
+        """Run one step through the plan's binding."""
+        session = self._executable.sessions.get(plan.graph)
+        if session is None:
+            raise BackendError("the stream is closed")
+        binding = self._bindings.get(plan)
+        if binding is None:
+            binding = self._bindings[plan] = self._bind(session, plan)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise BackendError(f"graph '{plan.graph}' failed: {_first_line(error)}") from error
+
+    def _bind(self, session: Any, plan: StepPlan) -> Any:
+        binding = session.io_binding()
+        wrap = self._executable.runtime.OrtValue.ortvalue_from_numpy
+        binding.bind_ortvalue_input("frame", wrap(self._batch))
+        for feed in plan.reads:
+            binding.bind_ortvalue_input(feed.tensor, wrap(self._state[feed.state][feed.buffer]))
+        for feed in plan.writes:
+            binding.bind_ortvalue_output(feed.tensor, wrap(self._state[feed.state][feed.buffer]))
+        for tensor in self._executable.manifest.graphs[plan.graph].outputs:
+            binding.bind_ortvalue_output(tensor, wrap(self._outputs[tensor]))
+        return binding
+
+    def read(self, state: str, buffer: int) -> Array:
+        """A copy of one state buffer."""
+        content: Array = self._state[state][buffer].copy()
+        return content
+
+    def write(self, state: str, buffer: int, content: Array) -> None:
+        """Overwrite one state buffer."""
+        np.copyto(self._state[state][buffer], content)
+
+    def clear(self) -> None:
+        """Zero every state buffer."""
+        for buffers in self._state.values():
+            for buffer in buffers:
+                buffer.fill(0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

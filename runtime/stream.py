@@ -1,0 +1,216 @@
+"""A stream: one video's frames through a bundle, state kept between them."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import FrameMismatch, StreamsegError
+from streamseg.runtime.backends import BackendOptions, Executable, load_executable
+from streamseg.runtime.backends.interface import plan_step
+from streamseg.runtime.bundle import read_bundle
+from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.resize import FitMode, FrameFitter
+from streamseg.runtime.state import StateSnapshot
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step hands out. Arrays are valid until the stream's next step.
+
+    Attributes:
+        labels: ``[height, width]`` uint8 at the frame's size, class ids.
+        logits: ``[K, H, W]`` float32 at the model's size, or ``None`` where the bundle has none.
+        step: number of this frame since the last reset, from 0.
+        timings: seconds spent in ``preprocess`` and ``step``.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32] | None
+    step: int
+    timings: dict[str, float]
+
+
+class Stream:
+    """Segments frames one by one; made by ``streamseg.open``.
+
+    Not thread-safe: one stream belongs to one thread at a time. Several streams may share an
+    executable (``Stream.sibling``).
+    """
+
+    def __init__(
+        self,
+        executable: Executable,
+        manifest: Manifest,
+        *,
+        identity: str,
+        letterbox: bool = False,
+        owner: bool = True,
+    ) -> None:
+        self.manifest = manifest
+        self.identity = identity
+        self._executable = executable
+        self._owner = owner
+        self._mode: FitMode = "letterbox" if letterbox else "stretch"
+        self._lane = executable.new_lane()
+        self._fitter: FrameFitter | None = None
+        self._step = 0
+        self._closed = False
+
+    @property
+    def execution(self) -> str:
+        """What runs: backend, version, device, kernels."""
+        return self._executable.description
+
+    @property
+    def steps(self) -> int:
+        """Frames processed since the last reset."""
+        return self._step
+
+    def step(self, frame: npt.NDArray[np.uint8]) -> StepResult:
+        """Segment the next frame.
+
+        Args:
+            frame: ``[height, width, 3]`` uint8 RGB, any size.
+        Raises:
+            FrameMismatch: the frame has another shape or dtype.
+            BackendError: the backend failed.
+        """
+        self._require_open()
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+            got = getattr(frame, "dtype", type(frame).__name__)
+            raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]")
+        if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
+        started = time.perf_counter()
+        fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
+        fitter.fit(frame, self._lane.frame)
+        fitted = time.perf_counter()
+        self._lane.run(plan_step(self.manifest, self._step))
+        stepped = time.perf_counter()
+        labels = fitter.restore(self._lane.labels)
+        timings = {
+            "preprocess": fitted - started + time.perf_counter() - stepped,
+            "step": stepped - fitted,
+        }
+        result = StepResult(labels, self._lane.logits, self._step, timings)
+        self._step += 1
+        return result
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a new video."""
+        self._require_open()
+        self._lane.clear()
+        self._step = 0
+
+    def snapshot(self) -> StateSnapshot:
+        """Copy the state; ``restore`` goes on from it bit for bit."""
+        self._require_open()
+        tensors = {}
+        for spec in self.manifest.state:
+            if spec.kind == "ring":
+                tensors[spec.name] = np.stack(
+                    [self._lane.read(spec.name, slot) for slot in range(spec.slots)]
+                )
+            else:
+                tensors[spec.name] = self._lane.read(spec.name, spec.read_index(self._step))
+        return StateSnapshot(self._step, tensors, self.identity)
+
+    def restore(self, snapshot: StateSnapshot) -> None:
+        """Continue from a snapshot of this bundle, taken from this stream or another.
+
+        Raises:
+            StateMismatch: it is of another bundle, or its tensors do not fit the state table.
+        """
+        self._require_open()
+        snapshot.check(self.manifest.state, self.identity)
+        for spec in self.manifest.state:
+            content = snapshot.tensors[spec.name]
+            if spec.kind == "ring":
+                for slot in range(spec.slots):
+                    self._lane.write(spec.name, slot, content[slot])
+            else:
+                self._lane.write(spec.name, spec.read_index(snapshot.step), content)
+        self._step = snapshot.step
+
+    def sibling(self) -> Stream:
+        """Another stream over the same executable, with its own empty state.
+
+        It must not be used after this stream is closed.
+        """
+        self._require_open()
+        return Stream(
+            self._executable,
+            self.manifest,
+            identity=self.identity,
+            letterbox=self._mode == "letterbox",
+            owner=False,
+        )
+
+    def close(self) -> None:
+        """Release the backend; closing twice is fine."""
+        if not self._closed and self._owner:
+            self._executable.close()
+        self._closed = True
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StreamsegError("the stream is closed; open the bundle again")
+
+    def _fitter_of(self, frame_size: tuple[int, int]) -> FrameFitter:
+        if self._fitter is None or self._fitter.frame_size != frame_size:
+            spec = self.manifest.frame
+            red, green, blue = (round(value) for value in spec.mean)
+            self._fitter = FrameFitter(
+                frame_size, (spec.height, spec.width), self._mode, fill=(red, green, blue)
+            )
+        return self._fitter
+
+
+def open_stream(
+    bundle: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    native: bool | None = None,
+    library: str | os.PathLike[str] | None = None,
+    letterbox: bool | None = None,
+    threads: int | None = None,
+) -> Stream:
+    """Open a bundle for streaming; exported as ``streamseg.open``.
+
+    Args:
+        bundle: folder that ``streamseg export`` wrote.
+        backend: ``auto`` or one of ``streamseg.runtime.backends.BACKENDS``.
+        native: use the native operators: ``None`` if their library is there, ``True`` or fail,
+            ``False`` never (the graph's own lowering to standard ops runs).
+        library: absolute path of a native library instead of the installed one.
+        letterbox: keep the aspect of frames; ``None`` follows the bundle's resize rule.
+        threads: CPU threads of one step; ``None`` leaves it to the backend.
+    Raises:
+        BundleError: the bundle is damaged or disagrees with its graphs.
+        BackendError: the backend is missing or refuses a graph.
+        PluginNotFound: ``native=True`` and there is no usable library.
+    """
+    opened = read_bundle(bundle)
+    options = BackendOptions(native, None if library is None else Path(library), threads)
+    executable = load_executable(opened, backend, options)
+    if letterbox is None:
+        letterbox = opened.manifest.frame.resize == "letterbox"
+    return Stream(executable, opened.manifest, identity=opened.identity, letterbox=letterbox)

@@ -1,0 +1,62 @@
+"""``streamseg export``: checkpoint in, bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamseg.cli.options import SIZE
+from streamseg.errors import ExportError
+
+TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
+@click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
+@click.option("--window", default=20, show_default=True, help="Window of the temporal blocks.")
+@click.option("--shift", default=10, show_default=True, help="Shift of every second layer's grid.")
+@click.option("--logits", is_flag=True, help="Also output float32 logits.")
+@click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
+def command(
+    checkpoint: Path,
+    out: Path,
+    size: tuple[int, int],
+    window: int,
+    shift: int,
+    logits: bool,
+    letterbox: bool,
+) -> None:
+    """Turn CHECKPOINT (.pth or .safetensors, published key names) into a bundle."""
+    try:
+        from streamseg.export import export_bundle, load_checkpoint
+    except ImportError as error:
+        raise ExportError(TORCH_HINT.format(error)) from None
+    model = load_checkpoint(checkpoint, window=window, shift=shift)
+    description = model.describe()
+    click.echo(
+        f"{checkpoint}: {description['family']} {description['encoder']}, "
+        f"{model.num_classes} classes, {sum(p.numel() for p in model.parameters()):,} parameters"
+    )
+    if model.origin.ignored:
+        click.echo(f"  ignored {len(model.origin.ignored)} keys, e.g. {model.origin.ignored[0]}")
+    resize = "letterbox" if letterbox else "stretch"
+    report = export_bundle(model, out, size=size, logits=logits, resize=resize)
+    parity = report.parity
+    click.echo(
+        f"{report.path}: {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
+        f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
+    )
+    logits_text = (
+        ""
+        if parity["logits_max_abs"] is None
+        else f", logits within {parity['logits_max_abs']:.1e}"
+    )
+    click.echo(
+        f"  parity with PyTorch over {parity['frames']} frames: state within "
+        f"{parity['state_max_abs']:.1e}{logits_text}, "
+        f"{parity['labels_agreement']:.4%} of labels equal"
+    )
+    click.echo(f"  next: streamseg run {report.path} --source VIDEO --out overlay.mp4")
