@@ -1,9 +1,9 @@
-"""Two models over the same frames: do their labels, logits and states stay together?"""
+"""Two models over the same frames: how far labels, logits and states drift apart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.calibration.datasets import Clip
+from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.segmenter import Array, Segmenter
 from streamseg.errors import StateMismatch
 
@@ -165,7 +166,7 @@ def compare(
     *,
     frames: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
-    progress: Callable[[str], None] = lambda clip: None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Run both over a clip and measure the differences of every frame.
 

@@ -6,7 +6,6 @@ import heapq
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from streamseg.calibration.datasets import Dataset
 from streamseg.calibration.metrics import FrameScore, Scores, SegmentationMetrics
+from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.segmenter import Segmenter
 from streamseg.errors import DatasetError
 
 WORST_FRAMES = 6
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,11 @@ def _without_nan(value: Any) -> Any:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON that is either whole or not there."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @dataclass
@@ -136,7 +137,7 @@ def evaluate(
     *,
     stateless: bool = False,
     vspw_script: bool = False,
-    progress: Progress = lambda clip: None,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a model on every labelled frame.
 

@@ -46,9 +46,7 @@ class Histogram:
         self.largest = max(self.largest, top)
         self.seen += magnitude.size
         while top >= self.limit:
-            self.counts = np.concatenate(
-                [self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)]
-            )
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.limit *= 2
         # OpenCV's histogram is some ten times faster than NumPy's; its upper bound is exclusive.
         found = cv2.calcHist([magnitude[None]], [0], None, [BINS], [0.0, self.limit])

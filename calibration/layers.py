@@ -17,6 +17,10 @@ _SCAN = "WindowedSelectiveScan"
 _CONV = "WindowedCausalConv"
 # Trailing inputs of a scan node that come from projections (DESIGN section 3).
 _SCAN_DT, _SCAN_Z = 1, 7
+# What stands between the classifier and the outputs.
+_PASSING = frozenset(
+    ("Resize", "UpsampleArgmax", "ArgMax", "Cast", "Transpose", "Reshape", "Squeeze", "Add")
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,6 @@ def _first_nodes(index: GraphIndex) -> set[str]:
 
 def _classifier_nodes(index: GraphIndex) -> set[str]:
     """Weighted nodes whose result is only resized and compared: reached back from the outputs."""
-    passing = ("Resize", "UpsampleArgmax", "ArgMax", "Cast", "Transpose", "Reshape", "Squeeze", "Add")
     found: set[str] = set()
     queue = [entry.name for entry in index.model.graph.output if not entry.name.endswith(".out")]
     while queue:
@@ -124,7 +127,7 @@ def _classifier_nodes(index: GraphIndex) -> set[str]:
             continue
         if index.is_weighted(node):
             found.add(node.name)
-        elif node.op_type in passing:
+        elif node.op_type in _PASSING:
             queue.extend(node.input)
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.calibration.comparison import Comparison
 from streamseg.calibration.datasets import VOID, SegmentationClass
 from streamseg.calibration.evaluation import Evaluation, WorstFrame
 from streamseg.errors import DatasetError
@@ -48,6 +48,18 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        DatasetError: the file cannot be written.
+    """
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def draw_class_bars(evaluations: Sequence[Evaluation]) -> Figure:
     """IoU of each class as horizontal bars, one colour for each evaluation."""
     names = evaluations[0].class_names
@@ -67,7 +79,7 @@ def draw_class_bars(evaluations: Sequence[Evaluation]) -> Figure:
 
 
 def draw_timeline(evaluations: Sequence[Evaluation]) -> Figure:
-    """mIoU of each labelled frame in order, with clip borders."""
+    """MIoU of each labelled frame in order, with clip borders."""
     figure, axes = new_figure(10, 3.5)
     for evaluation in evaluations:
         values = [frame.score.miou * 100 for frame in evaluation.timeline]
@@ -76,9 +88,7 @@ def draw_timeline(evaluations: Sequence[Evaluation]) -> Figure:
     for i in range(1, len(timeline)):
         if timeline[i].clip != timeline[i - 1].clip:
             axes.axvline(i - 0.5, color="0.8", linewidth=0.6, zorder=0)
-    axes.set(
-        xlabel="labelled frame", ylabel="mIoU of the frame, %", ylim=(0, 100), xmargin=0.01
-    )
+    axes.set(xlabel="labelled frame", ylabel="mIoU of the frame, %", ylim=(0, 100), xmargin=0.01)
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -153,10 +163,28 @@ def write_plots(
     paths = [folder / name for name in ("iou.png", "timeline.png", "worst.png")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_class_bars([evaluation]).savefig(paths[0])
-        draw_timeline([evaluation]).savefig(paths[1])
     except OSError as error:
-        raise DatasetError(f"plots cannot be written to {folder}: {error}") from error
-    if evaluation.worst and not math.isnan(evaluation.scores.miou):
-        write_image(draw_worst(evaluation, classes), paths[2])
+        raise DatasetError(f"cannot make the folder {folder}: {error.strerror}") from error
+    save_figure(draw_class_bars([evaluation]), paths[0])
+    save_figure(draw_timeline([evaluation]), paths[1])
+    if not evaluation.worst:
+        return paths[:2]
+    write_image(draw_worst(evaluation, classes), paths[2])
     return paths
+
+
+def draw_comparison(comparison: Comparison) -> Figure:
+    """Label agreement above, relative state errors below, over the frames."""
+    figure, axes = new_figure(10, 6)
+    axes.remove()
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    above.plot([frame.agreement * 100 for frame in comparison.frames], linewidth=1)
+    above.set(ylabel="equal labels, %", title=f"{comparison.b} against {comparison.a}")
+    for name in comparison.state_names:
+        series = np.maximum(comparison.series(name), 1e-12)
+        below.plot(series, linewidth=1, label=f"{name} ({comparison.trend(name)})")
+    below.axhline(comparison.threshold, color="0.5", linestyle="--", linewidth=0.8)
+    below.set(xlabel="frame", ylabel="relative state error", yscale="log", xmargin=0.01)
+    if comparison.state_names:
+        below.legend(fontsize=6, ncols=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

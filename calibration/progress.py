@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+Progress = Callable[[str], None]
+
+
+def no_progress(clip: str) -> None:
+    """Show nothing."""
 
 
 @contextmanager
-def frame_progress(total: int | None) -> Iterator[Callable[[str], None]]:
+def frame_progress(total: int | None) -> Iterator[Progress]:
     """Show progress on stderr; yields a function to call after each frame with the clip's name."""
     columns = (
         TextColumn("{task.description}"),
@@ -19,7 +26,7 @@ def frame_progress(total: int | None) -> Iterator[Callable[[str], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("frames", total=total, rate="")
 
         def advance(clip: str) -> None:

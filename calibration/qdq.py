@@ -58,31 +58,25 @@ class _Writer:
     def activation(self, layer: Layer) -> str:
         """The layer's input after Q and DQ.
 
-        Q is written once however many layers read the tensor. Each gets a DQ of its own, because
-        ONNX Runtime fuses a DQ into a product only where nothing else reads it; and each DQ a
-        scale that differs in the last bit (1e-7 of it, where a level is 8e-3), because equal DQs
-        would be merged into one before that.
+        Layers that read the same tensor get a pair each: ONNX Runtime runs a product in INT8 only
+        where nothing else reads its quantised input. Their scales differ in the last bit (1e-7
+        of a scale, where a level is 8e-3), because equal pairs would be merged before that.
         """
         tensor = layer.source
         if tensor not in self.ranges:
             raise ExportError(f"no calibrated range for '{tensor}': calibrate again")
         largest = self.ranges[tensor]
         step = np.asarray(largest / _LARGEST if largest > 0 else 1.0, np.float32)
-        zero = self.constant("int8.zero", np.asarray(0, np.int8))
-        levels, back = f"{tensor}.int8", f"{layer.node}.input"
-        if tensor not in self.readers:
-            self.readers[tensor] = 0
-            scale = self.constant(f"{tensor}.scale", step)
-            self.nodes.append(
-                helper.make_node("QuantizeLinear", [tensor, scale, zero], [levels], f"{tensor}.Q")
-            )
-        for _ in range(self.readers[tensor]):
+        for _ in range(self.readers.get(tensor, 0)):
             step = np.nextafter(step, np.float32(np.inf))
-        self.readers[tensor] += 1
+        self.readers[tensor] = self.readers.get(tensor, 0) + 1
+        levels, back = f"{layer.node}.levels", f"{layer.node}.input"
         scale = self.constant(f"{back}.scale", np.asarray(step, np.float32))
-        self.nodes.append(
-            helper.make_node("DequantizeLinear", [levels, scale, zero], [back], f"{back}.DQ")
-        )
+        zero = self.constant("int8.zero", np.asarray(0, np.int8))
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [tensor, scale, zero], [levels], f"{levels}.Q"),
+            helper.make_node("DequantizeLinear", [levels, scale, zero], [back], f"{back}.DQ"),
+        ]
         return back
 
     def weight(self, layer: Layer, value: Float) -> str:

@@ -1,10 +1,10 @@
-"""Anything that segments a video frame by frame with state: a bundle, or a checkpoint in PyTorch."""
+"""What segments a video frame by frame with state: a bundle, or a checkpoint in PyTorch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,8 +24,8 @@ Array = NDArray[np.generic]
 class SegmenterOptions:
     """How to open what is evaluated.
 
-    ``backend`` and ``native`` concern bundles, as in ``streamseg.open``; ``size`` (H, W), ``window``
-    and ``shift`` concern checkpoints, which do not tell them.
+    ``backend`` and ``native`` concern bundles, as in ``streamseg.open``; ``size`` (H, W),
+    ``window`` and ``shift`` concern checkpoints, which do not tell them.
     """
 
     backend: str = "auto"
@@ -60,9 +60,7 @@ class Output:
         return self.labels[rows][:, nearest_indices(self.labels.shape[1], size[1])]
 
 
-def labels_from_logits(
-    logits: NDArray[np.float32], size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize (K, h, w) logits bilinearly to ``size`` (H, W) and take the largest: (H, W) uint8."""
     if logits.shape[1:] != size:
         # OpenCV resizes four channels at a time fastest, and any count up to 512.
@@ -92,7 +90,7 @@ class Segmenter(ABC):
     def state(self) -> Mapping[str, Array]:
         """Copies of the state tensors by their names in the state table, in its order."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free what the model holds."""
 
     def __enter__(self) -> Segmenter:
@@ -133,6 +131,19 @@ class BundleSegmenter(Segmenter):
     def close(self) -> None:
         """Close the stream."""
         self._stream.close()
+
+
+def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, SegmenterOptions]:
+    """Split ``PATH[@HOW]``; HOW is ``native``, ``lowered`` or a backend's name.
+
+    A path that exists as written is taken whole, whatever it contains.
+    """
+    path, at, how = text.rpartition("@")
+    if not at or Path(text).exists():
+        return Path(text), options
+    if how in ("native", "lowered"):
+        return Path(path), replace(options, native=how == "native")
+    return Path(path), replace(options, backend=how)
 
 
 def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:

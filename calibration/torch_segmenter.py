@@ -19,6 +19,7 @@ from streamseg.calibration.segmenter import (
 from streamseg.export.checkpoint import load_checkpoint
 from streamseg.runtime.resize import FrameFitter
 
+
 class CheckpointSegmenter(Segmenter):
     """The model that ``load_checkpoint`` builds, stepped with its state."""
 

@@ -95,5 +95,7 @@ def make_camvid(root: Path) -> Path:
     for split, stems in names.items():
         for i, stem in enumerate(stems):
             write_image(root / split / f"{stem}.png", i)
-            write_label(root / f"{split}annot" / f"{stem}.png", label_map([0, 3, 8, 11], shift=i))
+            write_label(
+                root / f"{split}annot" / f"{stem}.png", label_map([0, 3, 8, 11], shift=i // 10)
+            )
     return root

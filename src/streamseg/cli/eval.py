@@ -55,7 +55,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--dataset", required=True, metavar="NAME:ROOT", help=f"One of {', '.join(DATASETS)}")
 @click.option("--split", default="val", show_default=True, help="train, val or test.")
 @click.option("--stateless", is_flag=True, help="Reset the state before every frame.")
-@click.option("--vspw-script", is_flag=True, help="Score as the evaluator published with VSPW does.")
+@click.option("--vspw-script", is_flag=True, help="Score as VSPW's own evaluator does.")
 @click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
 @click.option("--native/--lowered", default=None, help="Insist on native operators, or on none.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
