@@ -87,6 +87,7 @@ def find_layers(model: ModelProto) -> list[Layer]:
         if not node.name:
             raise ExportError(f"the node that writes {node.output[0]} has no name")
         weight = index.initializers[node.input[1]]
+        kind: LayerKind
         if node.op_type == "MatMul" and len(weight.dims) == 2:
             kind, axis = "linear", 1
         elif node.op_type == "Conv" and _attribute(node, "group", 1) == 1:
@@ -132,6 +133,20 @@ def _classifier_nodes(index: GraphIndex) -> set[str]:
     return found
 
 
+def classifier_outputs(model: ModelProto) -> list[str]:
+    """Tensors that the classifier writes: the scores before they are brought to frame size.
+
+    Raises:
+        ExportError: the graph has none.
+    """
+    index = GraphIndex(model)
+    names = _classifier_nodes(index)
+    found = [node.output[0] for node in model.graph.node if node.name in names]
+    if not found:
+        raise ExportError("the graph has no classifier in front of its labels")
+    return found
+
+
 def _feeds_scan(index: GraphIndex, node: NodeProto) -> bool:
     """x_proj (reads what the causal convolution wrote) and dt_proj (is the scan's dt)."""
     source = index.producer.get(node.input[0])
@@ -146,18 +161,18 @@ def _feeds_scan(index: GraphIndex, node: NodeProto) -> bool:
 def _layer_name(index: GraphIndex, node: NodeProto) -> str:
     for name in _bias_names(index, node):
         return _clean(name.removesuffix(".bias"))
-    weight = node.input[1]
+    weight = str(node.input[1])
     if weight.endswith(".weight"):
         return _clean(weight.removesuffix(".weight"))
     for after in index.consumers[node.output[0]]:
         if after.op_type == _CONV:
-            return after.output[1].removesuffix(".conv.out") + ".in_proj.x"
+            return f"{after.output[1].removesuffix('.conv.out')}.in_proj.x"
         if after.op_type == _SCAN and after.input[_SCAN_Z] == node.output[0]:
-            return after.output[1].removesuffix(".scan.out") + ".in_proj.z"
+            return f"{after.output[1].removesuffix('.scan.out')}.in_proj.z"
     source = index.producer.get(node.input[0])
     if source is not None and source.op_type == _SCAN:
-        return source.output[1].removesuffix(".scan.out") + ".out_proj"
-    return node.name
+        return f"{source.output[1].removesuffix('.scan.out')}.out_proj"
+    return str(node.name)
 
 
 def _bias_names(index: GraphIndex, node: NodeProto) -> Iterator[str]:

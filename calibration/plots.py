@@ -24,6 +24,7 @@ Image = NDArray[np.uint8]
 
 _SHEET_WIDTH = 320
 _CAPTION_HEIGHT = 18
+_WRONG, _RIGHT = (220, 30, 30), (230, 230, 230)
 
 
 def require_matplotlib() -> None:
@@ -109,7 +110,7 @@ def _caption(image: Image, text: str) -> Image:
 
 def _sheet_row(worst: WorstFrame, classes: Sequence[SegmentationClass]) -> Image:
     wrong = (worst.prediction != worst.label) & (worst.label != VOID)
-    errors = np.where(wrong[..., None], np.uint8([220, 30, 30]), np.uint8([230, 230, 230]))
+    errors = np.where(wrong[..., None], np.array(_WRONG), np.array(_RIGHT)).astype(np.uint8)
     score = worst.at.score
     cells = (
         (worst.image, f"{worst.at.clip}/{worst.at.name}"[-48:]),

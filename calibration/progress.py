@@ -16,9 +16,7 @@ def no_progress(clip: str) -> None:
     """Show nothing."""
 
 
-@contextmanager
-def frame_progress(total: int | None) -> Iterator[Progress]:
-    """Show progress on stderr; yields a function to call after each frame with the clip's name."""
+def _bar() -> ProgressBar:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,12 +24,36 @@ def frame_progress(total: int | None) -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("frames", total=total, rate="")
+    return ProgressBar(*columns, console=Console(stderr=True), transient=True)
 
-        def advance(clip: str) -> None:
-            speed = progress.tasks[0].speed
-            rate = f"{speed:.1f} fps" if speed else ""
-            progress.update(task, advance=1, description=clip[-24:], rate=rate)
 
-        yield advance
+def _track(bar: ProgressBar, title: str, total: int | None, *, show_name: bool) -> Progress:
+    task = bar.add_task(title, total=total, rate="")
+
+    def advance(name: str) -> None:
+        speed = bar.tasks[bar.task_ids.index(task)].speed
+        rate = f"{speed:.1f} a second" if speed else ""
+        described = name[-24:] if show_name else title
+        bar.update(task, advance=1, description=described, rate=rate)
+
+    return advance
+
+
+@contextmanager
+def frame_progress(total: int | None) -> Iterator[Progress]:
+    """Show progress on stderr; yields a function to call after each frame with the clip's name."""
+    with _bar() as bar:
+        yield _track(bar, "frames", total, show_name=True)
+
+
+@contextmanager
+def phase_progress() -> Iterator[Callable[[str, int | None], Progress]]:
+    """Show one bar a phase; yields a function that begins a phase of so many steps."""
+    with _bar() as bar:
+
+        def begin(phase: str, total: int | None) -> Progress:
+            for task in list(bar.task_ids):
+                bar.remove_task(task)
+            return _track(bar, phase, total, show_name=False)
+
+        yield begin
