@@ -1,9 +1,25 @@
-"""Maps the top-level folders into the ``streamseg`` package; the metadata is in pyproject.toml."""
+"""Maps the top-level folders into the ``streamseg`` package and builds its native library.
 
+The metadata is in pyproject.toml. STREAMSEG_NATIVE=0 leaves the native library out, 1 makes the
+install fail without it; otherwise it is built where CMake and a C++ compiler are there.
+"""
+
+import hashlib
+import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import ClassVar
 
-from setuptools import setup
+from setuptools import Command, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.errors import ExecError
+
+LIBRARY = "libstreamseg_ops.so"
+RECORD = "libstreamseg_ops.json"
 
 PACKAGE_DIR = {
     "streamseg": "src/streamseg",
@@ -34,4 +50,109 @@ def read_version() -> str:
     return match.group(1)
 
 
-setup(version=read_version(), packages=list_packages(), package_dir=PACKAGE_DIR)
+class BuildNative(Command):
+    """Build the operator library with CMake and record its version and SHA-256 beside it."""
+
+    description = "build the native operator library"
+    user_options: ClassVar = [
+        ("build-lib=", "b", "folder to put the package into"),
+        ("inplace", "i", "put the library into the source tree"),
+    ]
+    boolean_options: ClassVar = ["inplace"]
+
+    def initialize_options(self) -> None:
+        """Set by setuptools afterwards; ``editable_mode`` by its editable install."""
+        self.build_lib: str | None = None
+        self.inplace = False
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        """Take the folder of the ``build`` command."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Build, or say why not: without the library the lowering serves."""
+        choice = os.environ.get("STREAMSEG_NATIVE", "")
+        reason = "STREAMSEG_NATIVE=0" if choice == "0" else self.compile()
+        if reason is not None:
+            if choice == "1":
+                raise ExecError(f"STREAMSEG_NATIVE=1, but there is no operator library: {reason}")
+            self.warn(f"installing without the operator library: {reason}")
+        self.place(reason)
+
+    def compile(self) -> str | None:
+        """Run CMake in build/native; the reason when this machine cannot."""
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            return "CMake was not found"
+        configure = [cmake, "-S", ".", "-B", "build/native", f"-DSTREAMSEG_VERSION={VERSION}"]
+        found = subprocess.run(configure, capture_output=True, text=True, check=False)
+        if found.returncode != 0:
+            self.warn(found.stdout + found.stderr)
+            return "CMake found no working C++17 compiler"
+        jobs = str(os.cpu_count() or 1)
+        subprocess.run([cmake, "--build", "build/native", "--parallel", jobs], check=True)
+        return None
+
+    def place(self, reason: str | None) -> None:
+        """Copy the library to where the package looks for it, and write its record."""
+        in_tree = self.inplace or self.editable_mode
+        folder = Path("plugins") if in_tree else Path(self.build_lib or "") / "streamseg/plugins"
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"version": VERSION, "sha256": None, "reason": reason}
+        library = folder / LIBRARY
+        library.unlink(missing_ok=True)
+        if reason is None:
+            built = Path("build/native") / LIBRARY
+            record["sha256"] = hashlib.sha256(built.read_bytes()).hexdigest()
+            # A new file under the old name: a process that has the old one open keeps it.
+            shutil.copyfile(built, library)
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def get_source_files(self) -> list[str]:
+        """What an sdist must hold to build it."""
+        sources = sorted(str(path) for path in Path("plugins/src").iterdir() if path.is_file())
+        return ["CMakeLists.txt", *sources]
+
+    def get_outputs(self) -> list[str]:
+        """What a wheel holds of it."""
+        folder = Path(self.build_lib or "") / "streamseg/plugins"
+        source = Path("plugins") if self.editable_mode else folder
+        return [str(folder / name) for name in (LIBRARY, RECORD) if (source / name).exists()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Where an editable install finds it instead."""
+        if not self.editable_mode:
+            return {}
+        return {output: f"plugins/{Path(output).name}" for output in self.get_outputs()}
+
+
+class Build(build):
+    """``build`` with the native library."""
+
+    sub_commands: ClassVar = [*build.sub_commands, ("build_native", None)]
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for one platform and any Python 3: the library knows nothing of Python."""
+
+    def finalize_options(self) -> None:
+        """Mark the wheel as holding machine code."""
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none-<platform>."""
+        return ("py3", "none", super().get_tag()[2])
+
+
+VERSION = read_version()
+
+setup(
+    version=VERSION,
+    packages=list_packages(),
+    package_dir=PACKAGE_DIR,
+    include_package_data=False,
+    package_data={"streamseg": ["py.typed"]},
+    cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
+)

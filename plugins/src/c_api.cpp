@@ -1,0 +1,193 @@
+#include "c_api.h"
+
+#include <chrono>
+#include <new>
+#include <string>
+
+#include "operators.h"
+
+using namespace streamseg;
+
+namespace {
+
+thread_local std::string last_error;
+
+int fail(int code, const std::string& message) noexcept {
+  try {
+    last_error = message;
+  } catch (...) {
+    last_error.clear();
+  }
+  return code;
+}
+
+// Runs `body`; no exception leaves the library.
+template <class Body>
+int guarded(const Body& body) noexcept {
+  try {
+    body();
+    return STREAMSEG_OK;
+  } catch (const InvalidArgument& error) {
+    return fail(STREAMSEG_INVALID_ARGUMENT, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(STREAMSEG_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(STREAMSEG_FAILED, error.what());
+  }
+}
+
+template <class... Pointers>
+void require_pointers(const Pointers*... pointers) {
+  if (((pointers == nullptr) || ...)) throw InvalidArgument("an argument is a null pointer");
+}
+
+WindowGrid grid_of(const streamseg_sizes& s) {
+  return make_grid(s.map_h, s.map_w, s.window_h, s.window_w, s.offset_h, s.offset_w);
+}
+
+template <class T>
+int conv(const streamseg_sizes* s, const T* x, const T* weight, const T* bias, const T* state, T* y,
+         T* next_state) {
+  return guarded([&] {
+    require_pointers(s, x, weight, bias, state, y, next_state);
+    windowed_causal_conv<T>({grid_of(*s), s->batch, s->channels, s->depth, x, weight, bias, state,
+                             y, next_state},
+                            ThreadExecutor(s->threads));
+  });
+}
+
+template <class T>
+int conv_backward(const streamseg_sizes* s, const T* x, const T* weight, const T* bias,
+                  const T* state, const T* grad_y, const T* grad_next_state, T* grad_x,
+                  T* grad_weight, T* grad_bias, T* grad_state) {
+  return guarded([&] {
+    require_pointers(s, x, weight, bias, state, grad_y, grad_x, grad_weight, grad_bias,
+                     grad_state);
+    windowed_causal_conv_backward<T>(
+        {grid_of(*s), s->batch, s->channels, s->depth, x, weight, bias, state, nullptr, nullptr},
+        {grad_y, grad_next_state, grad_x, grad_state, nullptr, nullptr}, grad_weight, grad_bias,
+        ThreadExecutor(s->threads));
+  });
+}
+
+template <class T>
+int scan(const streamseg_sizes* s, const T* u, const T* dt, const T* dt_bias, const T* A,
+         const T* B, const T* C, const T* skip, const T* z, const T* state, T* y, T* next_state) {
+  return guarded([&] {
+    require_pointers(s, u, dt, dt_bias, A, B, C, skip, z, state, y, next_state);
+    windowed_selective_scan<T>({grid_of(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B,
+                                C, skip, z, state, y, next_state, nullptr},
+                               ThreadExecutor(s->threads));
+  });
+}
+
+template <class T>
+int scan_backward(const streamseg_sizes* s, const T* u, const T* dt, const T* dt_bias, const T* A,
+                  const T* B, const T* C, const T* skip, const T* z, const T* state,
+                  const T* grad_y, const T* grad_next_state, T* grad_u, T* grad_dt,
+                  T* grad_dt_bias, T* grad_A, T* grad_B, T* grad_C, T* grad_skip, T* grad_z,
+                  T* grad_state) {
+  return guarded([&] {
+    require_pointers(s, u, dt, dt_bias, A, B, C, skip, z, state, grad_y, grad_u, grad_dt,
+                     grad_dt_bias, grad_A, grad_B, grad_C, grad_skip, grad_z, grad_state);
+    windowed_selective_scan_backward<T>(
+        {grid_of(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B, C, skip, z, state,
+         nullptr, nullptr, nullptr},
+        {grad_y, grad_next_state, grad_u, grad_dt, grad_B, grad_C, grad_z, grad_state, nullptr,
+         nullptr, nullptr},
+        grad_dt_bias, grad_A, grad_skip, ThreadExecutor(s->threads));
+  });
+}
+
+}  // namespace
+
+const char* streamseg_version(void) { return STREAMSEG_VERSION; }
+
+const char* streamseg_last_error(void) { return last_error.c_str(); }
+
+const char* streamseg_levels(void) {
+  static const std::string names = available_levels();
+  return names.c_str();
+}
+
+const char* streamseg_level(void) {
+  const char* name = "";
+  guarded([&] { name = active_kernels().name; });
+  return name;
+}
+
+int streamseg_select_level(const char* name) {
+  return guarded([&] {
+    require_pointers(name);
+    select_level(name);
+  });
+}
+
+int streamseg_cells(const streamseg_sizes* sizes, int64_t* cells) {
+  return guarded([&] {
+    require_pointers(sizes, cells);
+    *cells = grid_of(*sizes).cells();
+  });
+}
+
+#define STREAMSEG_DEFINE(suffix, T)                                                               \
+  int streamseg_windowed_causal_conv##suffix(const streamseg_sizes* sizes, const T* x,            \
+                                             const T* weight, const T* bias, const T* state,      \
+                                             T* y, T* next_state) {                               \
+    return conv<T>(sizes, x, weight, bias, state, y, next_state);                                 \
+  }                                                                                               \
+  int streamseg_windowed_causal_conv_backward##suffix(                                            \
+      const streamseg_sizes* sizes, const T* x, const T* weight, const T* bias, const T* state,   \
+      const T* grad_y, const T* grad_next_state, T* grad_x, T* grad_weight, T* grad_bias,         \
+      T* grad_state) {                                                                            \
+    return conv_backward<T>(sizes, x, weight, bias, state, grad_y, grad_next_state, grad_x,       \
+                            grad_weight, grad_bias, grad_state);                                  \
+  }                                                                                               \
+  int streamseg_windowed_selective_scan##suffix(                                                  \
+      const streamseg_sizes* sizes, const T* u, const T* dt, const T* dt_bias, const T* A,        \
+      const T* B, const T* C, const T* skip, const T* z, const T* state, T* y, T* next_state) {   \
+    return scan<T>(sizes, u, dt, dt_bias, A, B, C, skip, z, state, y, next_state);                \
+  }                                                                                               \
+  int streamseg_windowed_selective_scan_backward##suffix(                                         \
+      const streamseg_sizes* sizes, const T* u, const T* dt, const T* dt_bias, const T* A,        \
+      const T* B, const T* C, const T* skip, const T* z, const T* state, const T* grad_y,         \
+      const T* grad_next_state, T* grad_u, T* grad_dt, T* grad_dt_bias, T* grad_A, T* grad_B,     \
+      T* grad_C, T* grad_skip, T* grad_z, T* grad_state) {                                        \
+    return scan_backward<T>(sizes, u, dt, dt_bias, A, B, C, skip, z, state, grad_y,               \
+                            grad_next_state, grad_u, grad_dt, grad_dt_bias, grad_A, grad_B,       \
+                            grad_C, grad_skip, grad_z, grad_state);                               \
+  }
+
+STREAMSEG_DEFINE(_f32, float)
+STREAMSEG_DEFINE(_f64, double)
+
+int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes, int64_t height,
+                              int64_t width, int64_t out_height, int64_t out_width,
+                              int64_t threads, uint8_t* labels) {
+  return guarded([&] {
+    require_pointers(logits, labels);
+    upsample_argmax({batch, classes, height, width, out_height, out_width, logits, labels, nullptr,
+                     nullptr, nullptr},
+                    ThreadExecutor(threads));
+  });
+}
+
+int streamseg_exp(const float* x, int64_t count, int base2, float* out) {
+  return guarded([&] {
+    require_pointers(x, out);
+    active_kernels().exp(x, count, base2 != 0, out);
+  });
+}
+
+int streamseg_floor(int64_t numbers, int kind, double* milliseconds) {
+  return guarded([&] {
+    require_pointers(milliseconds);
+    if (kind < 0 || kind > 2) throw InvalidArgument("kind is not 0, 1 or 2");
+    const auto& table = active_kernels();
+    const auto start = std::chrono::steady_clock::now();
+    volatile float sink = table.floor(numbers / table.lanes, kind);
+    (void)sink;
+    *milliseconds = std::chrono::duration<double, std::milli>(
+                        std::chrono::steady_clock::now() - start).count();
+  });
+}

@@ -1,0 +1,77 @@
+/* The C interface of libstreamseg_ops. Arrays are dense, row-major, and never modified unless they
+ * are outputs; outputs must not overlap inputs. Every function that returns int returns 0, or an
+ * error code with the text in streamseg_last_error() of the same thread. */
+#pragma once
+
+#include <stdint.h>
+
+#define STREAMSEG_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  STREAMSEG_OK = 0,
+  STREAMSEG_INVALID_ARGUMENT = 1,
+  STREAMSEG_OUT_OF_MEMORY = 2,
+  STREAMSEG_FAILED = 3,
+};
+
+/* The map, its window grid and the sizes; `depth` is taps for the convolution, states for the scan.
+ * `threads` counts the caller; 0 takes one for every core. */
+typedef struct streamseg_sizes {
+  int64_t map_h, map_w, window_h, window_w, offset_h, offset_w;
+  int64_t batch, channels, depth, threads;
+} streamseg_sizes;
+
+STREAMSEG_API const char* streamseg_version(void);
+STREAMSEG_API const char* streamseg_last_error(void);
+
+/* Instruction sets: those that this processor has, separated by commas; the one in use; and a
+ * choice by name, "" for the widest. STREAMSEG_CPU_LEVEL chooses at the start. */
+STREAMSEG_API const char* streamseg_levels(void);
+STREAMSEG_API const char* streamseg_level(void);
+STREAMSEG_API int streamseg_select_level(const char* name);
+
+/* *cells = number of cells of the grid. */
+STREAMSEG_API int streamseg_cells(const streamseg_sizes* sizes, int64_t* cells);
+
+#define STREAMSEG_DECLARE(suffix, T)                                                              \
+  STREAMSEG_API int streamseg_windowed_causal_conv##suffix(                                       \
+      const streamseg_sizes* sizes, const T* x, const T* weight, const T* bias, const T* state,   \
+      T* y, T* next_state);                                                                       \
+  /* grad_next_state may be null: zero. */                                                        \
+  STREAMSEG_API int streamseg_windowed_causal_conv_backward##suffix(                              \
+      const streamseg_sizes* sizes, const T* x, const T* weight, const T* bias, const T* state,   \
+      const T* grad_y, const T* grad_next_state, T* grad_x, T* grad_weight, T* grad_bias,         \
+      T* grad_state);                                                                             \
+  STREAMSEG_API int streamseg_windowed_selective_scan##suffix(                                    \
+      const streamseg_sizes* sizes, const T* u, const T* dt, const T* dt_bias, const T* A,        \
+      const T* B, const T* C, const T* skip, const T* z, const T* state, T* y, T* next_state);    \
+  /* grad_next_state may be null: zero. */                                                        \
+  STREAMSEG_API int streamseg_windowed_selective_scan_backward##suffix(                           \
+      const streamseg_sizes* sizes, const T* u, const T* dt, const T* dt_bias, const T* A,        \
+      const T* B, const T* C, const T* skip, const T* z, const T* state, const T* grad_y,         \
+      const T* grad_next_state, T* grad_u, T* grad_dt, T* grad_dt_bias, T* grad_A, T* grad_B,     \
+      T* grad_C, T* grad_skip, T* grad_z, T* grad_state);
+
+STREAMSEG_DECLARE(_f32, float)
+STREAMSEG_DECLARE(_f64, double)
+#undef STREAMSEG_DECLARE
+
+/* labels [batch, out_height, out_width] of logits [batch, classes, height, width]. */
+STREAMSEG_API int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes,
+                                            int64_t height, int64_t width, int64_t out_height,
+                                            int64_t out_width, int64_t threads, uint8_t* labels);
+
+/* The kernels' own exponential: out[i] = e^x[i], or 2^x[i]. For tests. */
+STREAMSEG_API int streamseg_exp(const float* x, int64_t count, int base2, float* out);
+
+/* Milliseconds of the arithmetic of `numbers` states alone, from registers, one thread.
+ * kind 0: exponentials; 1: products and sums; 2: both, as the scan does them. For benchmarks. */
+STREAMSEG_API int streamseg_floor(int64_t numbers, int kind, double* milliseconds);
+
+#ifdef __cplusplus
+}
+#endif

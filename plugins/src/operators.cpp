@@ -1,0 +1,359 @@
+#include "operators.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace streamseg {
+namespace {
+
+constexpr int64_t kMaxExtent = 1 << 20;
+constexpr int64_t kMaxTaps = 16;
+constexpr int64_t kMaxDepth = 1 << 20;  // channels and states
+constexpr int64_t kScanChannels = 128;  // of one piece of work
+constexpr int64_t kArgmaxRows = 8;      // of one piece of work
+
+Scratch& thread_scratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw InvalidArgument(message);
+}
+
+void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  require(low <= value && value <= high,
+          std::string(name) + " is " + std::to_string(value) + ", expected " +
+              std::to_string(low) + " to " + std::to_string(high));
+}
+
+bool supports(const KernelTable<float>* table) {
+  if (table == nullptr) return false;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const std::string name = table->name;
+  if (name == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
+  }
+  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return true;
+}
+
+const std::vector<const KernelTable<float>*>& supported_kernels() {
+  static const std::vector<const KernelTable<float>*> tables = [] {
+    std::vector<const KernelTable<float>*> found = {&scalar_kernels()};
+    for (const auto* table : {neon_kernels(), avx2_kernels(), avx512_kernels()}) {
+      if (supports(table)) found.push_back(table);
+    }
+    return found;
+  }();
+  return tables;
+}
+
+const KernelTable<float>& find_level(const std::string& name) {
+  for (const auto* table : supported_kernels()) {
+    if (name == table->name) return *table;
+  }
+  throw InvalidArgument("instruction set '" + name + "' is not available, expected one of: " +
+                        available_levels());
+}
+
+std::atomic<const KernelTable<float>*> selected_kernels{nullptr};
+
+template <class T>
+const KernelTable<T>& kernels();
+
+template <>
+const KernelTable<float>& kernels<float>() {
+  return active_kernels();
+}
+
+template <>
+const KernelTable<double>& kernels<double>() {
+  return scalar_kernels_f64();
+}
+
+template <class Run>
+struct Queue {
+  const std::vector<Item>* items;
+  const Run* run;
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+
+  static void drain(void* context, size_t) {
+    auto& queue = *static_cast<Queue*>(context);
+    try {
+      for (size_t i; (i = queue.next.fetch_add(1)) < queue.items->size();) {
+        (*queue.run)((*queue.items)[i]);
+      }
+    } catch (const std::bad_alloc&) {
+      queue.failed = true;
+    }
+  }
+};
+
+// Every thread takes the next item until none is left. Items do not share outputs, so the result
+// does not depend on who takes which.
+template <class Run>
+void run_items(const std::vector<Item>& items, const Executor& executor, const Run& run) {
+  Queue<Run> queue;
+  queue.items = &items;
+  queue.run = &run;
+  const int64_t tasks = std::min<int64_t>(executor.width(), static_cast<int64_t>(items.size()));
+  executor.run(tasks, Queue<Run>::drain, &queue);
+  if (queue.failed) throw std::bad_alloc();
+}
+
+// All cells, longest first, each cut into groups of `group` channels.
+std::vector<Item> cell_items(const WindowGrid& grid, int64_t batch, int64_t channels,
+                             int64_t group) {
+  std::vector<Item> items;
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t cell = 0; cell < grid.cells(); ++cell) {
+      for (int64_t c = 0; c < channels; c += group) {
+        items.push_back({b, cell, c, std::min(c + group, channels)});
+      }
+    }
+  }
+  std::stable_sort(items.begin(), items.end(), [&](const Item& a, const Item& b) {
+    return grid.cell(a.cell).tokens() > grid.cell(b.cell).tokens();
+  });
+  return items;
+}
+
+// Channels to a piece of work, so that even one cell keeps every thread busy.
+int64_t split_channels(int64_t pieces, int64_t channels, int64_t most, int64_t lanes,
+                       const Executor& executor) {
+  const int64_t blocks = (channels + lanes - 1) / lanes;
+  const int64_t wanted = std::max<int64_t>(1, (4 * executor.width() + pieces - 1) / pieces);
+  const int64_t group = std::max<int64_t>(1, blocks / wanted) * lanes;
+  return executor.width() == 1 ? most : std::min(most, group);
+}
+
+template <class Problem>
+void check_sizes(const Problem& p) {
+  require_range("batch", p.batch, 1, kMaxExtent);
+  require_range("channels", p.channels, 1, kMaxDepth);
+}
+
+template <class T>
+void check_conv(const ConvProblem<T>& p) {
+  check_sizes(p);
+  require_range("taps", p.taps, 1, kMaxTaps);
+}
+
+template <class T>
+void check_scan(const ScanProblem<T>& p) {
+  check_sizes(p);
+  require_range("states", p.states, 1, kMaxDepth);
+  for (int64_t i = 0; i < p.channels * p.states; ++i) {
+    require(!(p.A[i] > 0), "A[" + std::to_string(i / p.states) + ", " +
+                               std::to_string(i % p.states) + "] is " + std::to_string(p.A[i]) +
+                               ", expected at most 0: pass -exp(A_log)");
+  }
+}
+
+template <class T>
+std::vector<T> pack_decay(ScanProblem<T>& p) {
+  const auto& table = kernels<T>();
+  const int64_t padded = (p.channels + table.lanes - 1) / table.lanes * table.lanes;
+  std::vector<T> decay(static_cast<size_t>(padded * p.states));
+  table.pack_decay(p.A, p.channels, p.states, decay.data());
+  p.decay = decay.data();
+  return decay;
+}
+
+// total[i] = sum over parts of parts[part * size + i], always in the same order.
+template <class T>
+void sum_parts(const std::vector<T>& parts, int64_t size, T* total) {
+  std::fill(total, total + size, T(0));
+  for (size_t at = 0; at < parts.size(); at += static_cast<size_t>(size)) {
+    for (int64_t i = 0; i < size; ++i) total[i] += parts[at + static_cast<size_t>(i)];
+  }
+}
+
+}  // namespace
+
+Scratch::~Scratch() { std::free(memory_); }
+
+void* Scratch::reserve(size_t bytes) {
+  if (bytes > size_) {
+    std::free(memory_);
+    size_ = (bytes + 4095) / 4096 * 4096;
+    memory_ = std::aligned_alloc(64, size_);
+    if (memory_ == nullptr) {
+      size_ = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return memory_;
+}
+
+ThreadExecutor::ThreadExecutor(int64_t threads)
+    : threads_(threads > 0 ? threads
+                           : std::max<int64_t>(1, std::thread::hardware_concurrency())) {
+  require_range("threads", threads, 0, 1024);
+}
+
+void ThreadExecutor::run(int64_t total, void (*task)(void*, size_t), void* context) const {
+  std::vector<std::thread> threads;
+  for (int64_t i = 1; i < total; ++i) {
+    threads.emplace_back(task, context, static_cast<size_t>(i));
+  }
+  task(context, 0);
+  for (auto& thread : threads) thread.join();
+}
+
+WindowGrid make_grid(int64_t map_h, int64_t map_w, int64_t window_h, int64_t window_w,
+                     int64_t offset_h, int64_t offset_w) {
+  require_range("map_h", map_h, 1, kMaxExtent);
+  require_range("map_w", map_w, 1, kMaxExtent);
+  require_range("map_h * map_w", map_h * map_w, 1, INT32_MAX);
+  require_range("window_h", window_h, 1, kMaxExtent);
+  require_range("window_w", window_w, 1, kMaxExtent);
+  require_range("offset_h", offset_h, 0, window_h - 1);
+  require_range("offset_w", offset_w, 0, window_w - 1);
+  const auto bands = [](int64_t extent, int64_t window, int64_t offset) {
+    return Bands{static_cast<int32_t>(extent), static_cast<int32_t>(window),
+                 static_cast<int32_t>(offset)};
+  };
+  return {bands(map_h, window_h, offset_h), bands(map_w, window_w, offset_w)};
+}
+
+const KernelTable<float>& active_kernels() {
+  const auto* table = selected_kernels.load();
+  if (table == nullptr) {
+    const char* name = std::getenv("STREAMSEG_CPU_LEVEL");
+    table = name != nullptr && *name != '\0' ? &find_level(name) : supported_kernels().back();
+    selected_kernels.store(table);
+  }
+  return *table;
+}
+
+void select_level(const std::string& name) {
+  selected_kernels.store(name.empty() ? supported_kernels().back() : &find_level(name));
+}
+
+std::string available_levels() {
+  std::string names;
+  for (const auto* table : supported_kernels()) {
+    names += (names.empty() ? "" : ",") + std::string(table->name);
+  }
+  return names;
+}
+
+template <class T>
+void windowed_causal_conv(ConvProblem<T> p, const Executor& executor) {
+  check_conv(p);
+  const auto& table = kernels<T>();
+  const int64_t group = split_channels(p.grid.cells() * p.batch, p.channels, p.channels,
+                                       table.lanes, executor);
+  run_items(cell_items(p.grid, p.batch, p.channels, group), executor,
+            [&](const Item& item) { table.conv(p, item, thread_scratch()); });
+}
+
+template <class T>
+void windowed_causal_conv_backward(ConvProblem<T> p, ConvGradients<T> g, T* weight, T* bias,
+                                   const Executor& executor) {
+  check_conv(p);
+  const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
+  std::vector<T> weights(parts * static_cast<size_t>(p.channels * p.taps));
+  std::vector<T> biases(parts * static_cast<size_t>(p.channels));
+  g.weight = weights.data();
+  g.bias = biases.data();
+  const auto& table = kernels<T>();
+  run_items(cell_items(p.grid, p.batch, p.channels, p.channels), executor,
+            [&](const Item& item) { table.conv_backward(p, g, item, thread_scratch()); });
+  sum_parts(weights, p.channels * p.taps, weight);
+  sum_parts(biases, p.channels, bias);
+}
+
+template <class T>
+void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
+  check_scan(p);
+  const auto decay = pack_decay(p);
+  const auto& table = kernels<T>();
+  const int64_t group = split_channels(p.grid.cells() * p.batch, p.channels, kScanChannels,
+                                       table.lanes, executor);
+  run_items(cell_items(p.grid, p.batch, p.channels, group), executor,
+            [&](const Item& item) { table.scan(p, item, thread_scratch()); });
+}
+
+template <class T>
+void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* dt_bias, T* A,
+                                      T* skip, const Executor& executor) {
+  check_scan(p);
+  const auto decay = pack_decay(p);
+  const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
+  std::vector<T> biases(parts * static_cast<size_t>(p.channels));
+  std::vector<T> skips(parts * static_cast<size_t>(p.channels));
+  std::vector<T> decays(parts * static_cast<size_t>(p.channels * p.states));
+  g.dt_bias = biases.data();
+  g.skip = skips.data();
+  g.A = decays.data();
+  const auto& table = kernels<T>();
+  // B and C are shared by all channels, so a cell's channels are one piece of work.
+  run_items(cell_items(p.grid, p.batch, p.channels, p.channels), executor,
+            [&](const Item& item) { table.scan_backward(p, g, item, thread_scratch()); });
+  sum_parts(biases, p.channels, dt_bias);
+  sum_parts(skips, p.channels, skip);
+  sum_parts(decays, p.channels * p.states, A);
+}
+
+void upsample_argmax(ArgmaxProblem p, const Executor& executor) {
+  require_range("batch", p.batch, 1, kMaxExtent);
+  require_range("classes", p.classes, 1, 255);
+  require_range("logits height", p.height, 1, kMaxExtent);
+  require_range("logits width", p.width, 1, kMaxExtent);
+  require_range("height", p.out_height, 1, kMaxExtent);
+  require_range("width", p.out_width, 1, kMaxExtent);
+  const auto& table = active_kernels();
+  const auto padded =
+      static_cast<size_t>((p.out_width + table.lanes - 1) / table.lanes * table.lanes);
+  std::vector<int32_t> left(padded);
+  std::vector<int32_t> right(padded);
+  std::vector<float> fraction(padded);
+  const double scale = static_cast<double>(p.width) / static_cast<double>(p.out_width);
+  for (size_t i = 0; i < padded; ++i) {
+    const auto x = std::min<double>(static_cast<double>(i), static_cast<double>(p.out_width - 1));
+    const double source = std::max(0.0, (x + 0.5) * scale - 0.5);
+    left[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), p.width - 1));
+    right[i] = static_cast<int32_t>(std::min<int64_t>(left[i] + 1, p.width - 1));
+    fraction[i] = static_cast<float>(source - left[i]);
+  }
+  p.left = left.data();
+  p.right = right.data();
+  p.fraction = fraction.data();
+  std::vector<Item> items;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t y = 0; y < p.out_height; y += kArgmaxRows) {
+      items.push_back({b, 0, y, std::min(y + kArgmaxRows, p.out_height)});
+    }
+  }
+  run_items(items, executor,
+            [&](const Item& item) { table.upsample_argmax(p, item, thread_scratch()); });
+}
+
+template void windowed_causal_conv(ConvProblem<float>, const Executor&);
+template void windowed_causal_conv(ConvProblem<double>, const Executor&);
+template void windowed_causal_conv_backward(ConvProblem<float>, ConvGradients<float>, float*,
+                                            float*, const Executor&);
+template void windowed_causal_conv_backward(ConvProblem<double>, ConvGradients<double>, double*,
+                                            double*, const Executor&);
+template void windowed_selective_scan(ScanProblem<float>, const Executor&);
+template void windowed_selective_scan(ScanProblem<double>, const Executor&);
+template void windowed_selective_scan_backward(ScanProblem<float>, ScanGradients<float>, float*,
+                                               float*, float*, const Executor&);
+template void windowed_selective_scan_backward(ScanProblem<double>, ScanGradients<double>, double*,
+                                               double*, double*, const Executor&);
+
+}  // namespace streamseg

@@ -1,0 +1,64 @@
+// The operators on whole maps: checks, choice of kernels, and the split into pieces of work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "problem.h"
+
+namespace streamseg {
+
+// What the caller passed does not fit. `what()` names the subject, what it got and what it expected.
+class InvalidArgument : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+// Runs task(context, i) for i in [0, total), in any order, possibly at once, and returns when all
+// are done.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual int64_t width() const = 0;
+  virtual void run(int64_t total, void (*task)(void*, size_t), void* context) const = 0;
+};
+
+// Starts threads for one call: `threads` counts the caller; 0 takes one for every core.
+class ThreadExecutor : public Executor {
+ public:
+  explicit ThreadExecutor(int64_t threads);
+  int64_t width() const override { return threads_; }
+  void run(int64_t total, void (*task)(void*, size_t), void* context) const override;
+
+ private:
+  int64_t threads_;
+};
+
+WindowGrid make_grid(int64_t map_h, int64_t map_w, int64_t window_h, int64_t window_w,
+                     int64_t offset_h, int64_t offset_w);
+
+// The instruction set in use: the widest that this processor has, or the one that
+// `select_level` or STREAMSEG_CPU_LEVEL names ("scalar", "avx2", "avx512", "neon").
+const KernelTable<float>& active_kernels();
+void select_level(const std::string& name);  // "" goes back to the widest
+std::string available_levels();              // separated by commas, widest last
+
+template <class T>
+void windowed_causal_conv(ConvProblem<T> problem, const Executor& executor);
+
+template <class T>
+void windowed_causal_conv_backward(ConvProblem<T> problem, ConvGradients<T> gradients, T* weight,
+                                   T* bias, const Executor& executor);
+
+template <class T>
+void windowed_selective_scan(ScanProblem<T> problem, const Executor& executor);
+
+template <class T>
+void windowed_selective_scan_backward(ScanProblem<T> problem, ScanGradients<T> gradients,
+                                      T* dt_bias, T* A, T* skip, const Executor& executor);
+
+void upsample_argmax(ArgmaxProblem problem, const Executor& executor);
+
+}  // namespace streamseg
