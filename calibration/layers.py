@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ _SCAN = "WindowedSelectiveScan"
 _CONV = "WindowedCausalConv"
 # Trailing inputs of a scan node that come from projections (DESIGN section 3).
 _SCAN_DT, _SCAN_Z = 1, 7
+# A Conv gains file size from INT8 but no time on CPUs: ONNX Runtime multiplies in INT8 only where
+# the output is quantised too, and quantised weights cost it its blocked layout. So small ones are
+# left alone; this is the share of the graph's weights from which one is worth it.
+_CONV_SHARE = 0.01
 # What stands between the classifier and the outputs.
 _PASSING = frozenset(
     ("Resize", "UpsampleArgmax", "ArgMax", "Cast", "Transpose", "Reshape", "Squeeze", "Add")
@@ -70,8 +75,8 @@ class GraphIndex:
 def find_layers(model: ModelProto) -> list[Layer]:
     """Linear and Conv layers that take INT8 well, in graph order.
 
-    Left out: attention MatMuls (no constant weights), depthwise and the first convolutions, the
-    projections that feed the selective scan (x_proj, dt_proj), and the classifier.
+    Left out: attention MatMuls (no constant weights), depthwise, small and the first convolutions,
+    the projections that feed the selective scan (x_proj, dt_proj), and the classifier.
 
     Raises:
         ExportError: nodes without names, or a graph that is quantised already.
@@ -80,6 +85,7 @@ def find_layers(model: ModelProto) -> list[Layer]:
         raise ExportError("the graph is quantised already: calibrate the float32 bundle")
     index = GraphIndex(model)
     left_out = _first_nodes(index) | _classifier_nodes(index)
+    least = _CONV_SHARE * sum(_size(tensor) for tensor in index.initializers.values())
     layers = []
     for node in model.graph.node:
         if not index.is_weighted(node) or node.name in left_out or _feeds_scan(index, node):
@@ -90,13 +96,22 @@ def find_layers(model: ModelProto) -> list[Layer]:
         kind: LayerKind
         if node.op_type == "MatMul" and len(weight.dims) == 2:
             kind, axis = "linear", 1
-        elif node.op_type == "Conv" and _attribute(node, "group", 1) == 1:
+        elif _is_worthwhile_conv(node, weight, least):
             kind, axis = "conv", 0
         else:
             continue
         name = _layer_name(index, node)
         layers.append(Layer(name, node.name, kind, node.input[0], weight.name, axis))
     return layers
+
+
+def _size(tensor: TensorProto) -> int:
+    """Values of a float initialiser; index tables are no weights."""
+    return math.prod(tensor.dims) if tensor.data_type == TensorProto.FLOAT else 0
+
+
+def _is_worthwhile_conv(node: NodeProto, weight: TensorProto, least: float) -> bool:
+    return node.op_type == "Conv" and _attribute(node, "group", 1) == 1 and _size(weight) >= least
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:
