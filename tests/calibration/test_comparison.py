@@ -7,7 +7,6 @@ import json
 import cv2
 import numpy as np
 import pytest
-from models import write_bundle
 from trees import write_image
 
 from streamseg.calibration.comparison import classify_trend, compare, relative_error
@@ -120,8 +119,7 @@ def test_relative_error():
     assert relative_error(np.zeros(2), np.ones(2)) == np.inf
 
 
-def test_compare_command(tmp_path, capsys):
-    bundle = write_bundle(tmp_path / "tiny")
+def test_compare_command(bundle, tmp_path, capsys):
     for i in range(5):
         write_image(tmp_path / "frames" / f"{i}.png", i)
     out, plot = tmp_path / "c.json", tmp_path / "c.png"

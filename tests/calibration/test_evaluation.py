@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from models import SHIFT, SIZE, WINDOW, write_bundle, write_checkpoint
-from trees import make_camvid
+from models import SHIFT, SIZE, WINDOW, write_checkpoint
 
 from streamseg.calibration.datasets import Dataset, open_dataset
 from streamseg.calibration.evaluation import evaluate
@@ -29,16 +28,6 @@ from streamseg.runtime.manifest import ClassInfo
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", Path(__file__).parents[3] / "shared"))
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
 KEYS = ["miou", "weighted_iou", "pixel_accuracy", "mvc8", "mvc16", "per_class", "fps", "frames"]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def camvid(tmp_path_factory):
-    return make_camvid(tmp_path_factory.mktemp("camvid"))
 
 
 class Recorder(Segmenter):
