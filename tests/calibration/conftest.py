@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from models import write_bundle
-from trees import make_camvid
+
+from tests.calibration.models import write_bundle
+from tests.calibration.trees import make_camvid
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from models import SIZE, write_bundle
 from onnx import numpy_helper
-from trees import write_image
 
 from streamseg.calibration import observation
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
@@ -27,6 +25,8 @@ from streamseg.cli.main import run
 from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle import read_bundle
+from tests.calibration.models import SIZE, write_bundle
+from tests.calibration.trees import write_image
 
 LOWERED = BackendOptions(native=False)
 

@@ -7,13 +7,13 @@ import json
 import cv2
 import numpy as np
 import pytest
-from trees import write_image
 
 from streamseg.calibration.comparison import classify_trend, compare, relative_error
 from streamseg.calibration.datasets import open_dataset
 from streamseg.calibration.segmenter import Output, Segmenter
 from streamseg.cli.main import run
 from streamseg.errors import StateMismatch
+from tests.calibration.trees import write_image
 
 
 class Scripted(Segmenter):

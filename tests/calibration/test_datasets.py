@@ -8,7 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from trees import (
+
+from streamseg.calibration.datasets import classes, open_dataset
+from streamseg.errors import DatasetError
+from tests.calibration.trees import (
     CITYSCAPES_LABELED,
     label_map,
     make_camvid,
@@ -17,9 +20,6 @@ from trees import (
     write_image,
     write_label,
 )
-
-from streamseg.calibration.datasets import classes, open_dataset
-from streamseg.errors import DatasetError
 
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", Path(__file__).parents[3] / "shared"))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from models import SHIFT, SIZE, WINDOW, write_checkpoint
 
 from streamseg.calibration.datasets import Dataset, open_dataset
 from streamseg.calibration.evaluation import evaluate
@@ -24,6 +23,7 @@ from streamseg.calibration.segmenter import (
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, CheckpointError, DatasetError
 from streamseg.runtime.manifest import ClassInfo
+from tests.calibration.models import SHIFT, SIZE, WINDOW, write_checkpoint
 
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", Path(__file__).parents[3] / "shared"))
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
