@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -166,3 +166,13 @@ def _check_names(model: ModelProto, inputs: list[str], outputs: list[str]) -> No
     ):
         if found != expected:
             raise ExportError(f"the exported graph's {what} are {found}, expected {expected}")
+
+
+def trace_module(
+    module: nn.Module, arguments: Sequence[Tensor], inputs: list[str], outputs: list[str]
+) -> ModelProto:
+    """Export any module of our ops, with the lowering attached; for benchmarks and tests."""
+    exported = _run_exporter(
+        module.eval(), tuple(arguments), input_names=inputs, output_names=outputs
+    )
+    return _finish(exported, type(module).__name__)
