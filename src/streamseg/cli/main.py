@@ -17,6 +17,8 @@ from streamseg.errors import StreamsegError
 # `streamseg --help` imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
+    "models": ("models", "List what can be imported, with sizes and published accuracy."),
+    "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
