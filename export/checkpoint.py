@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,7 +127,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A plain pickle brings a warning about its protocol before it fails.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
@@ -157,15 +162,16 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
-    text = str(error)
-    if "Unsupported" in text or "GLOBAL" in text or "Global" in text:
-        named = text.split("GLOBAL ")[-1].split(" was not")[0].splitlines()[0][:80]
+    named = re.search(r"(?:GLOBAL|class) (\S+) was not", str(error))
+    if named is None:
         return CheckpointError(
-            f"{path} needs more than tensors to load ({named}), which could run code, so it is "
-            "refused. On a machine where you trust the file, load it with torch.load(..., "
-            "weights_only=False) and store its state dict with safetensors.torch.save_file"
+            f"{path} is no checkpoint: neither a file of torch.save nor safetensors"
         )
-    return CheckpointError(f"{path} is no checkpoint: {text.splitlines()[0][:120]}")
+    return CheckpointError(
+        f"{path} needs {named[1]} to load, which could run code, so it is refused. On a machine "
+        "where you trust the file, load it with torch.load(..., weights_only=False) and store its "
+        "state dict with safetensors.torch.save_file"
+    )
 
 
 def _strip_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
+from streamseg.export.classes import read_classes
 from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
@@ -60,6 +61,7 @@ class TV3S(StepModel):
     def __init__(self, config: TV3SConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self.classes = read_classes({}, config.num_classes)
         self.backbone = build_encoder(config.encoder, drop_path=drop_path)
         self.decode_head = TV3SHead(config, self.backbone.widths)
         self.folded: FoldedMLPDecoder | None = None
