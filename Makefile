@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native test lint format demo clean
+.PHONY: setup native test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,22 @@ lint: setup
 	ln -s $(CURDIR)/src/streamseg/* build/typing/streamseg/
 	ln -s $(CURDIR)/export $(CURDIR)/runtime $(CURDIR)/plugins $(CURDIR)/calibration $(CURDIR)/training build/typing/streamseg/
 	MYPYPATH=build/typing $(BIN)/mypy -p streamseg
+
+# Checkpoint -> bundle -> a real clip, segmented with state.
+demo: setup
+	$(BIN)/python samples/fetch_clip.py out/bikes.mp4
+	$(BIN)/python samples/seed_checkpoint.py out/seeded.safetensors
+	$(BIN)/streamseg export out/seeded.safetensors --size 136x320 --window 10 --shift 5 -o out/street
+	$(BIN)/streamseg run out/street --source out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
+
+# The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10
+RUNTIME_VENV ?= .venv-runtime
+test-runtime:
+	test -x $(RUNTIME_VENV)/bin/python || $(PYTHON) -m venv $(RUNTIME_VENV)
+	$(RUNTIME_VENV)/bin/python -m pip install -q --upgrade "pip>=24"
+	$(RUNTIME_VENV)/bin/python -m pip install -q ".[cpu]" "onnx>=1.19,<2" "pytest>=8.3" "pytest-timeout>=2.3" "hypothesis>=6.100"
+	! $(RUNTIME_VENV)/bin/python -c "import torch" 2>/dev/null
+	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime
 
 format: setup
 	$(BIN)/ruff format .

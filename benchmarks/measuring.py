@@ -1,0 +1,88 @@
+"""What every benchmark shares: interleaved timing, the machine's description, JSON and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "numpy", "opencv-python-headless")
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    """Processor, versions, commit and threads, for the head of a result file."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def time_interleaved(
+    peers: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 2
+) -> dict[str, dict[str, float]]:
+    """Call every peer once a round, so that what else the machine does hits all alike.
+
+    Returns:
+        For each peer: ``median_ms``, ``p95_ms``, ``rounds``.
+    """
+    for _ in range(warm_up):
+        for call in peers.values():
+            call()
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, call in peers.items():
+            started = time.perf_counter()
+            call()
+            samples[name].append((time.perf_counter() - started) * 1e3)
+    return {name: summarise(values) for name, values in samples.items()}
+
+
+def summarise(milliseconds: list[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    ordered = sorted(milliseconds)
+    return {
+        "median_ms": statistics.median(ordered),
+        "p95_ms": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "rounds": len(ordered),
+    }
+
+
+def write_results(name: str, content: Mapping[str, Any], table: str) -> None:
+    """Write ``results/<name>.json`` and ``results/<name>.md``, and print the table."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(table)
+    print(table)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    return done.stdout.strip()
