@@ -42,6 +42,7 @@ demo: setup
 	$(BIN)/python samples/fetch_clip.py out/bikes.mp4
 	$(BIN)/python samples/seed_checkpoint.py out/seeded.safetensors
 	$(BIN)/streamseg export out/seeded.safetensors --size 136x320 --window 10 --shift 5 -o out/street
+	$(BIN)/streamseg inspect out/street
 	$(BIN)/streamseg run out/street --source out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
 
 # The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10

@@ -78,7 +78,8 @@ class NativeOps:
     def count_cells(self, geometry: Sequence[int]) -> int:
         """Number of cells of a window grid."""
         cells = ctypes.c_int64()
-        self._call("streamseg_cells", _sizes(geometry, 1, 1, 1, 1), ctypes.byref(cells))
+        sizes = _sizes(geometry, 1, 1, 1, 1)
+        self._call("streamseg_cells", ctypes.byref(sizes), ctypes.byref(cells))
         return cells.value
 
     def causal_conv(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
+    from streamseg.runtime.sources import open_source
     from streamseg.runtime.state import StateSnapshot
     from streamseg.runtime.stream import StepResult, Stream
     from streamseg.runtime.stream import open_stream as open  # noqa: A004
@@ -20,6 +21,7 @@ __all__ = [
     "StreamsegError",
     "__version__",
     "open",
+    "open_source",
 ]
 
 # Imported when first used, so that `import streamseg` and `streamseg --help` stay fast.
@@ -28,6 +30,7 @@ _LAZY = {
     "StepResult": ("streamseg.runtime.stream", "StepResult"),
     "Stream": ("streamseg.runtime.stream", "Stream"),
     "open": ("streamseg.runtime.stream", "open_stream"),
+    "open_source": ("streamseg.runtime.sources", "open_source"),
 }
 
 

@@ -1,0 +1,74 @@
+"""What every source gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from streamseg.runtime.resize import Image, Size
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        image: (height, width, 3) uint8 RGB, C-contiguous, owned by the receiver.
+        index: 0 for the first frame that the source delivered.
+        timestamp: seconds, from the source; never goes back.
+    """
+
+    image: Image
+    index: int
+    timestamp: float
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+class Source(Protocol):
+    """Frames in order, once. Close it, or use it in a ``with`` statement.
+
+    A frame carries its own size: a source does not stop where the size changes.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def fps(self) -> float:
+        """Nominal frames a second."""
+
+    @property
+    def frame_count(self) -> int | None:
+        """How many frames to expect; None when unknown or endless."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the first frame."""
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged packets and frames left out so far."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames; raises SourceError where the source breaks off."""
+
+    def close(self) -> None:
+        """Release the file or device; harmless when repeated."""
+
+    def __enter__(self) -> Source:
+        """Return the source itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the source."""

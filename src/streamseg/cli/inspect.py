@@ -1,0 +1,103 @@
+"""``streamseg inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streamseg.runtime.bundle import Bundle
+    from streamseg.runtime.manifest import Manifest
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def command(bundle: Path) -> None:
+    """Verify BUNDLE and print its model, sizes, state table, graphs, schedule and parity."""
+    from rich.console import Console
+
+    from streamseg.runtime.bundle import read_bundle
+
+    opened = read_bundle(bundle)
+    manifest = opened.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    for line in describe(opened):
+        console.print(line, markup=False)
+    console.print(state_table(manifest))
+    console.print(graph_table(opened))
+    for line in describe_schedule(manifest):
+        console.print(line, markup=False)
+    names = ", ".join(f"{entry.id} {entry.name}" for entry in manifest.classes)
+    console.print(f"classes ({len(manifest.classes)}): {names}", markup=False)
+
+
+def describe(bundle: Bundle) -> Iterator[str]:
+    """Lines on model, frame, weights, parity and origin."""
+    manifest, frame = bundle.manifest, bundle.manifest.frame
+    yield f"{bundle.path}: verified, {len(manifest.files)} files as the manifest says"
+    yield f"model: {join_pairs(manifest.model)}"
+    yield (
+        f"frame: uint8 [1, {frame.height}, {frame.width}, 3] {frame.color.upper()}, "
+        f"{frame.resize}, mean {list(frame.mean)}, std {list(frame.std)}"
+    )
+    yield f"weights: {join_pairs(manifest.weights)}"
+    yield f"parity: {join_pairs(manifest.parity)}"
+    yield f"made by: {join_pairs(manifest.made_by)}"
+
+
+def join_pairs(entries: Mapping[str, Any]) -> str:
+    """``name value`` of every entry that says something, in one line."""
+    shown = (f"{name} {value}" for name, value in entries.items() if value not in (None, [], {}))
+    return ", ".join(shown) or "not stated"
+
+
+def state_table(manifest: Manifest) -> Table:
+    """The state table with bytes: of the state, and of the buffers that the runtime makes."""
+    from rich.table import Table
+
+    from streamseg.runtime.state import state_bytes
+
+    table = Table(title="state", title_justify="left", show_footer=bool(manifest.state))
+    total, held = state_bytes(manifest.state), 0
+    for spec in manifest.state:
+        held += spec.nbytes // spec.slots * spec.buffers
+    footers = ("total", "", "", "", f"{total:,}", f"{held:,}")
+    names = ("name", "shape", "dtype", "kind", "bytes", "with buffers")
+    for name, footer in zip(names, footers, strict=True):
+        right = name in ("bytes", "with buffers")
+        table.add_column(name, footer, justify="right" if right else "left", overflow="fold")
+    for spec in manifest.state:
+        kind = f"ring of {spec.slots}" if spec.kind == "ring" else spec.kind
+        buffers = spec.nbytes // spec.slots * spec.buffers
+        row = (spec.name, str(list(spec.shape)), spec.dtype, kind)
+        table.add_row(*row, f"{spec.nbytes:,}", f"{buffers:,}")
+    if not manifest.state:
+        table.caption = "no state: every frame stands alone"
+    return table
+
+
+def graph_table(bundle: Bundle) -> Table:
+    """Graphs with their file, size, and how many states they read and write."""
+    from rich.table import Table
+
+    table = Table(title="graphs", title_justify="left")
+    for name in ("name", "file", "bytes", "reads", "writes", "outputs"):
+        table.add_column(name, justify="right" if name in ("bytes", "reads", "writes") else "left")
+    for name, graph in bundle.manifest.graphs.items():
+        size, outputs = f"{len(bundle.graphs[name]):,}", ", ".join(graph.outputs)
+        counts = (str(len(graph.reads)), str(len(graph.writes)))
+        table.add_row(name, graph.file, size, *counts, outputs)
+    return table
+
+
+def describe_schedule(manifest: Manifest) -> Iterator[str]:
+    """One line a row."""
+    for row in manifest.schedule:
+        often = "every step" if row.every == 1 else f"every {row.every} steps"
+        ages = "".join(f", {name} at ages {list(ages)}" for name, ages in row.ages.items())
+        yield f"schedule: from step {row.start}, {often}: {row.graph}{ages}"

@@ -1,0 +1,65 @@
+"""The README's example runs as it stands, and its commands are those that CI runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamseg.export import export_bundle
+from streamseg.export.bundles import moving_pattern
+from tests.conftest import ROOT
+from tests.export.test_checkpoint import tiny
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) == 4
+    torch.manual_seed(0)
+    export_bundle(tiny(), tmp_path / "out" / "street", size=(64, 96))
+    write_clip(tmp_path / "out" / "bikes.mp4")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(example, names)
+    labels = names["labels"]
+    assert getattr(labels, "shape", None) == (48, 80)
+
+
+def write_clip(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for image in moving_pattern((48, 80), 5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_commands_are_run_by_ci() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    shown = [
+        line.partition("#")[0].strip() for block in blocks("console") for line in block.splitlines()
+    ]
+    shown = [line for line in shown if line]
+    assert len(shown) >= 5
+    for line in shown:
+        if line.startswith("make "):
+            assert line in ci, line
+        else:
+            assert line in makefile, line
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
