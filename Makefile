@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native test test-runtime lint format demo clean
+.PHONY: setup native cuda tensorrt-headers test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,19 @@ $(STAMP): pyproject.toml setup.py
 
 native: setup
 	STREAMSEG_NATIVE=1 $(BIN)/python setup.py -q build_native --inplace
+
+# The CUDA operators and TensorRT plugins, for this machine's GPU or, with RELEASE=1, for all.
+cuda: setup
+	STREAMSEG_CUDA=1 STREAMSEG_CUDA_RELEASE=$(RELEASE) $(BIN)/python setup.py -q build_cuda --inplace
+
+# TensorRT's headers for compiling its plugins where TensorRT is not installed; for tests only.
+HEADERS_WHEEL := kernel-lens==2.0.1
+tensorrt-headers: setup
+	rm -rf build/headers_wheel build/tensorrt_headers && mkdir -p build/headers_wheel
+	$(BIN)/python -m pip download -q --no-deps -d build/headers_wheel $(HEADERS_WHEEL)
+	$(BIN)/python -m zipfile -e build/headers_wheel/*.whl build/headers_wheel
+	mv build/headers_wheel/kernel_lens/include/tensorrt build/tensorrt_headers
+	rm -rf build/headers_wheel
 
 test: setup
 	$(BIN)/python -m pytest
