@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from setuptools import Command, setup
+from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import ExecError
@@ -216,13 +216,16 @@ class Build(build):
     ]
 
 
+class NativeDistribution(Distribution):
+    """A distribution that holds machine code, so that all of it goes into one folder."""
+
+    def has_ext_modules(self) -> bool:
+        """Whether it depends on the platform."""
+        return True
+
+
 class PlatformWheel(bdist_wheel):
     """A wheel for one platform and any Python 3: the library knows nothing of Python."""
-
-    def finalize_options(self) -> None:
-        """Mark the wheel as holding machine code."""
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         """py3-none-<platform>."""
@@ -237,6 +240,7 @@ setup(
     package_dir=PACKAGE_DIR,
     include_package_data=False,
     package_data={"streamseg": ["py.typed"]},
+    distclass=NativeDistribution,
     cmdclass={
         "build": Build,
         "build_native": BuildNative,

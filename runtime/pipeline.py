@@ -29,7 +29,7 @@ PATIENCE = 5.0  # seconds that a source blocked in a read may take to notice the
 
 
 class StepResult(Protocol):
-    """What a stream's step gives (see ``streamseg.runtime.session``)."""
+    """What a stream's step gives (see ``streamseg.runtime.stream``)."""
 
     @property
     def labels(self) -> Image:

@@ -11,7 +11,7 @@ namespace streamseg {
 namespace {
 
 // Tokens handled in one go: their steps, inputs and sums stay in the first-level cache.
-constexpr int kChunk = 16;
+constexpr int kChunk = 32;
 constexpr int64_t kMaxTaps = 16;
 
 // Hands out the tokens of a cell in order.
@@ -267,6 +267,7 @@ struct Kernels {
   struct Chunk {
     int tokens;
     int64_t token[kChunk];
+    int64_t ahead[kChunk];  // tokens of the chunk after this one; this one's when it is the last
     T* dt;     // [tokens, stride]
     T* input;  // dt u
     T* sum;    // C S
@@ -275,19 +276,33 @@ struct Kernels {
 
   // Advance `Group` states of one block of channels over a chunk; they stay in registers.
   template <int Group, bool First>
-  static void scan_group(const ScanProblem<T>& p, const Chunk& chunk, int64_t c, int64_t n,
-                         int64_t batch, const T* decay, T* state) {
+  static void scan_group(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
+                         int64_t n, const T* decay, T* state) {
+    const int64_t batch = item.batch;
+    const int64_t map = batch * p.grid.tokens() * p.channels + item.begin + c;
     const T* B = p.B + batch * p.grid.tokens() * p.states + n;
     const T* C = p.C + batch * p.grid.tokens() * p.states + n;
     R s[Group];
+#pragma GCC unroll 32
     for (int i = 0; i < Group; ++i) s[i] = V::load(state + i * W);
     for (int t = 0; t < chunk.tokens; ++t) {
+      if (First) {
+        // While the arithmetic runs: what `close_chunk` and the next `open_chunk` will touch. Rows
+        // of a window lie far apart, and the processor does not foresee them.
+        const int64_t now = map + chunk.token[t] * p.channels;
+        const int64_t then = map + chunk.ahead[t] * p.channels;
+        __builtin_prefetch(p.z + now, 0, 2);
+        __builtin_prefetch(p.y + now, 1, 2);
+        __builtin_prefetch(p.u + then, 0, 2);
+        __builtin_prefetch(p.dt + then, 0, 2);
+      }
       const R dt = V::load(chunk.dt + t * chunk.stride + c);
       const R input = V::load(chunk.input + t * chunk.stride + c);
       const T* b = B + chunk.token[t] * p.states;
       const T* out = C + chunk.token[t] * p.states;
       R even = First ? V::set(0) : V::load(chunk.sum + t * chunk.stride + c);
       R odd = V::set(0);
+#pragma GCC unroll 32
       for (int i = 0; i < Group; ++i) {
         s[i] = advance<V>(s[i], dt, V::load(decay + i * W), input, V::set(b[i]));
         R& sum = i % 2 == 0 ? even : odd;
@@ -295,27 +310,28 @@ struct Kernels {
       }
       V::store(chunk.sum + t * chunk.stride + c, V::add(even, odd));
     }
+#pragma GCC unroll 32
     for (int i = 0; i < Group; ++i) V::store(state + i * W, s[i]);
   }
 
   template <int Group>
-  static void scan_groups(const ScanProblem<T>& p, const Chunk& chunk, int64_t c, int64_t& n,
-                          int64_t batch, const T* decay, T* state) {
+  static void scan_groups(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
+                          int64_t& n, const T* decay, T* state) {
     for (; p.states - n >= Group; n += Group) {
       if (n == 0) {
-        scan_group<Group, true>(p, chunk, c, n, batch, decay, state);
+        scan_group<Group, true>(p, item, chunk, c, n, decay, state);
       } else {
-        scan_group<Group, false>(p, chunk, c, n, batch, decay + n * W, state + n * W);
+        scan_group<Group, false>(p, item, chunk, c, n, decay + n * W, state + n * W);
       }
     }
   }
 
-  static void scan_block(const ScanProblem<T>& p, const Chunk& chunk, int64_t c, int64_t batch,
+  static void scan_block(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
                          const T* decay, T* state) {
     int64_t n = 0;
-    scan_groups<V::kGroup>(p, chunk, c, n, batch, decay, state);
-    scan_groups<4>(p, chunk, c, n, batch, decay, state);
-    scan_groups<1>(p, chunk, c, n, batch, decay, state);
+    scan_groups<V::kGroup>(p, item, chunk, c, n, decay, state);
+    scan_groups<4>(p, item, chunk, c, n, decay, state);
+    scan_groups<1>(p, item, chunk, c, n, decay, state);
   }
 
   static void open_chunk(const ScanProblem<T>& p, const Item& item, Chunk& chunk) {
@@ -368,10 +384,14 @@ struct Kernels {
     const int64_t length = cell.tokens();
     for (int64_t t = 0; t < length; t += kChunk) {
       chunk.tokens = static_cast<int>(length - t < kChunk ? length - t : kChunk);
-      for (int i = 0; i < chunk.tokens; ++i) chunk.token[i] = cursor.next();
+      const int64_t after = length - t - chunk.tokens;
+      for (int i = 0; i < chunk.tokens; ++i) chunk.token[i] = t == 0 ? cursor.next() : chunk.ahead[i];
+      for (int i = 0; i < chunk.tokens; ++i) {
+        chunk.ahead[i] = i < after ? cursor.next() : chunk.token[i];
+      }
       open_chunk(p, item, chunk);
       for (int64_t c = 0; c < count; c += W) {
-        scan_block(p, chunk, c, item.batch, decay + c * p.states, state + c * p.states);
+        scan_block(p, item, chunk, c, decay + c * p.states, state + c * p.states);
       }
       close_chunk(p, item, chunk);
     }

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kMaxExtent = 1 << 20;
 constexpr int64_t kMaxTaps = 16;
 constexpr int64_t kMaxDepth = 1 << 20;  // channels and states
-constexpr int64_t kScanChannels = 128;  // of one piece of work
+constexpr int64_t kScanChannels = 512;  // of one piece of work
 constexpr int64_t kArgmaxRows = 8;      // of one piece of work
 
 Scratch& thread_scratch() {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.plugins.loader import find_library
 from streamseg.runtime.backends.interface import (
     Array,
     BackendOptions,
@@ -83,16 +84,11 @@ def _find_native(options: BackendOptions) -> str | None:
     if options.native is False:
         return None
     try:
-        loader = importlib.import_module("streamseg.plugins.loader")
-    except ModuleNotFoundError:
-        if options.native:
-            raise PluginNotFound("this streamseg was installed without native operators") from None
-        return None
-    try:
-        return str(loader.find_library(options.library))
-    except PluginNotFound:
+        return str(find_library(options.library))
+    except PluginNotFound as error:
         if options.native or options.library is not None:
             raise
+        logger.warning("running the lowering: %s", error)
         return None
 
 

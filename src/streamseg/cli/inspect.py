@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamseg.errors import PluginNotFound
+from streamseg.plugins.loader import find_library
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -48,6 +51,15 @@ def describe(bundle: Bundle) -> Iterator[str]:
     yield f"weights: {join_pairs(manifest.weights)}"
     yield f"parity: {join_pairs(manifest.parity)}"
     yield f"made by: {join_pairs(manifest.made_by)}"
+    yield f"operators on this machine: {describe_operators()}"
+
+
+def describe_operators() -> str:
+    """Whether the native operators are here; if not, why, and what to do about it."""
+    try:
+        return f"native, {find_library().name}, version and SHA-256 as built"
+    except PluginNotFound as error:
+        return f"lowering to standard ops; {error}"
 
 
 def join_pairs(entries: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--legend/--no-legend", default=True, help="Class names in the picture.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
 @click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
+@click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
 def command(
     bundle: Path,
@@ -45,6 +46,7 @@ def command(
     legend: bool,
     backend: str,
     native: bool | None,
+    library: Path | None,
     threads: int | None,
 ) -> int:
     """Segment a video, a folder of images or a camera with BUNDLE."""
@@ -64,7 +66,12 @@ def command(
         sinks = make_sinks(stack, opened, out=out, labels=labels, sheet=sheet)
         stream = stack.enter_context(
             open_stream(
-                bundle, backend=backend, native=native, letterbox=letterbox, threads=threads
+                bundle,
+                backend=backend,
+                native=native,
+                library=library,
+                letterbox=letterbox,
+                threads=threads,
             )
         )
         height, width = opened.size
