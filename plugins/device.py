@@ -32,7 +32,7 @@ _ARRAY, _STREAM = ctypes.c_void_p, ctypes.c_void_p
 _SIGNATURES: dict[str, list[object]] = {
     "windowed_causal_conv": [_SIZES, _INT, *[_ARRAY] * 6, _STREAM],
     "windowed_selective_scan": [_SIZES, _INT, _INT, *[_ARRAY] * 11, _STREAM],
-    "upsample_argmax": [_ARRAY, _INT, *[_INT64] * 6, _ARRAY, _STREAM],
+    "upsample_argmax": [_ARRAY, _INT, *[_INT64] * 6, _INT, _ARRAY, _STREAM],
     "normalise": [_ARRAY, *[_INT64] * 3, _ARRAY, _ARRAY, _INT, _ARRAY, _STREAM],
 }
 
@@ -131,10 +131,14 @@ class DeviceOps:
         shape: Sequence[int],
         size: tuple[int, int],
         half: bool = False,
+        wide: bool = False,
         stream: int = 0,
     ) -> None:
-        """Labels uint8 ``[batch, *size]`` of scores of ``shape`` ``[batch, K, h, w]``."""
-        self._call("upsample_argmax", scores, half, *shape, *size, labels, stream)
+        """Labels ``[batch, *size]`` of scores of ``shape`` ``[batch, K, h, w]``.
+
+        They are uint8, or int32 with ``wide``.
+        """
+        self._call("upsample_argmax", scores, half, *shape, *size, wide, labels, stream)
 
     def normalise(
         self,

@@ -201,8 +201,8 @@ int streamseg_cuda_windowed_selective_scan(const streamseg_cuda_sizes* sizes, in
 
 int streamseg_cuda_upsample_argmax(const void* scores, int half_maps, int64_t batch,
                                    int64_t classes, int64_t height, int64_t width,
-                                   int64_t out_height, int64_t out_width, uint8_t* labels,
-                                   void* stream) {
+                                   int64_t out_height, int64_t out_width, int wide_labels,
+                                   void* labels, void* stream) {
   return guarded([&] {
     require_range("batch", batch, 1, 65535);
     require_range("classes", classes, 1, 255);
@@ -218,12 +218,18 @@ int streamseg_cuda_upsample_argmax(const void* scores, int half_maps, int64_t ba
                            static_cast<int32_t>(out_width)};
     const dim3 grid(divide_up(out_width, kPixelThreads), static_cast<uint32_t>(out_height),
                     static_cast<uint32_t>(batch));
-    const auto launch = [&](auto zero) {
+    const auto launch = [&](auto zero, auto label) {
       using T = decltype(zero);
-      launch_kernel("launching upsample_argmax", upsample_argmax_kernel<T>, grid, kPixelThreads,
-                    stream, sizes, static_cast<const T*>(scores), labels);
+      using Label = decltype(label);
+      launch_kernel("launching upsample_argmax", upsample_argmax_kernel<T, Label>, grid,
+                    kPixelThreads, stream, sizes, static_cast<const T*>(scores),
+                    static_cast<Label*>(labels));
     };
-    half_maps ? launch(__half{}) : launch(float{});
+    if (wide_labels) {
+      half_maps ? launch(__half{}, int32_t{}) : launch(float{}, int32_t{});
+    } else {
+      half_maps ? launch(__half{}, uint8_t{}) : launch(float{}, uint8_t{});
+    }
   });
 }
 

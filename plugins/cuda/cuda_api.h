@@ -50,13 +50,15 @@ STREAMSEG_CUDA_API int streamseg_cuda_windowed_selective_scan(
     const float* dt_bias, const float* A, const void* B, const void* C, const float* skip,
     const void* z, const float* state, void* y, float* next_state, void* stream);
 
-/* labels [batch, out_height, out_width] uint8 of scores [batch, classes, height, width]: bilinear
- * upsampling with half-pixel centres, then the largest; the lowest class wins a tie. */
+/* labels [batch, out_height, out_width] of scores [batch, classes, height, width]: bilinear
+ * upsampling with half-pixel centres, then the largest; the lowest class wins a tie. Labels are
+ * uint8, or int32 where `wide_labels` is 1 (TensorRT lets a plugin write no uint8). */
 STREAMSEG_CUDA_API int streamseg_cuda_upsample_argmax(const void* scores, int half_maps,
                                                       int64_t batch, int64_t classes,
                                                       int64_t height, int64_t width,
                                                       int64_t out_height, int64_t out_width,
-                                                      uint8_t* labels, void* stream);
+                                                      int wide_labels, void* labels,
+                                                      void* stream);
 
 /* frame [batch, height, width, 3] uint8 to [batch, 3, height, width]: (x - mean) / std. `mean` and
  * `std` are three numbers each, in host memory. */

@@ -34,9 +34,9 @@ struct SourceIndex {
 };
 
 // Grid: columns, rows, batch. Rows are blended before columns, as the CPU kernel does.
-template <class T>
+template <class T, class Label>
 __global__ void __launch_bounds__(kPixelThreads)
-    upsample_argmax_kernel(LabelSizes p, const T* scores, uint8_t* labels) {
+    upsample_argmax_kernel(LabelSizes p, const T* scores, Label* labels) {
   const int32_t x = blockIdx.x * kPixelThreads + threadIdx.x;
   if (x >= p.out_width) return;
   const SourceIndex row(blockIdx.y, p.height, p.out_height);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kPixelThreads)
     }
   }
   const int64_t at = static_cast<int64_t>(blockIdx.z) * p.out_height + blockIdx.y;
-  labels[at * p.out_width + x] = static_cast<uint8_t>(label);
+  labels[at * p.out_width + x] = static_cast<Label>(label);
 }
 
 struct Normalisation {

@@ -167,7 +167,7 @@ struct Argmax {
   static constexpr const char* kName = "UpsampleArgmax";
   static constexpr std::array<const char*, 2> kAttributes = {"height", "width"};
   static constexpr std::array<bool, 1> kMapInput = {true};
-  static constexpr std::array<DataType, 1> kOutput = {DataType::kUINT8};
+  static constexpr std::array<DataType, 1> kOutput = {DataType::kINT32};
   static constexpr int32_t kStateInput = -1;
 
   using Attributes = std::array<int32_t, 2>;
@@ -186,8 +186,8 @@ struct Argmax {
   static int run(const Attributes& a, const Dims* dims, bool half, void const* const* in,
                  void* const* out, cudaStream_t stream) {
     const auto* d = dims[0].d;
-    return streamseg_cuda_upsample_argmax(in[0], half, d[0], d[1], d[2], d[3], a[0], a[1],
-                                          static_cast<uint8_t*>(out[0]), stream);
+    return streamseg_cuda_upsample_argmax(in[0], half, d[0], d[1], d[2], d[3], a[0], a[1], 1,
+                                          out[0], stream);
   }
 };
 

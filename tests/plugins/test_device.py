@@ -210,6 +210,16 @@ def test_upsample_argmax_kernel_matches_reference(twin: DeviceOps, half: bool) -
     want = upsample_argmax_reference(wide([scores])[0], 23, 40).numpy()
     # float32 may decide a tie of float64 either way
     assert (labels == want).mean() > 0.999
+    wide_labels = np.full(labels.shape, -1, dtype=np.int32)
+    twin.upsample_argmax(
+        scores.ctypes.data,
+        wide_labels.ctypes.data,
+        shape=scores.shape,
+        size=(23, 40),
+        half=half,
+        wide=True,
+    )
+    assert np.array_equal(wide_labels, labels)
     scores[:] = 1
     twin.upsample_argmax(
         scores.ctypes.data, labels.ctypes.data, shape=scores.shape, size=(23, 40), half=half
@@ -253,7 +263,7 @@ def test_null_array_is_refused(twin: DeviceOps) -> None:
 def test_no_kernel_spills() -> None:
     _, printed = build_cuda()
     kernels = re.findall(r"Compiling entry function '(\w+)'", printed)
-    assert len(kernels) == 14, "six scans, four convolutions, two argmaxes, two normalisations"
+    assert len(kernels) == 16, "six scans, four convolutions, four argmaxes, two normalisations"
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(spills) >= len(kernels)
     assert set(spills) == {("0", "0")}
