@@ -47,6 +47,7 @@ def build_cuda() -> tuple[Path, str]:
 
 def _cmake(folder: Path, *options: str) -> str:
     configure = ["cmake", "-S", str(ROOT / "plugins/cuda"), "-B", str(folder), *options]
+    configure.append("-DSTREAMSEG_CUDA_TESTS=ON")
     steps = (
         [*configure, f"-DSTREAMSEG_TENSORRT_INCLUDE={HEADERS}"],
         ["cmake", "--build", str(folder)],
