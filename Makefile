@@ -39,6 +39,13 @@ tensorrt-headers: setup
 	mv build/headers_wheel/kernel_lens/include/tensorrt build/tensorrt_headers
 	rm -rf build/headers_wheel
 
+# TensorRT-RTX in an environment of its own: its builder needs no GPU. For tests only.
+tensorrt-rtx:
+	test -x build/rtx/bin/python || $(PYTHON) -m venv build/rtx
+	build/rtx/bin/python -m pip install -q tensorrt-rtx-cu13==1.7.1.116 numpy onnx
+	mkdir -p build/rtx/link
+	ln -sf $$(build/rtx/bin/python -c 'import tensorrt_rtx_libs as t; print(t.__path__[0])')/libtensorrt_rtx.so.1 build/rtx/link/libtensorrt_rtx.so
+
 test: setup
 	$(BIN)/python -m pytest
 

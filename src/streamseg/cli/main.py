@@ -17,6 +17,7 @@ from streamseg.errors import StreamsegError
 # `streamseg --help` imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
+    "build": ("build", "Build a bundle into TensorRT engines for this machine."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
 }
