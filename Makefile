@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native cuda tensorrt-headers test test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,19 @@ $(STAMP): pyproject.toml setup.py
 
 native: setup
 	STREAMSEG_NATIVE=1 $(BIN)/python setup.py -q build_native --inplace
+
+# The kernels outside Python: this machine, sanitizers, AArch64 emulated.
+native-test:
+	.ci/native plain
+native-sanitize:
+	.ci/native sanitize
+native-aarch64:
+	.ci/native aarch64
+
+# The operators and their lowering in the oldest and the newest ONNX Runtime: make ort-matrix ORT="1.20.1 1.23.2"
+ORT ?= 1.17.3 newest
+ort-matrix: native
+	.ci/ort-matrix $(BIN)/python $(ORT)
 
 # The CUDA operators and TensorRT plugins, for this machine's GPU or, with RELEASE=1, for all.
 cuda: setup

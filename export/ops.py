@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamseg.export import ops_native
 from streamseg.export.windows import CellOrder, WindowGeometry, cell_order
 
 
@@ -136,7 +137,10 @@ def windowed_causal_conv(
 ) -> tuple[Tensor, Tensor]:
     """See ``windowed_causal_conv_reference``; the integers are the fields of WindowGeometry."""
     geometry = WindowGeometry(map_h, map_w, window_h, window_w, offset_h, offset_w)
-    return windowed_causal_conv_reference(x, weight, bias, state, geometry)
+    tensors = (x, weight, bias, state)
+    if ops_native.serves(*tensors):
+        return ops_native.causal_conv(tensors, geometry)
+    return windowed_causal_conv_reference(*tensors, geometry)
 
 
 @torch.library.custom_op("streamseg::windowed_selective_scan", mutates_args=())
@@ -159,12 +163,17 @@ def windowed_selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """See ``windowed_selective_scan_reference``; the integers are the fields of WindowGeometry."""
     geometry = WindowGeometry(map_h, map_w, window_h, window_w, offset_h, offset_w)
-    return windowed_selective_scan_reference(u, dt, dt_bias, A, B, C, skip, z, state, geometry)
+    tensors = (u, dt, dt_bias, A, B, C, skip, z, state)
+    if ops_native.serves(*tensors):
+        return ops_native.selective_scan(tensors, geometry)
+    return windowed_selective_scan_reference(*tensors, geometry)
 
 
 @torch.library.custom_op("streamseg::upsample_argmax", mutates_args=())
 def upsample_argmax(scores: Tensor, height: int, width: int) -> Tensor:
     """See ``upsample_argmax_reference``."""
+    if scores.dtype == torch.float32 and ops_native.serves(scores):
+        return ops_native.upsample_argmax(scores, height, width)
     return upsample_argmax_reference(scores, height, width)
 
 
@@ -183,41 +192,77 @@ def _label_shapes(scores: Tensor, height: int, width: int) -> Tensor:
     return scores.new_empty((scores.shape[0], height, width), dtype=torch.uint8)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+@torch.library.custom_op("streamseg::windowed_causal_conv_backward", mutates_args=())
+def windowed_causal_conv_backward(
+    inputs: list[Tensor], gradients: list[Tensor], geometry: list[int]
+) -> list[Tensor]:
+    """Gradients of the four inputs by the native library; ``geometry`` as in the forward op."""
+    return list(ops_native.causal_conv_backward(inputs, gradients, WindowGeometry(*geometry)))
+
+
+@torch.library.custom_op("streamseg::windowed_selective_scan_backward", mutates_args=())
+def windowed_selective_scan_backward(
+    inputs: list[Tensor], gradients: list[Tensor], geometry: list[int]
+) -> list[Tensor]:
+    """Gradients of the nine inputs by the native library; ``geometry`` as in the forward op."""
+    return list(ops_native.selective_scan_backward(inputs, gradients, WindowGeometry(*geometry)))
+
+
+@windowed_causal_conv_backward.register_fake
+@windowed_selective_scan_backward.register_fake
+def _gradient_shapes(inputs: list[Tensor], *_: Any) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in inputs]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     tensors = [entry for entry in inputs if isinstance(entry, Tensor)]
     ctx.save_for_backward(*tensors)
-    ctx.geometry = WindowGeometry(*inputs[len(tensors) :])
+    ctx.geometry = list(inputs[len(tensors) :])
+    ctx.like = [(entry.shape, entry.dtype) for entry in output]
 
 
-def _backward_of(reference: Any) -> Any:
-    """Gradients by running the reference once more, so that only the inputs are kept."""
+def _backward_of(reference: Any, native: Any) -> Any:
+    """Gradients by the native backward, elsewhere by running the reference once more."""
 
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        with torch.enable_grad():
-            tensors = [
-                tensor.detach().requires_grad_(needed)
-                for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        tensors = ctx.saved_tensors
+        if ops_native.serves(*tensors):
+            dense = [
+                tensors[0].new_zeros(shape, dtype=dtype) if gradient is None else gradient
+                for gradient, (shape, dtype) in zip(gradients, ctx.like, strict=True)
             ]
-            outputs = reference(*tensors, ctx.geometry)
-        kept = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
-        wanted = [tensor for tensor in tensors if tensor.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [output for output, _ in kept],
-                wanted,
-                [gradient for _, gradient in kept],
-                allow_unused=True,
-            )
-        )
-        inner = [next(found) if tensor.requires_grad else None for tensor in tensors]
-        return (*inner, *(None for _ in range(6)))
+            return (*native(list(tensors), dense, ctx.geometry), *(None for _ in range(6)))
+        return (*_replay(ctx, reference, gradients), *(None for _ in range(6)))
 
     return backward
 
 
+def _replay(ctx: Any, reference: Any, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """Run the reference again under autograd, so that only the inputs had to be kept."""
+    with torch.enable_grad():
+        tensors = [
+            tensor.detach().requires_grad_(needed)
+            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        ]
+        outputs = reference(*tensors, WindowGeometry(*ctx.geometry))
+    kept = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in kept],
+            wanted,
+            [gradient for _, gradient in kept],
+            allow_unused=True,
+        )
+    )
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]
+
+
 windowed_causal_conv.register_autograd(
-    _backward_of(windowed_causal_conv_reference), setup_context=_remember
+    _backward_of(windowed_causal_conv_reference, windowed_causal_conv_backward),
+    setup_context=_remember,
 )
 windowed_selective_scan.register_autograd(
-    _backward_of(windowed_selective_scan_reference), setup_context=_remember
+    _backward_of(windowed_selective_scan_reference, windowed_selective_scan_backward),
+    setup_context=_remember,
 )

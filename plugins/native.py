@@ -216,7 +216,7 @@ class NativeOps:
         self, inputs: tuple[Array, ...], geometry: Sequence[int], threads: int
     ) -> _Sizes:
         x, weight, bias, state = inputs
-        batch, tokens, channels = _shape(x, "x", (None, geometry[0] * geometry[1], None))
+        batch, _, channels = _shape(x, "x", (None, geometry[0] * geometry[1], None))
         taps = _shape(weight, "weight", (channels, None))[1]
         cells = self.count_cells(geometry)
         _shape(bias, "bias", (channels,))

@@ -21,6 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("build", "Build a bundle into TensorRT engines for this machine."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
+    "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
+    "compare": ("compare", "Measure how two models drift apart over the same frames."),
+    "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
 }
 
 

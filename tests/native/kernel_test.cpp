@@ -1,0 +1,293 @@
+// The kernels at every instruction set of this machine against double precision, without Python, so
+// that they also run under sanitizers and on an emulated AArch64.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "c_api.h"
+
+namespace {
+
+int passed = 0;
+int failed = 0;
+
+void expect(bool holds, const std::string& what) {
+  if (holds) {
+    ++passed;
+  } else {
+    ++failed;
+    std::printf("FAILED: %s (%s)\n", what.c_str(), streamseg_last_error());
+  }
+}
+
+template <class To, class From>
+std::vector<To> as(const std::vector<From>& from) {
+  return std::vector<To>(from.begin(), from.end());
+}
+
+template <class T>
+double relative_error(const std::vector<float>& got, const std::vector<T>& wanted) {
+  double worst = 0;
+  double largest = 1e-30;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double difference = std::fabs(double(got[i]) - double(wanted[i]));
+    if (!(difference <= worst)) worst = difference;  // keeps what is not a number
+    largest = std::fmax(largest, std::fabs(double(wanted[i])));
+  }
+  return worst / largest;
+}
+
+struct Case {
+  streamseg_sizes sizes;
+  int64_t cells;
+  std::string name;
+};
+
+std::vector<float> random_numbers(std::mt19937& random, int64_t count, double low, double high) {
+  std::uniform_real_distribution<double> uniform(low, high);
+  std::vector<float> numbers(static_cast<size_t>(count));
+  for (auto& number : numbers) number = static_cast<float>(uniform(random));
+  return numbers;
+}
+
+// Positive factors, so that sums do not cancel and errors are relative to what is summed.
+template <class T>
+struct Scan {
+  std::vector<T> u, dt, dt_bias, A, B, C, skip, z, state;
+};
+
+Scan<float> make_scan(const Case& c, std::mt19937& random) {
+  const auto& s = c.sizes;
+  const int64_t rows = s.batch * s.map_h * s.map_w;
+  return {random_numbers(random, rows * s.channels, 0.1, 1),
+          random_numbers(random, rows * s.channels, -2, 2),
+          random_numbers(random, s.channels, -6, 1),
+          random_numbers(random, s.channels * s.depth, -16, -0.2),
+          random_numbers(random, rows * s.depth, 0.1, 1),
+          random_numbers(random, rows * s.depth, 0.1, 1),
+          random_numbers(random, s.channels, 0.1, 1),
+          random_numbers(random, rows * s.channels, -3, 3),
+          random_numbers(random, s.batch * c.cells * s.channels * s.depth, 0, 1)};
+}
+
+template <class T, class Forward, class Backward>
+std::vector<std::vector<T>> run_scan(const Case& c, const Scan<T>& i, Forward forward,
+                                     Backward backward) {
+  std::vector<T> y(i.u.size()), next(i.state.size());
+  expect(forward(&c.sizes, i.u.data(), i.dt.data(), i.dt_bias.data(), i.A.data(), i.B.data(),
+                 i.C.data(), i.skip.data(), i.z.data(), i.state.data(), y.data(),
+                 next.data()) == 0,
+         c.name + " scan runs");
+  Scan<T> g = i;
+  expect(backward(&c.sizes, i.u.data(), i.dt.data(), i.dt_bias.data(), i.A.data(), i.B.data(),
+                  i.C.data(), i.skip.data(), i.z.data(), i.state.data(), i.u.data(),
+                  i.state.data(), g.u.data(), g.dt.data(), g.dt_bias.data(), g.A.data(),
+                  g.B.data(), g.C.data(), g.skip.data(), g.z.data(), g.state.data()) == 0,
+         c.name + " scan gradients run");
+  return {y, next, g.u, g.dt, g.dt_bias, g.A, g.B, g.C, g.skip, g.z, g.state};
+}
+
+void test_scan(Case c, std::mt19937& random) {
+  const Scan<float> i = make_scan(c, random);
+  const Scan<double> wide = {as<double>(i.u),    as<double>(i.dt), as<double>(i.dt_bias),
+                             as<double>(i.A),    as<double>(i.B),  as<double>(i.C),
+                             as<double>(i.skip), as<double>(i.z),  as<double>(i.state)};
+  const auto wanted = run_scan<double>(c, wide, streamseg_windowed_selective_scan_f64,
+                                       streamseg_windowed_selective_scan_backward_f64);
+  std::vector<std::vector<float>> first;
+  for (const int64_t threads : {1, 3}) {
+    c.sizes.threads = threads;
+    const auto got = run_scan<float>(c, i, streamseg_windowed_selective_scan_f32,
+                                     streamseg_windowed_selective_scan_backward_f32);
+    for (size_t k = 0; k < got.size(); ++k) {
+      const double limit = k < 2 ? 2e-6 : 1e-5;
+      const double error = relative_error(got[k], wanted[k]);
+      expect(error <= limit,
+             c.name + " scan output " + std::to_string(k) + " error " + std::to_string(error));
+    }
+    if (threads == 1) first = got;
+    expect(got == first, c.name + " scan does not depend on the number of threads");
+  }
+}
+
+// Independent of the kernels: the recurrence of one cell, one channel, straight from its definition.
+void test_scan_definition() {
+  Case c{{2, 3, 2, 3, 0, 0, 1, 1, 1, 1}, 1, "definition"};
+  const double u = 0.5, dt = 0.3, bias = -1, A = -2, B = 0.7, C = 1.1, skip = 0.2, z = 0.4;
+  const Scan<double> i = {std::vector<double>(6, u), std::vector<double>(6, dt), {bias}, {A},
+                          std::vector<double>(6, B), std::vector<double>(6, C),  {skip},
+                          std::vector<double>(6, z), {0.25}};
+  std::vector<double> y(6), next(1);
+  expect(streamseg_windowed_selective_scan_f64(
+             &c.sizes, i.u.data(), i.dt.data(), i.dt_bias.data(), i.A.data(), i.B.data(),
+             i.C.data(), i.skip.data(), i.z.data(), i.state.data(), y.data(), next.data()) == 0,
+         "definition runs");
+  double s = 0.25;
+  const double step = std::log1p(std::exp(dt + bias));
+  for (int t = 0; t < 6; ++t) {
+    s = std::exp(step * A) * s + step * u * B;
+    const double wanted = (C * s + skip * u) * z / (1 + std::exp(-z));
+    expect(std::fabs(y[static_cast<size_t>(t)] - wanted) < 1e-12, "definition, y");
+  }
+  expect(std::fabs(next[0] - s) < 1e-12, "definition, state");
+}
+
+void test_conv(Case c, std::mt19937& random) {
+  const auto& s = c.sizes;
+  const int64_t rows = s.batch * s.map_h * s.map_w;
+  const auto x = random_numbers(random, rows * s.channels, 0.1, 1);
+  const auto weight = random_numbers(random, s.channels * s.depth, 0.1, 1);
+  const auto bias = random_numbers(random, s.channels, -1, 1);
+  const auto state = random_numbers(random, s.batch * c.cells * s.channels * (s.depth - 1), 0, 1);
+  const auto wide_x = as<double>(x), wide_weight = as<double>(weight), wide_bias = as<double>(bias),
+             wide_state = as<double>(state);
+  std::vector<double> y(x.size()), next(state.size()), gx(x.size()), gw(weight.size()),
+      gb(bias.size()), gs(state.size() + 1);
+  next.reserve(1);
+  std::vector<double> spare(1);
+  const auto data = [&](auto& v) { return v.empty() ? spare.data() : v.data(); };
+  const double* old = state.empty() ? spare.data() : wide_state.data();
+  expect(streamseg_windowed_causal_conv_f64(&c.sizes, wide_x.data(), wide_weight.data(),
+                                            wide_bias.data(), old, y.data(), data(next)) == 0 &&
+             streamseg_windowed_causal_conv_backward_f64(
+                 &c.sizes, wide_x.data(), wide_weight.data(), wide_bias.data(), old, wide_x.data(),
+                 old, gx.data(), gw.data(), gb.data(), gs.data()) == 0,
+         c.name + " conv runs in double");
+  std::vector<float> ours(x.size()), ours_next(state.size() + 1), ours_gx(x.size()),
+      ours_gw(weight.size()), ours_gb(bias.size()), ours_gs(state.size() + 1);
+  const float none = 0;
+  const float* old_state = state.empty() ? &none : state.data();
+  expect(streamseg_windowed_causal_conv_f32(&c.sizes, x.data(), weight.data(), bias.data(),
+                                            old_state, ours.data(), ours_next.data()) == 0 &&
+             streamseg_windowed_causal_conv_backward_f32(
+                 &c.sizes, x.data(), weight.data(), bias.data(), old_state, x.data(), old_state,
+                 ours_gx.data(), ours_gw.data(), ours_gb.data(), ours_gs.data()) == 0,
+         c.name + " conv runs");
+  ours_next.resize(state.size());
+  ours_gs.resize(state.size());
+  expect(relative_error(ours, y) <= 2e-6, c.name + " conv output");
+  expect(relative_error(ours_next, next) <= 2e-6, c.name + " conv state");
+  expect(relative_error(ours_gx, gx) <= 1e-5, c.name + " conv gradient of x");
+  expect(relative_error(ours_gw, gw) <= 1e-5, c.name + " conv gradient of weight");
+  expect(relative_error(ours_gb, gb) <= 1e-5, c.name + " conv gradient of bias");
+  expect(relative_error(ours_gs, gs) <= 1e-5, c.name + " conv gradient of state");
+}
+
+void test_argmax(std::mt19937& random, int64_t h, int64_t w, int64_t height, int64_t width) {
+  const int64_t classes = 7;
+  const auto logits = random_numbers(random, classes * h * w, -1, 1);
+  std::vector<uint8_t> labels(static_cast<size_t>(height * width));
+  expect(streamseg_upsample_argmax(logits.data(), 1, classes, h, w, height, width, 2,
+                                   labels.data()) == 0,
+         "argmax runs");
+  const auto source = [](int64_t at, int64_t in, int64_t out) {
+    const double s = (double(at) + 0.5) * double(in) / double(out) - 0.5;
+    return s < 0 ? 0 : s;
+  };
+  double worst = 0;
+  for (int64_t y = 0; y < height; ++y) {
+    for (int64_t x = 0; x < width; ++x) {
+      const double sy = source(y, h, height), sx = source(x, w, width);
+      const int64_t y0 = std::min<int64_t>(int64_t(sy), h - 1), x0 = std::min<int64_t>(int64_t(sx), w - 1);
+      const int64_t y1 = std::min<int64_t>(y0 + 1, h - 1), x1 = std::min<int64_t>(x0 + 1, w - 1);
+      const auto value = [&](int64_t k) {
+        const auto at = [&](int64_t r, int64_t c) { return double(logits[size_t((k * h + r) * w + c)]); };
+        const double fy = sy - double(y0), fx = sx - double(x0);
+        return (1 - fy) * ((1 - fx) * at(y0, x0) + fx * at(y0, x1)) +
+               fy * ((1 - fx) * at(y1, x0) + fx * at(y1, x1));
+      };
+      double best = value(0);
+      for (int64_t k = 1; k < classes; ++k) best = std::fmax(best, value(k));
+      worst = std::fmax(worst, best - value(labels[size_t(y * width + x)]));
+    }
+  }
+  expect(worst <= 1e-5, "argmax picks the largest, short of it by " + std::to_string(worst));
+}
+
+void test_exp() {
+  for (const int base2 : {0, 1}) {
+    std::vector<float> x, y;
+    for (float v = base2 != 0 ? -126.0f : -87.0f; v < (base2 != 0 ? 0.0f : 88.0f); v += 0.00131f) x.push_back(v);
+    x.push_back(0.0f);
+    y.resize(x.size());
+    expect(streamseg_exp(x.data(), int64_t(x.size()), base2, y.data()) == 0, "exp runs");
+    double worst = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double wanted = base2 != 0 ? std::exp2(double(x[i])) : std::exp(double(x[i]));
+      const float rounded = float(wanted);
+      const double ulp = double(std::nextafter(rounded, std::numeric_limits<float>::infinity())) - double(rounded);
+      worst = std::fmax(worst, std::fabs(double(y[i]) - wanted) / ulp);
+    }
+    expect(y.back() == 1.0f, "exp is 1 at 0");
+    expect(worst <= 2, "exp is within 2 ulp, got " + std::to_string(worst));
+  }
+}
+
+void test_errors() {
+  float number = 0;
+  streamseg_sizes s{4, 4, 2, 2, 0, 0, 1, 1, 4, 1};
+  const auto conv = [&](const streamseg_sizes& sizes) {
+    return streamseg_windowed_causal_conv_f32(&sizes, &number, &number, &number, &number, &number, &number);
+  };
+  for (const auto field : {&streamseg_sizes::map_h, &streamseg_sizes::map_w, &streamseg_sizes::window_h,
+                           &streamseg_sizes::window_w, &streamseg_sizes::batch, &streamseg_sizes::channels,
+                           &streamseg_sizes::depth}) {
+    for (const int64_t value : {int64_t(0), int64_t(-1), std::numeric_limits<int64_t>::max()}) {
+      streamseg_sizes wrong = s;
+      wrong.*field = value;
+      expect(conv(wrong) == STREAMSEG_INVALID_ARGUMENT, "sizes out of range are refused");
+    }
+  }
+  s.offset_w = 2;
+  expect(conv(s) == STREAMSEG_INVALID_ARGUMENT && std::strstr(streamseg_last_error(), "offset_w is 2"),
+         "an offset as large as the window is refused");
+  expect(streamseg_windowed_causal_conv_f32(nullptr, &number, &number, &number, &number, &number,
+                                            &number) == STREAMSEG_INVALID_ARGUMENT,
+         "a null pointer is refused");
+  expect(streamseg_select_level("mmx") == STREAMSEG_INVALID_ARGUMENT, "an unknown level is refused");
+  uint8_t label = 0;
+  expect(streamseg_upsample_argmax(&number, 1, 256, 1, 1, 1, 1, 1, &label) == STREAMSEG_INVALID_ARGUMENT,
+         "256 classes are refused");
+}
+
+}  // namespace
+
+int main() {
+  const streamseg_sizes geometries[] = {
+      // map, window, offset, batch, channels, states or taps, threads
+      {1, 1, 1, 1, 0, 0, 1, 1, 4, 1},      {7, 9, 3, 4, 1, 2, 2, 5, 8, 1},
+      {5, 5, 5, 5, 2, 2, 1, 21, 16, 1},    {6, 11, 4, 3, 0, 1, 1, 33, 5, 1},
+      {20, 20, 20, 20, 10, 10, 1, 16, 16, 1}, {3, 2, 6, 6, 5, 5, 1, 37, 32, 1},
+      {40, 40, 40, 40, 0, 0, 1, 4, 4, 1}};
+  std::string levels = streamseg_levels();
+  levels += ",";
+  for (size_t start = 0, end; (end = levels.find(',', start)) != std::string::npos; start = end + 1) {
+    const std::string level = levels.substr(start, end - start);
+    expect(streamseg_select_level(level.c_str()) == 0 && level == streamseg_level(), "level is selected");
+    std::mt19937 random(1);
+    for (auto sizes : geometries) {
+      Case c{sizes, 0, level + " " + std::to_string(sizes.map_h) + "x" + std::to_string(sizes.map_w)};
+      expect(streamseg_cells(&c.sizes, &c.cells) == 0, "cells are counted");
+      test_scan(c, random);
+      for (const int64_t taps : {1, 2, 4, 7}) {
+        c.sizes.depth = taps;
+        test_conv(c, random);
+      }
+    }
+    test_argmax(random, 3, 5, 12, 20);
+    test_argmax(random, 8, 32, 64, 256);
+    test_argmax(random, 9, 7, 4, 5);
+    test_argmax(random, 1, 1, 3, 3);
+    test_exp();
+    std::printf("%s\n", level.c_str());
+  }
+  test_scan_definition();
+  test_errors();
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 ? 0 : 1;
+}
