@@ -116,7 +116,7 @@ class CellScan {
       float c[kStaged];
       if (tile + 1 < tiles) fetch(tile + 1, b, c);
       locate(tile + 2);
-#pragma unroll 2
+#pragma unroll 1
       for (int group = 0; group < kGroups; ++group) {
         const int32_t step = tile * kTile + group * Split + place_;
         const RawToken<T> far = load(step + 2 * Split);

@@ -37,11 +37,13 @@ def build_twin() -> Path:
 
 @functools.cache
 def build_cuda() -> tuple[Path, str]:
-    """Folder of the libraries for sm_80, built from scratch, and what the build printed."""
+    """Folder of the libraries for sm_80 and sm_87, built from scratch, and what the build printed."""
     folder = ROOT / "build/cuda_test"
     shutil.rmtree(folder, ignore_errors=True)
     nvcc = need_nvcc()
-    printed = _cmake(folder, f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DSTREAMSEG_CUDA_ARCHITECTURES=80")
+    printed = _cmake(
+        folder, f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DSTREAMSEG_CUDA_ARCHITECTURES=80;87"
+    )
     return folder, printed
 
 

@@ -25,6 +25,7 @@ from streamseg.export.ops import (
 )
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.device import DeviceOps, Sizes
+from streamseg.plugins.loader import find_library
 
 from .cuda_builds import build_cuda, build_twin
 
@@ -263,7 +264,8 @@ def test_null_array_is_refused(twin: DeviceOps) -> None:
 def test_no_kernel_spills() -> None:
     _, printed = build_cuda()
     kernels = re.findall(r"Compiling entry function '(\w+)'", printed)
-    assert len(kernels) == 16, "six scans, four convolutions, four argmaxes, two normalisations"
+    # Six scans, four convolutions, four argmaxes, two normalisations, each for two GPUs.
+    assert len(kernels) == 2 * 16
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(spills) >= len(kernels)
     assert set(spills) == {("0", "0")}
@@ -272,10 +274,23 @@ def test_no_kernel_spills() -> None:
 def test_library_holds_machine_code_and_ptx() -> None:
     folder, _ = build_cuda()
     library = folder / "libstreamseg_cuda.so"
-    assert DeviceOps(library).targets == "80+ptx80"
+    assert DeviceOps(library).targets == "80,87+ptx87"
     content = library.read_bytes()
-    assert b"sm_80" in content or b"compute_80" in content
+    assert b"sm_80" in content
+    assert b"sm_87" in content
     needed = subprocess.run(
         ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
     ).stdout
     assert "libcudart" not in needed
+
+
+def test_benchmark_finds_parity_with_the_cpu_kernels() -> None:
+    done = subprocess.run(
+        [str(build_twin() / "kernel_bench"), "--parity"],
+        env={"STREAMSEG_OPS": str(find_library())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["parity"]["geometries"] == 18
