@@ -177,13 +177,18 @@ def write_plots(
 def draw_comparison(comparison: Comparison) -> Figure:
     """Label agreement above, relative state errors below, over the frames."""
     figure, axes = new_figure(10, 6)
+    from matplotlib import colormaps
+
     axes.remove()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     above.plot([frame.agreement * 100 for frame in comparison.frames], linewidth=1)
     above.set(ylabel="equal labels, %", title=f"{comparison.b} against {comparison.a}")
-    for name in comparison.state_names:
+    names = comparison.state_names
+    colors = colormaps["viridis"](np.linspace(0, 0.95, max(1, len(names))))
+    for color, name in zip(colors, names, strict=False):
         series = np.maximum(comparison.series(name), 1e-12)
-        below.plot(series, linewidth=1, label=f"{name} ({comparison.trend(name)})")
+        label = f"{name} ({comparison.trend(name)})"
+        below.plot(series, linewidth=1, color=color, label=label)
     below.axhline(comparison.threshold, color="0.5", linestyle="--", linewidth=0.8)
     below.set(xlabel="frame", ylabel="relative state error", yscale="log", xmargin=0.01)
     if comparison.state_names:

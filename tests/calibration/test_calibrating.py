@@ -23,12 +23,15 @@ from streamseg.calibration.replay import Replayer, Segment, choose_segments
 from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, DatasetError, ExportError
+from streamseg.export import export_bundle, load_checkpoint
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle import read_bundle
 from tests.calibration.models import SIZE, write_bundle
 from tests.calibration.trees import write_image
+from tests.conftest import SHARED
 
 LOWERED = BackendOptions(native=False)
+CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +338,25 @@ def test_bundle_without_logits_calibrates_the_same_layers(footage, tmp_path, gra
     dataset = open_dataset(f"footage:{footage}")
     result = calibrate(source, tmp_path / "int8", dataset, options(), report=False)
     assert list(result.layers) == [layer.name for layer in find_layers(graph)]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no shared checkpoint")
+def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
+    model = load_checkpoint(CHECKPOINT, window=10, shift=5)
+    export_bundle(model, tmp_path / "float", size=(352, 480), logits=True)
+    root = f"camvid:{SHARED / 'data/camvid'}"
+    chosen = CalibrationOptions(clips=4, frames=4)
+    train = open_dataset(root, "train", labels=False)
+    result = calibrate(tmp_path / "float", tmp_path / "int8", train, chosen, report=False)
+    assert result.float_bytes > 3 * result.bytes
+    options = SegmenterOptions()
+    clip = open_dataset(root, "val").clips[0]
+    with (
+        open_segmenter(tmp_path / "float", options) as a,
+        open_segmenter(tmp_path / "int8", options) as b,
+    ):
+        found = compare(a, b, clip, frames=40)
+    assert min(frame.agreement for frame in found.frames) > 0.99
+    assert max(frame.worst_state for frame in found.frames) < 0.08
+    assert found.trend() == "saturates"

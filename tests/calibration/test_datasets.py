@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import av
@@ -20,8 +19,7 @@ from tests.calibration.trees import (
     write_image,
     write_label,
 )
-
-SHARED = Path(os.environ.get("STREAMSEG_SHARED", Path(__file__).parents[3] / "shared"))
+from tests.conftest import SHARED
 
 
 def test_cityscapes_sequences_are_clips_of_30_with_the_label_on_the_20th(tmp_path):

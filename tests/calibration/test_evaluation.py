@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -24,8 +23,8 @@ from streamseg.cli.main import run
 from streamseg.errors import BundleError, CheckpointError, DatasetError
 from streamseg.runtime.manifest import ClassInfo
 from tests.calibration.models import SHIFT, SIZE, WINDOW, write_checkpoint
+from tests.conftest import SHARED
 
-SHARED = Path(os.environ.get("STREAMSEG_SHARED", Path(__file__).parents[3] / "shared"))
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
 KEYS = ["miou", "weighted_iou", "pixel_accuracy", "mvc8", "mvc16", "per_class", "fps", "frames"]
 
