@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import onnxruntime
 import torch
-from frame import scan_materialised
+from frame import plain_torch, scan_materialised
 from measuring import describe_machine, time_interleaved, write_results
 from onnx import ModelProto
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from streamseg.export import ops
 from streamseg.export.graph import trace_module
 from streamseg.export.models.mamba import BlocksConfig, TemporalLayer
-from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.native import load
 
@@ -112,13 +110,10 @@ def runtime_peer(
 
 
 def torch_peer(call: Callable[..., Any], arguments: list[Tensor], scan: Any) -> Callable[[], Any]:
-    """An eager call with the scan replaced by ``scan``."""
-
-    def replaced(*given: Any) -> Any:
-        return scan(*given[:9], WindowGeometry(*given[9:]))
+    """An eager call with our operators in plain PyTorch, the scan by ``scan``."""
 
     def run() -> Any:
-        with torch.no_grad(), mock.patch.object(ops, "windowed_selective_scan", replaced):
+        with plain_torch(scan):
             return call(*arguments)
 
     return run

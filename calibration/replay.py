@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from streamseg.calibration.datasets import Clip, Dataset, StillClip
-from streamseg.errors import BackendError, DatasetError
+from streamseg.errors import BackendError, DatasetError, StateMismatch
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.onnxruntime import find_native, import_onnxruntime
@@ -99,6 +99,15 @@ class Replayer:
             name: _open_session(_with_outputs(content, self._taps[name]), options)
             for name, content in {**bundle.graphs, **(graphs or {})}.items()
         }
+        self._given = bundle.given
+        unset = {spec.name for spec in self.manifest.state if spec.kind == "given"} - set(
+            self._given
+        )
+        if unset:
+            raise StateMismatch(
+                f"{bundle.path} holds no values for its given states {', '.join(sorted(unset))}: "
+                "export it with them before calibrating"
+            )
         self._fitter: FrameFitter | None = None
         self._frame = np.empty(self.manifest.frame.shape, np.uint8)
         self.reset()
@@ -107,7 +116,7 @@ class Replayer:
         """Zero the state."""
         self._step = 0
         self._state = {
-            (spec.name, buffer): np.zeros(spec.shape, spec.dtype)
+            (spec.name, buffer): self._given.get(spec.name, np.zeros(spec.shape, spec.dtype))
             for spec in self.manifest.state
             for buffer in range(spec.buffers)
         }

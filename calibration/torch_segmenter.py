@@ -17,6 +17,7 @@ from streamseg.calibration.segmenter import (
     labels_from_logits,
 )
 from streamseg.export.checkpoint import load_checkpoint
+from streamseg.export.replay import Replay
 from streamseg.runtime.resize import FrameFitter
 
 
@@ -29,8 +30,7 @@ class CheckpointSegmenter(Segmenter):
         self._model = load_checkpoint(path, window=options.window, shift=options.shift).eval()
         self._model.check_size(size)
         self.classes = self._model.classes
-        self._names = [spec.name for spec in self._model.state_spec(size)]
-        self._state = self._model.initial_state(size)
+        self._replay = Replay(self._model, size)
         self._fitter: FrameFitter | None = None
         self._fitted = np.empty((*size, 3), np.uint8)
 
@@ -41,18 +41,14 @@ class CheckpointSegmenter(Segmenter):
         if self._fitter is None or self._fitter.frame_size != size:
             self._fitter = FrameFitter(size, self._size)
         self._fitter.fit(frame, self._fitted)
-        logits, *state = self._model(torch.from_numpy(self._fitted)[None], *self._state)
-        self._state = tuple(state)
+        logits = self._replay.logits(torch.from_numpy(self._fitted)[None])
         scores = np.asarray(logits[0].numpy(), np.float32)
         return Output(self._fitter.restore(labels_from_logits(scores, self._size)), scores)
 
     def reset(self) -> None:
         """Zero the state."""
-        self._state = self._model.initial_state(self._size)
+        self._replay.reset()
 
     def state(self) -> Mapping[str, Array]:
         """Copies of the state tensors."""
-        return {
-            name: np.array(tensor.numpy())
-            for name, tensor in zip(self._names, self._state, strict=True)
-        }
+        return {name: np.array(tensor.numpy()) for name, tensor in self._replay.state().items()}

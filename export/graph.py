@@ -173,4 +173,4 @@ def trace_module(
     exported = _run_exporter(
         module.eval(), tuple(arguments), input_names=inputs, output_names=outputs
     )
-    return _finish(exported)
+    return _finish(exported, type(module).__name__)
