@@ -29,14 +29,15 @@ CONFIG = BlocksConfig(embed_dim=256, layers=1, d_inner=512, dt_rank=16)
 GEOMETRY = CONFIG.geometry(0, MAP)
 PLACE = (*MAP, *CONFIG.window, 0, 0)
 STATES = GEOMETRY.tokens * CONFIG.d_inner * CONFIG.d_state
-FLOOR_KIND = 2  # exponentials and products together, as the scan does them
+EXP, FMA, TOGETHER = 0, 1, 2  # kinds of NativeOps.measure_floor
 PEERS = {
     "native": "native op in ONNX Runtime",
     "lowering": "ONNX `Scan` lowering in ONNX Runtime",
     "lean": "PyTorch, lean per-token loop",
     "materialised": "PyTorch, per-token loop that materialises L x D x N",
     "native_1": "native op, one thread",
-    "floor_1": "floor: exp and FMA throughput alone, one thread",
+    "floor": "floor: the states' exponentials, then their FMA work, one thread",
+    "floor_together": "floor: both in one loop, one thread",
     "layer_native": "whole layer, native ops in ONNX Runtime",
     "layer_lowering": "whole layer, lowering in ONNX Runtime",
     "layer_lean": "whole layer, lean eager PyTorch",
@@ -45,7 +46,13 @@ BARS = [
     ("scan: native vs ONNX Scan lowering", "lowering", "native", ">= 10"),
     ("scan: native vs per-token loop (materialising)", "materialised", "native", ">= 20"),
     ("scan: native vs lean per-token loop", "lean", "native", ""),
-    ("scan: native vs the floor, one thread", "native_1", "floor_1", "<= 1.5"),
+    ("scan: native (with softplus, skip, gate) vs exp + FMA", "native_1", "floor", "<= 1.5"),
+    (
+        "scan: native (with softplus, skip, gate) vs both in one loop",
+        "native_1",
+        "floor_together",
+        "",
+    ),
     ("layer: native vs lean eager PyTorch", "layer_lean", "layer_native", ">= 4"),
 ]
 
@@ -171,10 +178,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     native = load()
-    floors: list[float] = []
     peers = make_peers(arguments.threads)
-    # The floor times itself; it runs between the others like them.
-    peers["floor_1"] = lambda: floors.append(native.measure_floor(STATES, kind=FLOOR_KIND))
+    peers["floor"] = lambda: [native.measure_floor(STATES, kind=kind) for kind in (EXP, FMA)]
+    peers["floor_together"] = lambda: native.measure_floor(STATES, kind=TOGETHER)
     times = time_interleaved(peers, rounds=arguments.rounds)
     medians = {name: entry["median_ms"] for name, entry in times.items()}
     result = {

@@ -106,9 +106,11 @@ def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(f"the ONNX exporter failed: {str(error).splitlines()[0]}") from error
+        assert program is not None
+        optimizer.optimize_ir(
+            program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT
+        )
     logger.debug("%s", told.getvalue())
-    assert program is not None
-    optimizer.optimize_ir(program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     return program.model_proto
 
 

@@ -28,11 +28,13 @@ class Attention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """``[1, T, C]``, ``[1, S, C]`` twice, and ``[1 or heads, T, S]`` to ``[1, T, C]``."""
-        weights = self.in_proj_weight.chunk(3)
-        biases = self.in_proj_bias.chunk(3)
+        width = self.out_proj.in_features
+        # Slices of weights are folded into constants by the exporter, splits are not.
         projected = (
-            F.linear(tokens[0], weight, offset)
-            for tokens, weight, offset in zip((query, key, value), weights, biases, strict=True)
+            F.linear(
+                tokens[0], self.in_proj_weight[at : at + width], self.in_proj_bias[at : at + width]
+            )
+            for at, tokens in zip((0, width, 2 * width), (query, key, value), strict=True)
         )
         q, k, v = (part.reshape(part.shape[0], HEADS, -1).transpose(0, 1) for part in projected)
         logits = (q * (1 / math.sqrt(q.shape[2]))) @ k.transpose(1, 2)

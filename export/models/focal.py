@@ -61,9 +61,15 @@ class TokenTable:
     mask: Tensor
 
 
-@lru_cache(maxsize=8)
 def token_table(rows: int, columns: int) -> TokenTable:
     """The table of a map of ``rows`` x ``columns`` windows."""
+    # Arrays are cached rather than tensors: a tensor made while exporting is a fake one.
+    tokens, mask = _token_arrays(rows, columns)
+    return TokenTable(torch.from_numpy(tokens), torch.from_numpy(mask))
+
+
+@lru_cache(maxsize=8)
+def _token_arrays(rows: int, columns: int) -> tuple[Table, np.ndarray[Any, np.dtype[np.float32]]]:
     grid = np.indices((rows, columns)).reshape(2, -1).T
     height, width = rows * WINDOW, columns * WINDOW
     at = np.concatenate([_cells(0, WINDOW), *_surroundings()])
@@ -83,7 +89,7 @@ def token_table(rows: int, columns: int) -> TokenTable:
     beyond = np.concatenate(outside, axis=1)
     tokens[beyond] = first
     mask = np.where(beyond, OUTSIDE, 0.0).astype(np.float32)[:, None, None, :]
-    return TokenTable(torch.from_numpy(tokens), torch.from_numpy(mask))
+    return tokens, mask
 
 
 def _cells(first: int, kernel: int) -> Table:

@@ -25,6 +25,8 @@ WIDTH = 256
 SLOPE = 0.1
 STAGES = 6
 LEVELS = 3
+# Queries warped at once: bounds the memory of their sampling grids.
+WARP_QUERIES = 10
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,14 @@ def warp(masks: Tensor, flow: Tensor) -> Tensor:
     Positions are normalised by the size but sampled with corner alignment, as published: a zero
     flow shrinks coordinates by (size - 1) / size.
     """
+    parts = [
+        _warp_queries(masks[:, first : first + WARP_QUERIES], flow[first : first + WARP_QUERIES])
+        for first in range(0, flow.shape[0], WARP_QUERIES)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _warp_queries(masks: Tensor, flow: Tensor) -> Tensor:
     height, width = masks.shape[2], masks.shape[3]
     flow = upsample(flow, (height, width)) * 2
     x = (flow[:, 0] + torch.arange(width, dtype=flow.dtype)) / width * 2 - 1

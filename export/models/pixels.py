@@ -61,9 +61,13 @@ class DeformableAttention(nn.Module):
             place = references[:, None, None] + offsets[:, :, level] / extent
             grid = place.transpose(0, 1) * 2 - 1
             maps = part.reshape(HEADS, -1, height, width)
-            sampled = F.grid_sample(maps, grid, mode="bilinear", align_corners=False)
-            found = (sampled * weights[:, :, level].transpose(0, 1)[:, None]).sum(dim=3)
-            total = found if total is None else total + found
+            # Point by point: all points at once would hold several times the memory.
+            for point in range(POINTS):
+                sampled = F.grid_sample(
+                    maps, grid[:, :, point : point + 1], mode="bilinear", align_corners=False
+                )[..., 0]
+                found = sampled * weights[:, :, level, point].T[:, None]
+                total = found if total is None else total + found
         assert total is not None
         out: Tensor = self.output_proj(total.permute(2, 0, 1).reshape(1, count, -1))
         return out
