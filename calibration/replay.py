@@ -94,6 +94,13 @@ class Replayer:
         graphs: Mapping[str, bytes] | None = None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
+        self._given = bundle.given
+        unset = [spec.name for spec in self.manifest.state if spec.init == "unset"]
+        if unset:
+            raise BackendError(
+                f"{bundle.path} holds no values of {', '.join(unset)}; "
+                "make them with: streamseg prototypes BUNDLE --source VIDEO"
+            )
         self._taps = {name: list(taps.get(name, ())) for name in bundle.graphs}
         self._sessions = {
             name: _open_session(_with_outputs(content, self._taps[name]), options)

@@ -90,7 +90,7 @@ class Replay:
         if set(self._given) != set(table):
             raise StateMismatch(
                 f"given states are {sorted(self._given)}, {self.model.family} expects "
-                f"{sorted(table)}"
+                f"{sorted(table)}; a bundle can hold them, see: streamseg prototypes --help"
             )
         for name, spec in table.items():
             if tuple(self._given[name].shape) != spec.shape:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import streamseg
+from streamseg.calibration.segmenter import SegmenterOptions
+from streamseg.calibration.torch_segmenter import CheckpointSegmenter
 from streamseg.errors import CheckpointError, ExportError, StateMismatch
 from streamseg.export import StepModel, export_bundle, load_checkpoint, save_checkpoint
 from streamseg.export.bundles import moving_pattern
@@ -123,6 +125,25 @@ def test_snapshot_continues_exactly_amid_the_warm_up(bundle) -> None:  # type: i
         stream.restore(saved)
         again = [np.copy(stream.step(frame).logits) for frame in golden.frames[5:]]
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.data
+def test_checkpoints_are_evaluated_by_their_schedule(case) -> None:  # type: ignore[no-untyped-def]
+    golden, _, path = case
+    if given(golden):
+        with pytest.raises(StateMismatch, match="streamseg prototypes"):
+            CheckpointSegmenter(path, SegmenterOptions(), SIZE)
+        return
+    segmenter = CheckpointSegmenter(path, SegmenterOptions(), SIZE)
+    for _ in range(2):
+        segmenter.reset()
+        for t, frame in enumerate(golden.frames):
+            found = segmenter.step(frame)
+            equal = (found.labels == golden.arrays["pred"][t]).mean()
+            assert equal > 0.999, (t, equal)
+    assert segmenter.state().keys() == {
+        spec.name for spec in load_checkpoint(path).state_spec(SIZE)
+    }
 
 
 def rewritten(path: Path, folder: Path, swap: tuple[int, int, int]) -> Path:
