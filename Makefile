@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 ort-matrix test test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,26 @@ native-aarch64:
 ORT ?= 1.17.3 newest
 ort-matrix: native
 	.ci/ort-matrix $(BIN)/python $(ORT)
+
+# The CUDA operators and TensorRT plugins, for this machine's GPU or, with RELEASE=1, for all.
+cuda: setup
+	STREAMSEG_CUDA=1 STREAMSEG_CUDA_RELEASE=$(RELEASE) $(BIN)/python setup.py -q build_cuda --inplace
+
+# TensorRT's headers for compiling its plugins where TensorRT is not installed; for tests only.
+HEADERS_WHEEL := kernel-lens==2.0.1
+tensorrt-headers: setup
+	rm -rf build/headers_wheel build/tensorrt_headers && mkdir -p build/headers_wheel
+	$(BIN)/python -m pip download -q --no-deps -d build/headers_wheel $(HEADERS_WHEEL)
+	$(BIN)/python -m zipfile -e build/headers_wheel/*.whl build/headers_wheel
+	mv build/headers_wheel/kernel_lens/include/tensorrt build/tensorrt_headers
+	rm -rf build/headers_wheel
+
+# TensorRT-RTX in an environment of its own: its builder needs no GPU. For tests only.
+tensorrt-rtx:
+	test -x build/rtx/bin/python || $(PYTHON) -m venv build/rtx
+	build/rtx/bin/python -m pip install -q tensorrt-rtx-cu13==1.7.1.116 numpy onnx
+	mkdir -p build/rtx/link
+	ln -sf $$(build/rtx/bin/python -c 'import tensorrt_rtx_libs as t; print(t.__path__[0])')/libtensorrt_rtx.so.1 build/rtx/link/libtensorrt_rtx.so
 
 test: setup
 	$(BIN)/python -m pytest

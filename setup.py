@@ -2,6 +2,8 @@
 
 The metadata is in pyproject.toml. STREAMSEG_NATIVE=0 leaves the native library out, 1 makes the
 install fail without it; otherwise it is built where CMake and a C++ compiler are there.
+STREAMSEG_CUDA does the same for the CUDA libraries (plugins/cuda), which are otherwise built where
+nvcc and an NVIDIA GPU are there; STREAMSEG_CUDA_RELEASE=1 builds them for every supported GPU.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from setuptools.errors import ExecError
 
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
+CUDA_LIBRARIES = ("libstreamseg_cuda.so", "libstreamseg_tensorrt.so")
 
 PACKAGE_DIR = {
     "streamseg": "src/streamseg",
@@ -118,7 +121,11 @@ class BuildNative(Command):
         """What a wheel holds of it."""
         folder = Path(self.build_lib or "") / "streamseg/plugins"
         source = Path("plugins") if self.editable_mode else folder
-        return [str(folder / name) for name in (LIBRARY, RECORD) if (source / name).exists()]
+        return [str(folder / name) for name in self.outputs() if (source / name).exists()]
+
+    def outputs(self) -> tuple[str, ...]:
+        """Names of library and record."""
+        return (LIBRARY, RECORD)
 
     def get_output_mapping(self) -> dict[str, str]:
         """Where an editable install finds it instead."""
@@ -127,10 +134,86 @@ class BuildNative(Command):
         return {output: f"plugins/{Path(output).name}" for output in self.get_outputs()}
 
 
-class Build(build):
-    """``build`` with the native library."""
+class BuildCuda(BuildNative):
+    """Build the CUDA operators and, where TensorRT's headers are, its plugins, with records."""
 
-    sub_commands: ClassVar = [*build.sub_commands, ("build_native", None)]
+    description = "build the CUDA and TensorRT libraries"
+
+    def run(self) -> None:
+        """Build, or leave out and say why."""
+        choice = os.environ.get("STREAMSEG_CUDA", "")
+        reason = self.missing(choice) or self.compile()
+        if reason is not None and choice == "1":
+            raise ExecError(f"STREAMSEG_CUDA=1, but there is no CUDA library: {reason}")
+        self.place(reason)
+
+    def missing(self, choice: str) -> str | None:
+        """The reason not to try."""
+        if choice == "0":
+            return "STREAMSEG_CUDA=0"
+        if find_nvcc() is None:
+            return "nvcc was not found"
+        board = Path("/proc/device-tree/model")
+        tegra = board.exists() and b"NVIDIA" in board.read_bytes()
+        if choice != "1" and not tegra and not Path("/dev/nvidiactl").exists():
+            return "this machine has no NVIDIA GPU; STREAMSEG_CUDA=1 builds it all the same"
+        return None
+
+    def compile(self) -> str | None:
+        """Run CMake in build/cuda; the reason when this machine cannot."""
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            return "CMake was not found"
+        release = "ON" if os.environ.get("STREAMSEG_CUDA_RELEASE") == "1" else "OFF"
+        options = [f"-DSTREAMSEG_RELEASE={release}", f"-DCMAKE_CUDA_COMPILER={find_nvcc()}"]
+        for name in ("STREAMSEG_CUDA_ARCHITECTURES", "STREAMSEG_TENSORRT_INCLUDE"):
+            if name in os.environ:
+                options.append(f"-D{name}={os.environ[name]}")
+        configure = [cmake, "-S", "plugins/cuda", "-B", "build/cuda", *options]
+        jobs = str(os.cpu_count() or 1)
+        for step in (configure, [cmake, "--build", "build/cuda", "--parallel", jobs]):
+            if subprocess.run(step, check=False).returncode != 0:
+                return "the build failed; see its output above"
+        return None
+
+    def place(self, reason: str | None) -> None:
+        """Copy what was built to where the package looks for it, each with its record."""
+        in_tree = self.inplace or self.editable_mode
+        folder = Path("plugins") if in_tree else Path(self.build_lib or "") / "streamseg/plugins"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in CUDA_LIBRARIES:
+            built, library = Path("build/cuda") / name, folder / name
+            library.unlink(missing_ok=True)
+            record = {"version": VERSION, "sha256": None, "reason": reason}
+            if reason is None and built.exists():
+                record["sha256"] = hashlib.sha256(built.read_bytes()).hexdigest()
+                shutil.copyfile(built, library)
+            elif reason is None:
+                record["reason"] = "TensorRT's headers (NvInferRuntime.h) were not found"
+            library.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+    def get_source_files(self) -> list[str]:
+        """What an sdist must hold to build it."""
+        return sorted(str(path) for path in Path("plugins/cuda").iterdir() if path.is_file())
+
+    def outputs(self) -> tuple[str, ...]:
+        """Names of libraries and records."""
+        return (*CUDA_LIBRARIES, *(str(Path(name).with_suffix(".json")) for name in CUDA_LIBRARIES))
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc; the toolkit's folder counts also where PATH does not have it, as on Jetson."""
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+class Build(build):
+    """``build`` with the native libraries."""
+
+    sub_commands: ClassVar = [
+        *build.sub_commands,
+        ("build_native", None),
+        ("build_cuda", None),
+    ]
 
 
 class NativeDistribution(Distribution):
@@ -158,5 +241,10 @@ setup(
     include_package_data=False,
     package_data={"streamseg": ["py.typed"]},
     distclass=NativeDistribution,
-    cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
+    cmdclass={
+        "build": Build,
+        "build_native": BuildNative,
+        "build_cuda": BuildCuda,
+        "bdist_wheel": PlatformWheel,
+    },
 )

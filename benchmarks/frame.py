@@ -10,7 +10,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,17 +76,32 @@ def scan_materialised(
     return (scanned + skip * u) * torch.nn.functional.silu(z), state
 
 
+@contextmanager
+def plain_torch(scan: Callable[..., Any]) -> Iterator[None]:
+    """Run our operators in plain PyTorch, the scan by ``scan``, and keep no gradients."""
+
+    def call_scan(*arguments: Any) -> Any:
+        return scan(*arguments[:9], WindowGeometry(*arguments[9:]))
+
+    def call_conv(*arguments: Any) -> Any:
+        return ops.windowed_causal_conv_reference(*arguments[:4], WindowGeometry(*arguments[4:]))
+
+    with (
+        torch.no_grad(),
+        mock.patch.object(ops, "windowed_selective_scan", call_scan),
+        mock.patch.object(ops, "windowed_causal_conv", call_conv),
+    ):
+        yield
+
+
 def eager_peer(model: TV3S, frame: np.ndarray[Any, Any], scan: Any) -> Callable[[], object]:
     """One eager step with carried state, the scan replaced by ``scan``."""
     state = list(model.initial_state(SIZE))
     image = torch.from_numpy(frame)[None]
 
-    def call(*arguments: Any) -> Any:
-        return scan(*arguments[:9], WindowGeometry(*arguments[9:]))
-
     def step() -> None:
         nonlocal state
-        with torch.no_grad(), mock.patch.object(ops, "windowed_selective_scan", call):
+        with plain_torch(scan):
             logits, *state = model(image, *state)
             logits.argmax(1)
 

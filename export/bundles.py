@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
 
 from streamseg import __version__
 from streamseg.errors import ExportError
 from streamseg.export.graph import TracedGraph, trace_step
-from streamseg.export.step import IMAGENET_MEAN, IMAGENET_STD, Size, StepModel
+from streamseg.export.replay import Replay, outline
+from streamseg.export.step import Size, StepModel
 from streamseg.runtime.bundle import MANIFEST, digest, new_bundle, read_bundle
-from streamseg.runtime.manifest import RESIZE_RULES, FrameSpec, GraphSpec, Manifest, ScheduleRow
+from streamseg.runtime.manifest import RESIZE_RULES, Manifest
 from streamseg.runtime.stream import Stream, open_stream
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 PARITY_FRAMES = 4
 # Far above rounding (about 1e-5) and far below what a lost state does (above 1).
 PARITY_LIMIT = 5e-3
+# Ties aside, labels are equal; a graph that no state shows would be caught here.
+AGREEMENT_LIMIT = 0.95
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,20 @@ def export_bundle(
     for warning in warnings:
         logger.warning("%s", warning)
     with new_bundle(path) as folder:
-        traced = trace_step(model, size, logits=logits)
-        content = traced.model.SerializeToString(deterministic=True)
-        (folder / "step.onnx").write_bytes(content)
-        manifest = _describe(model, traced, content, size=size, resize=resize)
+        traced = {}
+        contents = {}
+        for name in model.graphs(size):
+            traced[name] = trace_step(model, size, graph=name, logits=logits)
+            contents[f"{name}.onnx"] = traced[name].model.SerializeToString(deterministic=True)
+            (folder / f"{name}.onnx").write_bytes(contents[f"{name}.onnx"])
+        manifest = _describe(model, traced, contents, size=size, resize=resize)
         _write_manifest(folder, manifest)
         parity = measure_parity(model, folder, size=size)
         _write_manifest(folder, replace(manifest, parity=parity))
     return ExportReport(
         path=Path(path),
-        nodes=traced.nodes,
-        bytes=len(content),
+        nodes=sum(graph.nodes for graph in traced.values()),
+        bytes=sum(len(content) for content in contents.values()),
         state_bytes=sum(spec.nbytes for spec in manifest.state),
         parity=parity,
         warnings=warnings,
@@ -91,19 +96,24 @@ def export_bundle(
 
 
 def _describe(
-    model: StepModel, traced: TracedGraph, content: bytes, *, size: Size, resize: str
+    model: StepModel,
+    traced: Mapping[str, TracedGraph],
+    contents: Mapping[str, bytes],
+    *,
+    size: Size,
+    resize: str,
 ) -> Manifest:
-    state = model.state_spec(size)
-    names = tuple(spec.name for spec in state)
+    plain = outline(model, size)
     origin = model.origin
-    return Manifest(
-        model={**model.describe(), "nodes": {"step": traced.nodes}},
-        frame=FrameSpec(*size, mean=IMAGENET_MEAN, std=IMAGENET_STD, resize=resize),
-        state=state,
-        graphs={"step": GraphSpec("step.onnx", names, names, traced.outputs)},
-        schedule=(ScheduleRow(0, "step"),),
-        classes=model.classes,
-        files={"step.onnx": digest(content)},
+    return replace(
+        plain,
+        model={**plain.model, "nodes": {name: graph.nodes for name, graph in traced.items()}},
+        frame=replace(plain.frame, resize=resize),
+        graphs={
+            name: replace(graph, outputs=traced[name].outputs)
+            for name, graph in plain.graphs.items()
+        },
+        files={name: digest(content) for name, content in contents.items()},
         weights={
             "source": origin.source,
             "license": origin.license,
@@ -124,46 +134,64 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def measure_parity(
-    model: StepModel, bundle: str | os.PathLike[str], *, size: Size, frames: int = PARITY_FRAMES
+    model: StepModel, bundle: str | os.PathLike[str], *, size: Size, frames: int | None = None
 ) -> dict[str, Any]:
     """Run a clip through the bundle and through PyTorch, both with state, and compare.
+
+    The clip reaches every row of the schedule; given states hold seeded noise.
 
     Returns:
         For the manifest: frames, what it was compared with, the largest absolute difference of
         state and (where the bundle has them) logits, and the share of equal labels.
     Raises:
-        ExportError: a difference above ``PARITY_LIMIT``.
+        ExportError: a difference above ``PARITY_LIMIT``, or labels that agree too little.
     """
-    read_bundle(bundle)
+    manifest = read_bundle(bundle).manifest
+    if frames is None:
+        frames = max(PARITY_FRAMES, *(row.start + 1 for row in manifest.schedule))
     clip = moving_pattern(size, frames)
+    random = np.random.default_rng(0)
+    given = {
+        spec.name: random.standard_normal(spec.shape).astype(spec.dtype)
+        for spec in manifest.state
+        if spec.kind == "given"
+    }
     with open_stream(bundle, native=False) as stream, torch.no_grad():
-        found = _compare(model, stream, clip)
+        for name, content in given.items():
+            stream.give(name, content)
+        replay = Replay(
+            model, size, given={name: torch.from_numpy(array) for name, array in given.items()}
+        )
+        found = _compare(replay, stream, clip)
     worst = max(found["state_max_abs"], found["logits_max_abs"] or 0.0)
     if not worst <= PARITY_LIMIT:
         raise ExportError(
             f"the exported graph differs from PyTorch by {worst:.2g} after {frames} frames, "
             f"expected at most {PARITY_LIMIT:g}; nothing was written"
         )
+    if not found["labels_agreement"] >= AGREEMENT_LIMIT:
+        raise ExportError(
+            f"{found['labels_agreement']:.2%} of the exported graph's labels are PyTorch's, "
+            f"expected at least {AGREEMENT_LIMIT:.0%}; nothing was written"
+        )
     return found
 
 
-def _compare(model: StepModel, stream: Stream, clip: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
-    state: list[Tensor] = list(model.initial_state((clip[0].shape[0], clip[0].shape[1])))
+def _compare(replay: Replay, stream: Stream, clip: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
     agreed = 0.0
     logits_error: float | None = None
     for image in clip:
         result = stream.step(image)
-        logits, *state = model(torch.from_numpy(image)[None], *state)
+        logits = replay.logits(torch.from_numpy(image)[None])
         agreed += float((logits[0].argmax(0).numpy() == result.labels).mean())
         if result.logits is not None:
             error = float(np.abs(result.logits - logits[0].numpy()).max())
             logits_error = max(logits_error or 0.0, error)
     tensors = stream.snapshot().tensors
-    names = [spec.name for spec in stream.manifest.state]
     state_error = max(
         (
             float(np.abs(tensors[name] - tensor.numpy()).max())
-            for name, tensor in zip(names, state, strict=True)
+            for name, tensor in replay.state().items()
         ),
         default=0.0,
     )

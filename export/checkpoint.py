@@ -21,14 +21,17 @@ from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.classes import read_classes
+from streamseg.export.families import BuildOptions, recognise, summarise
 from streamseg.export.models.keys import below
-from streamseg.export.models.tv3s import TV3S, infer_tv3s, tv3s_keys
 from streamseg.export.step import StepModel, WeightsOrigin
 
 logger = logging.getLogger(__name__)
 
 # Derived from sizes or used in training only.
-IGNORED_SUFFIXES = (".num_batches_tracked", ".relative_position_index")
+_IGNORED = re.compile(
+    r"\.(num_batches_tracked|relative_position_index(_clips)?(_\d+)?|valid_ind_rolled)$"
+    r"|^criterion\."
+)
 PREFIXES = ("module.", "model.")
 
 
@@ -44,32 +47,40 @@ class Checkpoint:
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
+    family: str | None = None,
     window: int | tuple[int, int] = 20,
     shift: int | tuple[int, int] = 10,
+    keep_ratio: float | None = None,
+    key_every: int = 5,
 ) -> StepModel:
     """Import a checkpoint with published key names.
 
-    The architecture is read off tensor names and shapes. Weights are widened to float32.
+    The system and its architecture are read off tensor names and shapes. Weights are widened to
+    float32. What a checkpoint does not tell is asked for here.
 
     Args:
         path: mmcv layout (``{"meta", "state_dict"}``), bare state dict, or safetensors.
-        window: window of the temporal blocks in map tokens (height and width, or one for both);
-            a checkpoint does not tell it.
-        shift: cut of the odd layers' grid, 0 to ``window - 1``.
+        family: refuse a checkpoint of any other system, one of ``FAMILIES``.
+        window: TV3S: window of the temporal blocks in map tokens (height and width, or one for
+            both).
+        shift: TV3S: cut of the odd layers' grid, 0 to ``window - 1``.
+        keep_ratio: MRCFA: share of reference tokens that are kept; ``None`` is the published one.
+        key_every: MPVSS: a key frame at every so many frames.
     Raises:
-        CheckpointError: unreadable, not of a known model, or with missing or unexpected keys; a
-            window or shift out of range.
+        CheckpointError: unreadable, not of a known model, or with missing or unexpected keys; an
+            option out of range.
     """
-    window, shift = _check_windows(window, shift)
+    windows, shifts = _check_windows(window, shift)
+    options = BuildOptions(windows, shifts, keep_ratio, key_every)
     checkpoint = read_checkpoint(Path(path))
     weights = {key: _widen(value) for key, value in checkpoint.weights.items()}
-    if not any(key.startswith("decode_head.vs.") for key in weights):
-        raise CheckpointError(
-            f"{path} is no TV3S checkpoint: it has no decode_head.vs.* keys. "
-            f"It holds: {_summary(weights)}"
-        )
     try:
-        model = _build_tv3s(weights, window=window, shift=shift)
+        found = recognise(weights)
+        if family not in (None, found.name):
+            raise CheckpointError(f"it is a {found.name} checkpoint, not {family}")
+        # Building on "meta" would skip buffers, so build for real and overwrite.
+        model = found.build(weights, options)
+        fill(model, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model.classes = read_classes(checkpoint.meta, model.num_classes)
@@ -77,7 +88,7 @@ def load_checkpoint(
         source=checkpoint.path.name,
         license=str(checkpoint.meta.get("license", "unknown")),
         sha256=_file_digest(checkpoint.path),
-        ignored=tuple(sorted(key for key in weights if key.endswith(IGNORED_SUFFIXES))),
+        ignored=tuple(sorted(filter(_is_ignored, weights))),
     )
     for key in model.origin.ignored:
         logger.debug("ignored key %s", key)
@@ -86,13 +97,11 @@ def load_checkpoint(
 
 def published_weights(model: StepModel) -> dict[str, Tensor]:
     """The model's tensors under published key names, as ``load_checkpoint`` reads them."""
-    if not isinstance(model, TV3S):
-        raise CheckpointError(f"no published key names are known for family '{model.family}'")
     own = model.state_dict()
-    encoder, head = tv3s_keys(model.config)
     return {
-        **{f"backbone.{k}": v for k, v in encoder.restore(below(own, "backbone.")).items()},
-        **{f"decode_head.{k}": v for k, v in head.restore(below(own, "decode_head.")).items()},
+        prefix + name: value
+        for prefix, keys in model.published_keys().items()
+        for name, value in keys.restore(below(own, prefix)).items()
     }
 
 
@@ -147,7 +156,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors")
     tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors; its keys: {_summary(weights)}")
+        raise CheckpointError(f"{path} holds no tensors; its keys: {summarise(weights)}")
     return Checkpoint(path, _strip_prefix(tensors), meta)
 
 
@@ -186,30 +195,30 @@ def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _build_tv3s(
-    weights: Mapping[str, Tensor], *, window: tuple[int, int], shift: tuple[int, int]
-) -> TV3S:
-    config = infer_tv3s(weights, window=window, shift=shift)
-    # Building on "meta" would skip buffers, so build for real and overwrite.
-    model = TV3S(config)
+def fill(model: StepModel, weights: Mapping[str, Tensor]) -> None:
+    """Put ``weights``, under published names, into ``model``.
+
+    Raises:
+        CheckpointError: a key is missing, unexpected or of another shape.
+    """
     own: dict[str, Tensor] = {}
-    unexpected = [key for key in weights if not key.startswith(("backbone.", "decode_head."))]
-    maps = dict(zip(("backbone.", "decode_head."), tv3s_keys(config), strict=True))
+    maps = model.published_keys()
+    unexpected = [key for key in weights if not key.startswith(tuple(maps))]
     for prefix, keys in maps.items():
         found, unknown = keys.translate(below(weights, prefix))
         own.update({prefix + key: value for key, value in found.items()})
         unexpected += [prefix + key for key in unknown]
-    unexpected = [key for key in unexpected if not key.endswith(IGNORED_SUFFIXES)]
+    unexpected = [key for key in unexpected if not _is_ignored(key)]
     expected = model.state_dict()
     missing = [
         prefix + keys.published(key.removeprefix(prefix))
         for prefix, keys in maps.items()
         for key in expected
-        if key.startswith(prefix) and key not in own and not key.endswith(IGNORED_SUFFIXES)
+        if key.startswith(prefix) and key not in own and not _is_ignored(key)
     ]
     if missing or unexpected:
         raise CheckpointError(
-            "the keys do not fit a TV3S network: "
+            f"the keys do not fit a {model.family} network: "
             + "; ".join(
                 f"{what}: {_listing(keys)}"
                 for what, keys in (("missing", missing), ("unexpected", unexpected))
@@ -222,18 +231,16 @@ def _build_tv3s(
                 f"{key} has shape {list(value.shape)}, expected {list(expected[key].shape)}"
             )
     model.load_state_dict(own, strict=False)
-    return model
+
+
+def _is_ignored(key: str) -> bool:
+    return _IGNORED.search(key) is not None
 
 
 def _listing(keys: list[str], most: int = 12) -> str:
     names = sorted(set(keys))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _summary(weights: Mapping[str, Any], most: int = 6) -> str:
-    heads = sorted({".".join(str(key).split(".")[:2]) + ".*" for key in weights})
-    return ", ".join(heads[:most]) + (", ..." if len(heads) > most else "")
 
 
 def _file_digest(path: Path) -> str:

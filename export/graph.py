@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from streamseg.errors import ExportError
-from streamseg.export import ops  # noqa: F401  (registers the torch ops)
 from streamseg.export.lowering import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -26,7 +25,7 @@ from streamseg.export.lowering import (
     attach_lowering,
     translation_table,
 )
-from streamseg.export.step import Size, StepModel, upsample
+from streamseg.export.step import Size, StepModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +36,17 @@ FOLD_LIMIT = 1 << 30
 
 
 class StepGraph(nn.Module):
-    """A step as the graph has it: labels (and logits) in the place of scores."""
+    """One of a model's graphs as it is exported: labels (and logits) in the place of scores."""
 
-    def __init__(self, model: StepModel, *, logits: bool) -> None:
+    def __init__(self, model: StepModel, graph: str, *, logits: bool) -> None:
         super().__init__()
         self.model = model
+        self.graph = graph
         self.logits = logits
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """``(frame, *state)`` to ``(labels [, logits], *new_state)``."""
-        height, width = frame.shape[1], frame.shape[2]
-        scores, *new_state = self.model.score(frame, *state)
-        labels = torch.ops.streamseg.upsample_argmax(scores, height, width)
-        outputs = (labels, upsample(scores, (height, width))) if self.logits else (labels,)
-        return (*outputs, *new_state)
+        return self.model.segment(self.graph, frame, *state, logits=self.logits)
 
 
 @dataclass(frozen=True)
@@ -66,25 +62,33 @@ class TracedGraph:
         return len(self.model.graph.node)
 
 
-def trace_step(model: StepModel, size: Size, *, logits: bool = False) -> TracedGraph:
-    """Export one step at frame size ``(H, W)``.
+def trace_step(
+    model: StepModel, size: Size, *, graph: str = "step", logits: bool = False
+) -> TracedGraph:
+    """Export one graph of ``model`` at frame size ``(H, W)``.
 
     Raises:
         ExportError: the exporter failed or produced another opset than asked for.
     """
-    table = model.state_spec(size)
+    table = {spec.name: spec for spec in model.state_spec(size)}
+    plan = model.graphs(size)[graph]
     frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
     outputs = ("labels", "logits") if logits else ("labels",)
-    inputs = ["frame", *(name for spec in table for name in spec.inputs())]
+    inputs, zeros = ["frame"], [frame]
+    for name in plan.reads:
+        for tensor in table[name].inputs(plan.ring_reads.get(name, 1)):
+            inputs.append(tensor)
+            zeros.append(torch.zeros(table[name].shape, dtype=getattr(torch, table[name].dtype)))
+    written = [table[name].output for name in plan.writes]
     exported = _run_exporter(
-        StepGraph(model.fold().eval(), logits=logits),
-        (frame, *model.initial_state(size)),
+        StepGraph(model.fold().eval(), graph, logits=logits),
+        tuple(zeros),
         input_names=inputs,
-        output_names=[*outputs, *(spec.output for spec in table)],
+        output_names=[*outputs, *written],
     )
-    graph = _finish(exported)
-    _check_names(graph, inputs, [*outputs, *(spec.output for spec in table)])
-    return TracedGraph(graph, outputs)
+    finished = _finish(exported, graph)
+    _check_names(finished, inputs, [*outputs, *written])
+    return TracedGraph(finished, outputs)
 
 
 def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any) -> ModelProto:
@@ -102,9 +106,11 @@ def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(f"the ONNX exporter failed: {str(error).splitlines()[0]}") from error
+        assert program is not None
+        optimizer.optimize_ir(
+            program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT
+        )
     logger.debug("%s", told.getvalue())
-    assert program is not None
-    optimizer.optimize_ir(program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     return program.model_proto
 
 
@@ -124,7 +130,7 @@ def _quiet() -> Iterator[io.StringIO]:
             entry.setLevel(level)
 
 
-def _finish(model: ModelProto) -> ModelProto:
+def _finish(model: ModelProto, name: str) -> ModelProto:
     """Set versions, strip the exporter's notes, attach the lowering, check."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
@@ -141,7 +147,7 @@ def _finish(model: ModelProto) -> ModelProto:
         entry.doc_string = ""
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
-    model.graph.name = "step"
+    model.graph.name = name
     if any(node.domain == DOMAIN for node in model.graph.node):
         attach_lowering(model)
         if DOMAIN not in versions:
@@ -160,3 +166,13 @@ def _check_names(model: ModelProto, inputs: list[str], outputs: list[str]) -> No
     ):
         if found != expected:
             raise ExportError(f"the exported graph's {what} are {found}, expected {expected}")
+
+
+def trace_module(
+    module: nn.Module, arguments: Sequence[Tensor], inputs: list[str], outputs: list[str]
+) -> ModelProto:
+    """Export any module of our ops, with the lowering attached; for benchmarks and tests."""
+    exported = _run_exporter(
+        module.eval(), tuple(arguments), input_names=inputs, output_names=outputs
+    )
+    return _finish(exported, type(module).__name__)

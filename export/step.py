@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.errors import ExportError
-from streamseg.runtime.manifest import ClassInfo
+from streamseg.errors import CheckpointError, ExportError
+from streamseg.export import ops  # noqa: F401  (registers the torch ops)
+from streamseg.export.models.keys import KeyMap
+from streamseg.runtime.manifest import ClassInfo, ScheduleRow
 from streamseg.runtime.state import StateSpec
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -34,11 +36,25 @@ class WeightsOrigin:
     ignored: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class GraphPlan:
+    """One of a model's graphs: the states that it reads and writes, by name.
+
+    ``ring_reads`` says at how many slots each ring in ``reads`` is read.
+    """
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    ring_reads: Mapping[str, int] = field(default_factory=dict)
+
+
 class StepModel(nn.Module, ABC):
     """A video segmentation network as ``forward(frame, *state) -> (logits, *new_state)``.
 
     A step is pure: state comes in and goes out as tensors listed by ``state_spec``, in its order,
-    and no module keeps any. ``frame`` is uint8 ``[1, H, W, 3]`` RGB.
+    and no module keeps any. ``frame`` is uint8 ``[1, H, W, 3]`` RGB. A model whose steps differ
+    (warm-up, key frames) names several graphs and a schedule that chooses among them;
+    ``Replay`` follows it.
 
     Attributes:
         classes: id, name and colour of every class.
@@ -83,6 +99,47 @@ class StepModel(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """Family, variant and sizes for the manifest."""
+
+    def graphs(self, size: Size) -> dict[str, GraphPlan]:
+        """The graphs that make up the model; by default one, ``step``, over the whole table."""
+        names = tuple(spec.name for spec in self.state_spec(size))
+        return {"step": GraphPlan(names, names)}
+
+    def schedule(self) -> tuple[ScheduleRow, ...]:
+        """Which graph runs when; by default ``step``, always."""
+        return (ScheduleRow(0, "step"),)
+
+    def run_graph(self, graph: str, frame: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """``score`` of one of ``graphs``.
+
+        Args:
+            graph: its name.
+            frame: uint8 ``[1, H, W, 3]`` RGB.
+            *inputs: the states that it reads, in order; a ring gives one tensor per slot read.
+        Returns:
+            scores ``[1, K, h, w]``, then the states that it writes, in order.
+        """
+        if graph != "step":
+            raise ExportError(f"{self.family} has no graph '{graph}'")
+        return self.score(frame, *inputs)
+
+    def segment(
+        self, graph: str, frame: Tensor, *inputs: Tensor, logits: bool = False
+    ) -> tuple[Tensor, ...]:
+        """``run_graph`` as it is exported: labels in the place of scores.
+
+        Returns:
+            labels uint8 ``[1, H, W]``, with ``logits`` also logits ``[1, K, H, W]``, then the
+            states written.
+        """
+        size = (frame.shape[1], frame.shape[2])
+        scores, *new_state = self.run_graph(graph, frame, *inputs)
+        labels = torch.ops.streamseg.upsample_argmax(scores, *size)
+        return (labels, *((upsample(scores, size),) if logits else ()), *new_state)
+
+    def published_keys(self) -> Mapping[str, KeyMap]:
+        """Key maps to the checkpoint's names, by the prefix of the part they cover."""
+        raise CheckpointError(f"no published key names are known for family '{self.family}'")
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """One step.

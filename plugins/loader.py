@@ -11,10 +11,21 @@ from streamseg.errors import PluginNotFound
 
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
+CUDA_LIBRARY = "libstreamseg_cuda.so"
+TENSORRT_LIBRARY = "libstreamseg_tensorrt.so"
 _NEXT_STEP = (
     "Install CMake 3.22 or newer and a C++17 compiler, then build it: in a checkout 'make native', "
     "elsewhere 'STREAMSEG_NATIVE=1 pip install --no-binary streamseg --force-reinstall --no-deps "
     "streamseg'. Without it bundles run by their lowering, more slowly"
+)
+_CUDA_NEXT_STEP = (
+    "Install the CUDA toolkit (nvcc) and CMake 3.22 or newer, then build it: in a checkout "
+    "'make cuda', elsewhere 'STREAMSEG_CUDA=1 pip install --no-binary streamseg --force-reinstall "
+    "--no-deps streamseg'"
+)
+_TENSORRT_NEXT_STEP = (
+    "Its headers come with TensorRT (NvInferRuntime.h, on Jetson the package libnvinfer-dev); "
+    + _CUDA_NEXT_STEP
 )
 
 
@@ -28,31 +39,45 @@ def find_library(path: str | Path | None = None) -> Path:
         PluginNotFound: there is no library, its version is not the package's, or its SHA-256 is
             not the one recorded.
     """
-    library = Path(__file__).with_name(LIBRARY) if path is None else Path(path)
+    return _find("operator", LIBRARY, path, _NEXT_STEP)
+
+
+def find_cuda_library(path: str | Path | None = None) -> Path:
+    """Path of the CUDA operator library; as ``find_library``."""
+    return _find("CUDA operator", CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
+
+
+def find_tensorrt_library(path: str | Path | None = None) -> Path:
+    """Path of the TensorRT plugin library; as ``find_library``."""
+    return _find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP)
+
+
+def _find(kind: str, name: str, path: str | Path | None, next_step: str) -> Path:
+    library = Path(__file__).with_name(name) if path is None else Path(path)
     if not library.is_absolute():
         raise PluginNotFound(
-            f"operator library '{library}': got a relative path, expected an absolute one. "
+            f"{kind} library '{library}': got a relative path, expected an absolute one. "
             f"Pass '{library.absolute()}' if that is the file you mean"
         )
-    record = _read_record(library.with_name(RECORD))
+    record = _read_record(library.with_suffix(".json"))
     if not library.is_file():
         reason = record.get("reason", "it was not built")
-        raise PluginNotFound(f"operator library '{library}' is not there: {reason}. {_NEXT_STEP}")
+        raise PluginNotFound(f"{kind} library '{library}' is not there: {reason}. {next_step}")
     if not record:
         raise PluginNotFound(
-            f"operator library '{library}' has no record of its build beside it ({RECORD}). "
-            f"{_NEXT_STEP}"
+            f"{kind} library '{library}' has no record of its build beside it "
+            f"({library.stem}.json). {next_step}"
         )
     if record.get("version") != __version__:
         raise PluginNotFound(
-            f"operator library '{library}' is of streamseg {record.get('version')}, expected "
-            f"{__version__}. {_NEXT_STEP}"
+            f"{kind} library '{library}' is of streamseg {record.get('version')}, expected "
+            f"{__version__}. {next_step}"
         )
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     if record.get("sha256") != digest:
         raise PluginNotFound(
-            f"operator library '{library}' has SHA-256 {digest}, expected {record.get('sha256')} "
-            f"from its build: it was changed or damaged. {_NEXT_STEP}"
+            f"{kind} library '{library}' has SHA-256 {digest}, expected {record.get('sha256')} "
+            f"from its build: it was changed or damaged. {next_step}"
         )
     return library
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from streamseg.errors import BundleError
-from streamseg.runtime.manifest import Manifest, parse_manifest
+from streamseg.runtime.manifest import FILE_INIT, Manifest, parse_manifest
+from streamseg.runtime.state import StateSpec
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -32,11 +37,13 @@ class Bundle:
         manifest: parsed and checked.
         graphs: graph name -> ONNX bytes, equal to what the manifest's SHA-256 promises. Backends
             load these bytes rather than the file, so what was verified is what runs.
+        given: state name -> array, for the given states whose values the bundle holds.
     """
 
     path: Path
     manifest: Manifest
     graphs: dict[str, bytes]
+    given: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -63,7 +70,25 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
                 "Export the checkpoint again"
             )
     graphs = {name: contents[graph.file] for name, graph in manifest.graphs.items()}
-    return Bundle(root, manifest, graphs)
+    given = {
+        spec.name: _read_array(spec, contents[spec.init.removeprefix(FILE_INIT)])
+        for spec in manifest.state
+        if spec.init.startswith(FILE_INIT)
+    }
+    return Bundle(root, manifest, graphs, given)
+
+
+def _read_array(spec: StateSpec, content: bytes) -> npt.NDArray[np.generic]:
+    try:
+        array: npt.NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise BundleError(f"the values of state '{spec.name}' are no .npy array: {error}") from None
+    if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        raise BundleError(
+            f"the bundle's values of '{spec.name}' are {array.dtype} {list(array.shape)}, expected "
+            f"{spec.dtype} {list(spec.shape)}"
+        )
+    return array
 
 
 def read_manifest(root: Path) -> Manifest:

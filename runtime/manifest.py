@@ -18,6 +18,7 @@ MAX_CLASSES = 255  # label 255 means "no class"
 MAX_EXTENT = 1 << 16
 MAX_ELEMENTS = 1 << 31
 MAX_SLOTS = 64
+FILE_INIT = "file:"
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -308,6 +309,13 @@ def inner_path(value: Any) -> str:
     return value
 
 
+def _init(value: Any) -> str:
+    if isinstance(value, str) and value.startswith(FILE_INIT):
+        inner_path(value[len(FILE_INIT) :])
+        return value
+    return _one_of("zeros", "unset")(value)
+
+
 def _digests(value: Any) -> dict[str, str]:
     for name, digest in _mapping(value).items():
         inner_path(name)
@@ -361,7 +369,7 @@ def _read_state(fields: _Fields) -> StateSpec:
         name=fields.get("name", _name),
         shape=fields.get("shape", _shape),
         dtype=fields.get("dtype", _one_of(*STATE_DTYPES)),
-        init=fields.get("init", _one_of("zeros")),
+        init=fields.get("init", _init),
         kind=fields.get("kind", _one_of(*STATE_KINDS)),  # type: ignore[arg-type]
         slots=fields.get("slots", _whole(1, MAX_SLOTS), 1),
     )
@@ -410,6 +418,7 @@ def _check_references(manifest: Manifest) -> None:
     for spec in manifest.state:
         if spec.kind != "ring" and spec.slots != 1:
             raise BundleError(f"manifest.json: state '{spec.name}' has slots but is no ring")
+        _check_init(spec, manifest.files)
     ids = [entry.id for entry in manifest.classes]
     if ids != list(range(len(ids))) or not ids:
         raise BundleError("manifest.json: 'classes' must list the ids 0, 1, 2, ... in order")
@@ -421,6 +430,16 @@ def _check_references(manifest: Manifest) -> None:
         _check_row(row, manifest.graphs, table)
     if not any(row.start == 0 and row.every == 1 for row in manifest.schedule):
         raise BundleError("manifest.json: 'schedule' leaves steps without a graph")
+
+
+def _check_init(spec: StateSpec, files: Mapping[str, str]) -> None:
+    if (spec.init == "zeros") == (spec.kind == "given"):
+        raise BundleError(
+            f"manifest.json: state '{spec.name}' of kind '{spec.kind}' has init '{spec.init}'"
+        )
+    path = spec.init.removeprefix(FILE_INIT)
+    if spec.init.startswith(FILE_INIT) and path not in files:
+        raise BundleError(f"manifest.json: state '{spec.name}' has no SHA-256 for {path}")
 
 
 def _check_graph(
@@ -444,7 +463,9 @@ def _check_graph(
     for spec in table.values():
         # Buffers of both kinds are chosen by the step counter, so a step that skips one would
         # leave the next step reading old state.
-        if spec.kind != "key" and spec.name not in graph.writes:
+        if spec.kind == "given" and spec.name in graph.writes:
+            raise BundleError(f"manifest.json: graph '{name}' writes '{spec.name}', which is given")
+        if spec.kind in ("carry", "ring") and spec.name not in graph.writes:
             raise BundleError(f"manifest.json: graph '{name}' does not write '{spec.name}'")
         if spec.kind == "carry" and spec.name not in graph.reads:
             raise BundleError(f"manifest.json: graph '{name}' does not read '{spec.name}'")

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from streamseg.errors import StateMismatch
 
-StateKind = Literal["carry", "ring", "key"]
-STATE_KINDS: tuple[StateKind, ...] = ("carry", "ring", "key")
+StateKind = Literal["carry", "ring", "key", "given"]
+STATE_KINDS: tuple[StateKind, ...] = ("carry", "ring", "key", "given")
 STATE_DTYPES = ("float32", "float16", "uint8", "int32", "int64")
 
 
@@ -25,9 +25,11 @@ class StateSpec:
         name: field name; graph inputs and outputs are named after it.
         shape: of one tensor (for a ring: of one slot).
         dtype: NumPy name, one of ``STATE_DTYPES``.
-        init: value at the start of a stream; only ``zeros``.
+        init: value at the start of a stream: ``zeros``; for ``given``, ``unset`` or ``file:`` and
+            the path of a .npy file inside the bundle.
         kind: ``carry`` is read and written every step, ``ring`` keeps the last ``slots`` outputs,
-            ``key`` is written by key frames and read by the frames between them.
+            ``key`` is written by key frames and read by the frames between them, ``given`` comes
+            from outside the video, is read only and outlives a reset.
         slots: buffers of a ring; 1 for the other kinds.
     """
 

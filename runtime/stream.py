@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import FrameMismatch, StreamsegError
+from streamseg.errors import FrameMismatch, StateMismatch, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.bundle import read_bundle
@@ -52,6 +53,7 @@ class Stream:
         identity: str,
         letterbox: bool = False,
         owner: bool = True,
+        given: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> None:
         self.manifest = manifest
         self.identity = identity
@@ -62,6 +64,9 @@ class Stream:
         self._fitter: FrameFitter | None = None
         self._step = 0
         self._closed = False
+        self._given: dict[str, npt.NDArray[np.generic]] = {}
+        for name, content in (given or {}).items():
+            self.give(name, content)
 
     @property
     def execution(self) -> str:
@@ -80,6 +85,7 @@ class Stream:
             frame: ``[height, width, 3]`` uint8 RGB, any size.
         Raises:
             FrameMismatch: the frame has another shape or dtype.
+            StateMismatch: a given state has not been set.
             BackendError: the backend failed.
         """
         self._require_open()
@@ -88,6 +94,7 @@ class Stream:
             raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]")
         if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
+        self._require_given()
         started = time.perf_counter()
         fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
         fitter.fit(frame, self._lane.frame)
@@ -107,7 +114,29 @@ class Stream:
         """Forget everything: the next frame is the first of a new video."""
         self._require_open()
         self._lane.clear()
+        for name, content in self._given.items():
+            self._lane.write(name, 0, content)
         self._step = 0
+
+    def give(self, name: str, content: npt.NDArray[np.generic]) -> None:
+        """Set a state of kind ``given``; it holds until it is given again, resets included.
+
+        Raises:
+            StateMismatch: there is no such state, or it has another shape or dtype.
+        """
+        self._require_open()
+        table = {spec.name: spec for spec in self.manifest.state if spec.kind == "given"}
+        if name not in table:
+            known = ", ".join(table) or "none"
+            raise StateMismatch(f"'{name}' is no given state of this bundle; it has: {known}")
+        spec = table[name]
+        if content.shape != spec.shape or content.dtype != np.dtype(spec.dtype):
+            raise StateMismatch(
+                f"'{name}' is {content.dtype} {list(content.shape)}, expected {spec.dtype} "
+                f"{list(spec.shape)}; make it with: streamseg prototypes BUNDLE --source VIDEO"
+            )
+        self._given[name] = content.copy()
+        self._lane.write(name, 0, content)
 
     def snapshot(self) -> StateSnapshot:
         """Copy the state; ``restore`` goes on from it bit for bit."""
@@ -137,6 +166,8 @@ class Stream:
                     self._lane.write(spec.name, slot, content[slot])
             else:
                 self._lane.write(spec.name, spec.read_index(snapshot.step), content)
+            if spec.kind == "given":
+                self._given[spec.name] = content.copy()
         self._step = snapshot.step
 
     def sibling(self) -> Stream:
@@ -151,6 +182,7 @@ class Stream:
             identity=self.identity,
             letterbox=self._mode == "letterbox",
             owner=False,
+            given=self._given,
         )
 
     def close(self) -> None:
@@ -173,6 +205,14 @@ class Stream:
     def _require_open(self) -> None:
         if self._closed:
             raise StreamsegError("the stream is closed; open the bundle again")
+
+    def _require_given(self) -> None:
+        for spec in self.manifest.state:
+            if spec.kind == "given" and spec.name not in self._given:
+                raise StateMismatch(
+                    f"'{spec.name}' has no values: they come from footage seen beforehand. "
+                    "Run: streamseg prototypes BUNDLE --source VIDEO"
+                )
 
     def _fitter_of(self, frame_size: tuple[int, int]) -> FrameFitter:
         if self._fitter is None or self._fitter.frame_size != frame_size:
@@ -213,4 +253,10 @@ def open_stream(
     executable = load_executable(opened, backend, options)
     if letterbox is None:
         letterbox = opened.manifest.frame.resize == "letterbox"
-    return Stream(executable, opened.manifest, identity=opened.identity, letterbox=letterbox)
+    return Stream(
+        executable,
+        opened.manifest,
+        identity=opened.identity,
+        letterbox=letterbox,
+        given=opened.given,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class KeyMap:
@@ -73,6 +73,14 @@ class KeyMap:
             return key, ""
         module, _, leaf = key.rpartition(".")
         return module, "." + leaf
+
+
+def same_names(module: nn.Module) -> KeyMap:
+    """The key map of a module whose parameters have their published names."""
+    keys = KeyMap()
+    for name in module.state_dict():
+        keys.pair(name, name)
+    return keys
 
 
 def _suffixes(weights: Mapping[str, Tensor], name: str) -> list[str]:

@@ -36,6 +36,8 @@ class SwinSizes:
 SWIN_PRESETS: dict[str, SwinSizes] = {
     "swin_t": SwinSizes(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "swin_s": SwinSizes(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_b": SwinSizes(128, (2, 2, 18, 2), (4, 8, 16, 32), window=12),
+    "swin_l": SwinSizes(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12),
 }
 
 

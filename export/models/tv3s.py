@@ -158,6 +158,11 @@ class TV3S(StepModel):
         scores = [upsample(self.decode_head.linear_pred2(out), quarter) for out in outputs]
         return scores, new_state
 
+    def published_keys(self) -> Mapping[str, KeyMap]:
+        """Key maps of the encoder and of the head."""
+        encoder, head = tv3s_keys(self.config)
+        return {"backbone.": encoder, "decode_head.": head}
+
     def fold(self) -> TV3S:
         """A copy with the decoder's linear layers and batch norm collapsed."""
         folded = copy.copy(self)

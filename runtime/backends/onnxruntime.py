@@ -47,7 +47,7 @@ def import_onnxruntime() -> Any:
 def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     """Load every graph of ``bundle`` into an ONNX Runtime session on the CPU."""
     runtime = import_onnxruntime()
-    native = _find_native(options)
+    native = find_native(options)
     threads = options.threads
     if threads is not None and threads < 1:
         raise BackendError(f"threads is {threads}, expected 1 or more")
@@ -79,7 +79,7 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     return OnnxRuntimeExecutable(runtime, sessions, bundle.manifest, description)
 
 
-def _find_native(options: BackendOptions) -> str | None:
+def find_native(options: BackendOptions) -> str | None:
     """Path of the native library to register, or ``None`` to run the lowering."""
     if options.native is False:
         return None

@@ -120,7 +120,7 @@ def test_refuses_what_is_no_checkpoint(weights: dict[str, torch.Tensor], tmp_pat
         "code.pth": "Tool.*refused.*weights_only=False",
         "pickle.pth": "Tool.*refused|is no checkpoint",
         "list.pth": "holds a list",
-        "other.pth": r"no TV3S checkpoint.*conv1\.weight",
+        "other.pth": r"no known system.*conv1\.weight",
     }
     for name, reason in reasons.items():
         with pytest.raises(CheckpointError, match=reason) as caught:

@@ -18,6 +18,10 @@ TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'stre
 @click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
 @click.option("--window", default=20, show_default=True, help="Window of the temporal blocks.")
 @click.option("--shift", default=10, show_default=True, help="Shift of every second layer's grid.")
+@click.option(
+    "--keep-ratio", type=click.FloatRange(0, 1, min_open=True), help="MRCFA: tokens kept."
+)
+@click.option("--key-every", default=5, show_default=True, help="MPVSS: frames from key to key.")
 @click.option("--logits", is_flag=True, help="Also output float32 logits.")
 @click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
 def command(
@@ -26,6 +30,8 @@ def command(
     size: tuple[int, int],
     window: int,
     shift: int,
+    keep_ratio: float | None,
+    key_every: int,
     logits: bool,
     letterbox: bool,
 ) -> None:
@@ -34,7 +40,9 @@ def command(
         from streamseg.export import export_bundle, load_checkpoint
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
-    model = load_checkpoint(checkpoint, window=window, shift=shift)
+    model = load_checkpoint(
+        checkpoint, window=window, shift=shift, keep_ratio=keep_ratio, key_every=key_every
+    )
     description = model.describe()
     click.echo(
         f"{checkpoint}: {description['family']} {description['encoder']}, "

@@ -16,9 +16,16 @@ from streamseg.errors import StreamsegError
 # Sub-command -> (module under streamseg.cli, one-line help). Help stands here so that
 # `streamseg --help` imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("doctor", "Tell what this machine has, what is missing, and how to mend it."),
     "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
+    "models": ("models", "List what can be imported, with sizes and published accuracy."),
+    "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
+    "build": ("build", "Build a bundle into TensorRT engines for this machine."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
+    "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
+    "compare": ("compare", "Measure how two models drift apart over the same frames."),
+    "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
 }
 
 

@@ -1,0 +1,214 @@
+"""Every system at one size, side by side: parameters, work, state, time a step, peak memory.
+
+python benchmarks/models.py                  # writes benchmarks/results/models.{json,md}
+python benchmarks/models.py --only cffm/mit_b0 mrcfa/mit_b0 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import describe_machine, summarise, write_results
+
+import streamseg
+from streamseg.export import export_bundle
+from streamseg.export.bundles import moving_pattern
+from streamseg.export.catalogue import build_entry, measure_cost
+from streamseg.runtime.bundle import read_manifest
+from streamseg.runtime.manifest import Manifest
+
+SIZE = (480, 864)
+SYSTEMS = (
+    "segformer/mit_b0",
+    "tv3s/mit_b0",
+    "cffm/mit_b0",
+    "cffm++/mit_b0",
+    "mrcfa/mit_b0",
+    "segformer/mit_b1",
+    "tv3s/mit_b1",
+    "cffm/mit_b1",
+    "cffm++/mit_b1",
+    "mrcfa/mit_b1",
+    "mask2former/resnet50",
+    "mpvss/resnet50",
+)
+# What the issue and the fixtures' notes give of the papers; FPS is on the papers' GPUs.
+PUBLISHED_PARAMETERS = {
+    "cffm/mit_b0": 4.673,
+    "cffm/mit_b1": 15.483,
+    "cffm++/mit_b0": 5.693,
+    "cffm++/mit_b1": 16.503,
+    "mrcfa/mit_b0": 5.298,
+    "mrcfa/mit_b1": 16.338,
+    "mpvss/resnet50": 84.1,
+}
+
+
+def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
+    """The bundle of a system, exported unless it is there already."""
+    path = folder / name.replace("/", "-")
+    if not path.exists():
+        print(f"exporting {name} ...", flush=True)
+        export_bundle(build_entry(name), path, size=size)
+    return path
+
+
+def open_steady(path: Path, threads: int) -> streamseg.Stream:
+    """A stream whose next step is one of the steady schedule, past any warm-up."""
+    stream = streamseg.open(path, threads=threads)
+    random = np.random.default_rng(0)
+    for spec in stream.manifest.state:
+        if spec.kind == "given":
+            stream.give(spec.name, random.standard_normal(spec.shape).astype(spec.dtype))
+    last = max(row.start for row in stream.manifest.schedule)
+    if last:
+        stream.restore(replace(stream.snapshot(), step=last))
+    return stream
+
+
+def period(manifest: Manifest) -> int:
+    """Steps after which the steady schedule repeats."""
+    return max(row.every for row in manifest.schedule)
+
+
+def time_systems(
+    paths: Mapping[str, Path], *, rounds: int, threads: int, size: tuple[int, int]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds a step for each graph of each system, one step of each in turn."""
+    streams = {name: open_steady(path, threads) for name, path in paths.items()}
+    frames = moving_pattern(size, 4)
+    samples: dict[str, dict[str, list[float]]] = {name: {} for name in paths}
+    for round_ in range(-1, rounds):
+        for name, stream in streams.items():
+            for _ in range(period(stream.manifest)):
+                graph = stream.manifest.row_at(stream.steps).graph
+                started = time.perf_counter()
+                stream.step(frames[round_ % len(frames)])
+                elapsed = (time.perf_counter() - started) * 1e3
+                if round_ >= 0:
+                    samples[name].setdefault(graph, []).append(elapsed)
+    return {
+        name: {graph: summarise(values) for graph, values in found.items()}
+        for name, found in samples.items()
+    }
+
+
+def report_memory(path: Path, threads: int) -> None:
+    """Print the peak resident memory of this process, in MB, after every graph has run."""
+    stream = open_steady(path, threads)
+    (frame,) = moving_pattern((stream.manifest.frame.height, stream.manifest.frame.width), 1)
+    for _ in range(period(stream.manifest) + 1):
+        stream.step(frame)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def peak_memory(path: Path, threads: int) -> float:
+    """``report_memory`` in a process of its own."""
+    command = [sys.executable, __file__, "--memory", str(path), "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def amortised(times: Mapping[str, Mapping[str, float]], manifest: Manifest) -> float:
+    """Mean of the graphs' medians over one period of the schedule."""
+    start, length = max(row.start for row in manifest.schedule), period(manifest)
+    graphs = [manifest.row_at(start + i).graph for i in range(length)]
+    return sum(times[graph]["median_ms"] for graph in graphs) / length
+
+
+def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> dict[str, Any]:
+    """Everything known of one system."""
+    manifest = read_manifest(path)
+    size = (manifest.frame.height, manifest.frame.width)
+    return {
+        **asdict(measure_cost(name, size, classes=len(manifest.classes))),
+        "nodes": manifest.model["nodes"],
+        "times": times,
+        "ms_a_frame": amortised(times, manifest),
+        "peak_mb": memory,
+        "published_parameters_m": PUBLISHED_PARAMETERS.get(name),
+    }
+
+
+def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], head: str) -> str:
+    """The results as Markdown, fastest named, temporal cost against SegFormer's."""
+    lines = [
+        f"Systems at {size[0]}x{size[1]}, 124 classes, initial weights. {head}",
+        "",
+        "| system | parameters M (published) | 10^9 multiply-adds | state MB | nodes | ms a step, "
+        "median (p95) | ms a frame | beyond SegFormer | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in found.items():
+        base = found.get(f"segformer/{name.partition('/')[2]}")
+        beyond = f"{entry['ms_a_frame'] - base['ms_a_frame']:+.0f} ms" if base else "-"
+        published = entry["published_parameters_m"]
+        cells = (
+            name,
+            f"{entry['parameters'] / 1e6:.3f} ({published or '-'})",
+            ", ".join(f"{graph} {value:.1f}" for graph, value in entry["gmacs"].items()),
+            f"{entry['state_bytes'] / 1e6:.1f}",
+            ", ".join(f"{graph} {count}" for graph, count in entry["nodes"].items()),
+            ", ".join(
+                f"{graph} {t['median_ms']:.0f} ({t['p95_ms']:.0f})"
+                for graph, t in entry["times"].items()
+            ),
+            f"{entry['ms_a_frame']:.0f}",
+            beyond if base is not entry else "-",
+            f"{entry['peak_mb']:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    fastest = min(found, key=lambda name: found[name]["ms_a_frame"])
+    stateful = [name for name in found if found[name]["state_bytes"]]
+    lines += ["", f"Fastest: {fastest}."]
+    if stateful:
+        best = min(stateful, key=lambda name: found[name]["ms_a_frame"])
+        lines[-1] += f" Fastest with state: {best}."
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Export, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", nargs="+", default=SYSTEMS)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--bundles", type=Path, help="keep bundles here and reuse them")
+    parser.add_argument("--prepare", action="store_true", help="only export")
+    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        report_memory(options.memory, options.threads)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.bundles or Path(scratch)
+        paths = {name: prepare(name, folder, SIZE) for name in options.only}
+        if options.prepare:
+            return
+        times = time_systems(paths, rounds=options.rounds, threads=options.threads, size=SIZE)
+        memory = {name: peak_memory(path, options.threads) for name, path in paths.items()}
+        found = {name: describe(name, paths[name], times[name], memory[name]) for name in paths}
+    machine = describe_machine(options.threads)
+    versions = machine["versions"]
+    head = (
+        f"{machine['processor']}, {options.threads} threads, ONNX Runtime "
+        f"{versions.get('onnxruntime')}, {options.rounds} interleaved rounds."
+    )
+    content = {"machine": machine, "size": SIZE, "systems": found}
+    write_results("models", content, make_table(found, SIZE, head))
+
+
+if __name__ == "__main__":
+    main()

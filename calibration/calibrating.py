@@ -1,0 +1,318 @@
+"""The whole of ``streamseg calibrate``: replay, quantise, measure, write."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from streamseg.calibration.comparison import Comparison, compare
+from streamseg.calibration.datasets import Clip, Dataset
+from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate
+from streamseg.calibration.histograms import Method
+from streamseg.calibration.observation import Order, Ranges, observe
+from streamseg.calibration.plots import require_matplotlib
+from streamseg.calibration.progress import Progress, no_progress
+from streamseg.calibration.quantisation import (
+    REPORT,
+    Draft,
+    LayerError,
+    quantise,
+    rank_layers,
+    write_int8_bundle,
+)
+from streamseg.calibration.replay import Segment, choose_segments
+from streamseg.calibration.report import Report, Subject, render_report
+from streamseg.calibration.segmenter import Segmenter, SegmenterOptions, open_segmenter
+from streamseg.errors import DatasetError
+from streamseg.runtime.backends import BackendOptions
+from streamseg.runtime.bundle import Bundle, read_bundle
+
+Watch = Callable[[str, int | None], Progress]
+"""Called with a phase's name and its number of frames; gives what to call after each."""
+
+
+def no_watch(phase: str, total: int | None) -> Progress:  # noqa: ARG001
+    """Show nothing."""
+    return no_progress
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How to calibrate.
+
+    Attributes:
+        method: which range to take from the histograms.
+        clips: segments to replay, spread over the dataset.
+        frames: frames of each.
+        seed: of the choice.
+        order: ``stateful``, or ``shuffled`` for comparison with calibration on single images.
+        smooth: move outliers from activations into weights where that is free.
+        keep_float: how many of the most sensitive layers stay float32.
+        rank_frames: frames that the ranking of layers runs on.
+        drift_frames: frames of the report's comparison with float32.
+        native: native operators, as in ``streamseg.open``.
+        threads: CPU threads of a step.
+    """
+
+    method: Method = "mse"
+    clips: int = 8
+    frames: int = 16
+    seed: int = 0
+    order: Order = "stateful"
+    smooth: bool = True
+    keep_float: int = 0
+    rank_frames: int = 3
+    drift_frames: int = 100
+    native: bool | None = None
+    threads: int | None = None
+
+    @property
+    def backend(self) -> BackendOptions:
+        """For replaying."""
+        return BackendOptions(native=self.native, threads=self.threads)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was written, and what the report shows (None when no report was asked for)."""
+
+    path: Path
+    layers: tuple[str, ...]
+    kept: tuple[str, ...]
+    ranking: tuple[LayerError, ...]
+    report: Report | None
+    bytes: int
+    float_bytes: int
+
+
+@dataclass
+class _Clock:
+    """A segmenter's steps, timed."""
+
+    inner: Segmenter
+    seconds: list[float] = field(default_factory=list)
+
+    def wrap(self) -> Segmenter:
+        original = self.inner.step
+
+        def timed(frame: Any) -> Any:
+            start = time.perf_counter()
+            output = original(frame)
+            self.seconds.append(time.perf_counter() - start)
+            return output
+
+        self.inner.step = timed  # type: ignore[method-assign]
+        return self.inner
+
+    @property
+    def median_ms(self) -> float | None:
+        # The first steps pay for lazy set-up.
+        return statistics.median(self.seconds[2:] or self.seconds) * 1e3 if self.seconds else None
+
+
+def calibrate(
+    source: Path,
+    target: Path,
+    dataset: Dataset | None,
+    options: CalibrationOptions,
+    *,
+    ranges: Ranges | None = None,
+    test: Dataset | None = None,
+    also: Sequence[Path] = (),
+    report: bool = True,
+    watch: Watch = no_watch,
+) -> Calibrated:
+    """Turn a float32 bundle into an INT8 bundle.
+
+    Args:
+        source: the float32 bundle.
+        target: folder to write; an older bundle there is replaced once everything else is done.
+        dataset: clips to replay; may be None where ``ranges`` are given and nothing else needs it.
+        options: how.
+        ranges: reuse these instead of replaying.
+        test: labelled split for the report's accuracy.
+        also: other bundles of the same model (FP16, say) to show in the report.
+        report: write ``calibration/report.html`` into the bundle (needs matplotlib).
+        watch: progress, a phase at a time.
+
+    Raises:
+        DatasetError: no frames, damaged frames, or none given though needed.
+        BundleError: the ranges are of another bundle, or the target cannot be written.
+        ExportError: the bundle is quantised already.
+    """
+    if report:
+        require_matplotlib()
+    bundle = read_bundle(source)
+    segments = _segments(dataset, options)
+    if ranges is None:
+        if dataset is None:
+            raise DatasetError("calibration needs clips to replay, or ranges to reuse")
+        ranges = _observe(bundle, dataset, segments, options, watch)
+    ranking: tuple[LayerError, ...] = ()
+    if options.keep_float:
+        ranking = _rank(bundle, ranges, segments, options, watch)
+    kept = [entry.name for entry in ranking[: options.keep_float]]
+    quantised = quantise(bundle, ranges, options.method, keep_float=kept)
+    pages: list[Report] = []
+
+    def finish(draft: Draft) -> Draft:
+        if not report:
+            return draft
+        paths = [source, draft.folder, *also]
+        subjects = _measure(paths, segments, test, options, watch)
+        record = {**ranges.record, "method": options.method, "kept float": kept}
+        page = Report(
+            title=f"{target.name}: INT8 calibration",
+            subjects=subjects,
+            record=record,
+            machine=_machine(options),
+            ranking=ranking,
+            kept=kept,
+        )
+        pages.append(page)
+        return draft.add(REPORT, render_report(page))
+
+    write_int8_bundle(target, bundle, quantised, ranges, options.method, finish=finish)
+    return Calibrated(
+        path=target,
+        layers=quantised.layers,
+        kept=quantised.kept,
+        ranking=ranking,
+        report=pages[0] if pages else None,
+        bytes=_graph_bytes(target),
+        float_bytes=_graph_bytes(source),
+    )
+
+
+def _segments(dataset: Dataset | None, options: CalibrationOptions) -> list[Segment]:
+    if dataset is None:
+        return []
+    return choose_segments(dataset, count=options.clips, length=options.frames, seed=options.seed)
+
+
+def _observe(
+    bundle: Bundle,
+    dataset: Dataset,
+    segments: Sequence[Segment],
+    options: CalibrationOptions,
+    watch: Watch,
+) -> Ranges:
+    record = {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "seed": options.seed,
+        "clips": len(segments),
+    }
+    return observe(
+        bundle,
+        segments,
+        options.backend,
+        order=options.order,
+        smooth=options.smooth,
+        seed=options.seed,
+        record=record,
+        progress=watch("replay", None),
+    )
+
+
+def _rank(
+    bundle: Bundle,
+    ranges: Ranges,
+    segments: Sequence[Segment],
+    options: CalibrationOptions,
+    watch: Watch,
+) -> tuple[LayerError, ...]:
+    if not segments:
+        raise DatasetError("ranking layers needs clips: give --dataset beside --ranges")
+    images = list(islice(segments[0].images(), options.rank_frames))
+    names = quantise(bundle, ranges, options.method).layers
+    progress = watch("rank layers", len(names))
+    return tuple(
+        rank_layers(bundle, ranges, options.method, images, options.backend, progress=progress)
+    )
+
+
+def _measure(
+    paths: Sequence[Path],
+    segments: Sequence[Segment],
+    test: Dataset | None,
+    options: CalibrationOptions,
+    watch: Watch,
+) -> list[Subject]:
+    names = ["float32", "INT8", *(path.name for path in paths[2:])]
+    clip = test.clips[0] if test is not None else segments[0].clip if segments else None
+    subjects = []
+    for name, path in zip(names, paths, strict=True):
+        subject = Subject(name, _graph_bytes(path))
+        if test is not None:
+            scored = _evaluate(path, name, test, options, watch)
+            subject = replace(subject, evaluation=scored)
+        subjects.append(subject)
+    if clip is None:
+        return subjects
+    for i in range(1, len(paths)):
+        comparison, first_ms, second_ms = _drift(paths[0], paths[i], names[i], clip, options, watch)
+        subjects[i] = replace(subjects[i], comparison=comparison, step_ms=second_ms)
+        if subjects[0].step_ms is None:
+            subjects[0] = replace(subjects[0], step_ms=first_ms)
+    return subjects
+
+
+def _open(path: Path, options: CalibrationOptions) -> Segmenter:
+    return open_segmenter(path, SegmenterOptions(native=options.native))
+
+
+def _evaluate(
+    path: Path, name: str, test: Dataset, options: CalibrationOptions, watch: Watch
+) -> Evaluation:
+    with _open(path, options) as segmenter:
+        segmenter.name = name
+        check_classes(segmenter, test)
+        return evaluate(segmenter, test, progress=watch(f"evaluate {name}", test.frame_count))
+
+
+def _drift(
+    first: Path,
+    second: Path,
+    name: str,
+    clip: Clip,
+    options: CalibrationOptions,
+    watch: Watch,
+) -> tuple[Comparison, float | None, float | None]:
+    # Both step on the same frames in turn, so that their times are of the same run.
+    with _open(first, options) as a, _open(second, options) as b:
+        a.name, b.name = "float32", name
+        clocks = _Clock(a), _Clock(b)
+        result = compare(
+            clocks[0].wrap(),
+            clocks[1].wrap(),
+            clip,
+            frames=options.drift_frames,
+            progress=watch(f"drift of {name}", options.drift_frames),
+        )
+    return result, clocks[0].median_ms, clocks[1].median_ms
+
+
+def _graph_bytes(path: Path) -> int:
+    return sum(len(content) for content in read_bundle(path).graphs.values())
+
+
+def _machine(options: CalibrationOptions) -> str:
+    threads = options.threads or os.cpu_count()
+    return f"{_processor()}, {threads} threads, {platform.system()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

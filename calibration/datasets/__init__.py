@@ -1,0 +1,67 @@
+"""Datasets as clips of frames in order, with optional labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamseg.calibration.datasets.camvid import open_camvid
+from streamseg.calibration.datasets.cityscapes import open_cityscapes
+from streamseg.calibration.datasets.classes import VOID, SegmentationClass
+from streamseg.calibration.datasets.clips import (
+    Clip,
+    Dataset,
+    Frame,
+    Still,
+    StillClip,
+    VideoClip,
+)
+from streamseg.calibration.datasets.footage import open_footage
+from streamseg.calibration.datasets.vspw import open_vspw
+from streamseg.errors import DatasetError
+
+__all__ = [
+    "DATASETS",
+    "VOID",
+    "Clip",
+    "Dataset",
+    "Frame",
+    "SegmentationClass",
+    "Still",
+    "StillClip",
+    "VideoClip",
+    "open_dataset",
+]
+
+_LABELLED: dict[str, Callable[..., Dataset]] = {
+    "camvid": open_camvid,
+    "cityscapes": open_cityscapes,
+    "vspw": open_vspw,
+}
+DATASETS = (*_LABELLED, "footage")
+
+
+def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Dataset:
+    """Open a dataset.
+
+    Args:
+        address: ``NAME:ROOT``, NAME one of ``DATASETS``. ``footage:PATH`` takes any video or folder
+            and has no split and no labels.
+        split: ``train``, ``val`` or ``test``.
+        labels: ask for labels; a tree that lacks some is refused. Without, frames come unlabelled.
+
+    Raises:
+        DatasetError: the name is unknown, or the tree is missing or incomplete.
+    """
+    name, colon, root = address.partition(":")
+    if not colon or not root:
+        raise DatasetError(
+            f"{address!r} is not a dataset: expected NAME:ROOT, NAME one of {', '.join(DATASETS)}"
+        )
+    if name == "footage":
+        return open_footage(Path(root))
+    if name not in _LABELLED:
+        raise DatasetError(f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}")
+    if not Path(root).is_dir():
+        raise DatasetError(f"{name}: the root folder {root} does not exist")
+    return _LABELLED[name](Path(root), split, labels=labels)

@@ -1,0 +1,168 @@
+"""The published networks that can be imported, buildable with initial weights, and their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from streamseg.errors import ExportError
+from streamseg.export.classes import read_classes
+from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
+from streamseg.export.models.encoder import ENCODER_PRESETS, EncoderConfig
+from streamseg.export.models.mamba import BlocksConfig
+from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig, MaskEncoderConfig
+from streamseg.export.models.mpvss import MPVSS, MPVSSConfig
+from streamseg.export.models.mrcfa import KEEP_RATIO, KEEP_RATIOS, MRCFA, ONE_LAYER, MRCFAConfig
+from streamseg.export.models.resnet import RESNET_PRESETS
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig
+from streamseg.export.models.swin import SWIN_PRESETS
+from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.step import Size, StepModel
+from streamseg.runtime.state import state_bytes
+
+CLASSES = 124
+EMBED_DIM = 256
+# SegFormer decodes the larger encoders to more channels.
+SEGFORMER_EMBED_DIMS = {"mit_b0": 256, "mit_b1": 256}
+SEGFORMER_EMBED_DIM = 768
+# Mining blocks; B0 has one.
+CFFM_DEPTHS = {"mit_b0": 1, "mit_b1": 2, "mit_b2": 2, "mit_b5": 4}
+TV3S_BLOCKS = BlocksConfig(EMBED_DIM, d_inner=2 * EMBED_DIM, dt_rank=EMBED_DIM // 16)
+TWO_LAYER = tuple((name, layers * 2) for name, layers in ONE_LAYER.items())
+MASK_ENCODERS: dict[str, MaskEncoderConfig] = {**RESNET_PRESETS, **SWIN_PRESETS}
+
+SEGFORMER_PAPER = "arXiv 2105.15203"
+CFFM_PAPER = "arXiv 2207.10436"
+CFFM_PLUS_PAPER = "CFFM++, TPAMI 2024"
+MRCFA_PAPER = "arXiv 2207.12795"
+TV3S_PAPER = "TV3S, CVPR 2025"
+MASK2FORMER_PAPER = "arXiv 2112.01527"
+MPVSS_PAPER = "arXiv 2310.18954"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published network.
+
+    Attributes:
+        name: family and encoder, ``cffm/mit_b1``.
+        build: makes it with initial weights for a number of classes.
+        paper: where it was published.
+    """
+
+    name: str
+    build: Callable[[int], StepModel]
+    paper: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs at a size.
+
+    Attributes:
+        parameters: of all tensors that are trained.
+        gmacs: graph name -> 10^9 multiply-adds of one step (what papers call GFLOPs); matrix
+            products and convolutions, the scan and elementwise work left out.
+        state_bytes: one stream's state.
+    """
+
+    parameters: int
+    gmacs: dict[str, float]
+    state_bytes: int
+
+
+def _segformer(encoder: str) -> Callable[[int], StepModel]:
+    width = SEGFORMER_EMBED_DIMS.get(encoder, SEGFORMER_EMBED_DIM)
+    return lambda classes: SegFormer(SegFormerConfig(ENCODER_PRESETS[encoder], width, classes))
+
+
+def _cffm(kind: type[CFFM], encoder: str) -> Callable[[int], StepModel]:
+    sizes, depth = ENCODER_PRESETS[encoder], CFFM_DEPTHS[encoder]
+    return lambda classes: kind(CFFMConfig(sizes, EMBED_DIM, classes, depth=depth))
+
+
+def _mrcfa(encoder: str) -> Callable[[int], StepModel]:
+    sizes: EncoderConfig = ENCODER_PRESETS[encoder]
+    stages = TWO_LAYER if encoder == "mit_b1" else tuple(ONE_LAYER.items())
+    ratio = KEEP_RATIOS.get(encoder, KEEP_RATIO)
+    return lambda classes: MRCFA(
+        MRCFAConfig(sizes, EMBED_DIM, classes, keep_ratio=ratio, stages=stages)
+    )
+
+
+def _tv3s(encoder: str) -> Callable[[int], StepModel]:
+    sizes = ENCODER_PRESETS[encoder]
+    return lambda classes: TV3S(TV3SConfig(sizes, TV3S_BLOCKS, classes))
+
+
+def _mask2former(encoder: str) -> Callable[[int], StepModel]:
+    return lambda classes: Mask2Former(Mask2FormerConfig(MASK_ENCODERS[encoder], classes))
+
+
+def _mpvss(encoder: str) -> Callable[[int], StepModel]:
+    return lambda classes: MPVSS(MPVSSConfig(MASK_ENCODERS[encoder], classes))
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        *(Entry(f"segformer/mit_b{i}", _segformer(f"mit_b{i}"), SEGFORMER_PAPER) for i in range(6)),
+        *(
+            Entry(f"tv3s/{name}", _tv3s(name), TV3S_PAPER)
+            for name in ("mit_b0", "mit_b1", "mit_b2")
+        ),
+        *(Entry(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in ("swin_t", "swin_s")),
+        *(Entry(f"cffm/{name}", _cffm(CFFM, name), CFFM_PAPER) for name in CFFM_DEPTHS),
+        *(Entry(f"cffm++/{name}", _cffm(CFFMPlus, name), CFFM_PLUS_PAPER) for name in CFFM_DEPTHS),
+        *(Entry(f"mrcfa/{name}", _mrcfa(name), MRCFA_PAPER) for name in CFFM_DEPTHS),
+        *(
+            Entry(f"mask2former/{name}", _mask2former(name), MASK2FORMER_PAPER)
+            for name in MASK_ENCODERS
+        ),
+        *(Entry(f"mpvss/{name}", _mpvss(name), MPVSS_PAPER) for name in MASK_ENCODERS),
+    )
+}
+
+
+def build_entry(name: str, *, classes: int = CLASSES, seed: int = 0) -> StepModel:
+    """A network of the catalogue with initial weights and numbered classes.
+
+    Raises:
+        ExportError: there is no such entry.
+    """
+    if name not in CATALOGUE:
+        raise ExportError(f"'{name}' is not in the catalogue; it has: {', '.join(CATALOGUE)}")
+    torch.manual_seed(seed)
+    model = CATALOGUE[name].build(classes)
+    model.classes = read_classes({}, classes)
+    return model
+
+
+def measure_cost(name: str, size: Size, *, classes: int = CLASSES) -> Cost:
+    """Count the parameters, multiply-adds and state of a network; nothing is computed.
+
+    Raises:
+        ExportError: there is no such entry, or it cannot run at this size.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        model = build_entry(name, classes=classes)
+        model.check_size(size)
+        table = {spec.name: spec for spec in model.state_spec(size)}
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        folded = model.requires_grad_(False).fold()
+        gmacs = {}
+        for graph, plan in model.graphs(size).items():
+            inputs = [
+                torch.zeros(table[state].shape)
+                for state in plan.reads
+                for _ in table[state].inputs(plan.ring_reads.get(state, 1))
+            ]
+            frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
+            with FlopCounterMode(display=False) as counter:
+                folded.run_graph(graph, frame, *inputs)
+            gmacs[graph] = counter.get_total_flops() / 2e9
+    return Cost(parameters, gmacs, state_bytes(tuple(table.values())))

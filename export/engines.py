@@ -1,0 +1,250 @@
+"""Building a bundle's graphs into TensorRT engines; needs onnx and TensorRT, no torch.
+
+Networks are strongly typed: precision is what the graph says. TensorRT 10 and 11 and TensorRT-RTX
+take the same calls; what only some have is asked for by name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from streamseg.errors import BackendError, PluginNotFound
+from streamseg.export.tensorrt import lowered_graph, plugin_graph
+from streamseg.plugins.loader import find_tensorrt_library
+from streamseg.runtime.bundle import Bundle, digest
+from streamseg.runtime.engines import FLAVOURS, EngineRecord, engine_cache, write_engine
+from streamseg.runtime.gpu import Gpu, find_gpu
+
+logger = logging.getLogger(__name__)
+
+OLDEST = (10, 0)
+# TensorRT-RTX loads its plugin support by a name that its wheel does not contain.
+RTX_LIBRARY = "libtensorrt_rtx.so"
+Progress = Callable[[str, int, int], bool]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build.
+
+    Attributes:
+        flavour: ``tensorrt``, ``tensorrt_rtx``, or ``None`` for the one that is installed.
+        native: our plugins: ``True`` or fail, ``False`` never (the lowering is built), ``None`` if
+            their library is there.
+        library: absolute path of a plugin library instead of the installed one.
+        workspace: most device memory of one layer's scratch space, bytes; ``None`` for no limit.
+        capabilities: for RTX, compute capabilities to build for, such as ``8.6``; empty for
+            this machine's.
+        timing_cache: file to start from and to keep; not for RTX, where it has no effect.
+        progress: called with phase, step and number of steps; ``False`` stops the build.
+    """
+
+    flavour: str | None = None
+    native: bool | None = None
+    library: Path | None = None
+    workspace: int | None = None
+    capabilities: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    progress: Progress | None = None
+
+
+def import_tensorrt(flavour: str | None = None) -> tuple[str, Any]:
+    """The installed TensorRT: its flavour and module.
+
+    Raises:
+        BackendError: none is installed, the one asked for is not, or it is older than 10.0.
+    """
+    wanted = FLAVOURS if flavour is None else (flavour,)
+    reasons = []
+    for name in wanted:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        version = tuple(int(part) for part in module.__version__.split(".")[:2])
+        if name == "tensorrt" and version < OLDEST:
+            raise BackendError(
+                f"TensorRT is {module.__version__}, expected 10.0 or newer (JetPack 6.1 or newer)"
+            )
+        return name, module
+    raise BackendError(f"TensorRT is not installed ({'; '.join(reasons)}). Run: streamseg doctor")
+
+
+def build_engines(
+    bundle: Bundle, *, out: Path | None = None, options: EngineOptions | None = None
+) -> list[tuple[Path, EngineRecord]]:
+    """Build every graph of a bundle.
+
+    Args:
+        bundle: from ``read_bundle``.
+        out: folder for ``<graph>.engine`` and sidecars; ``None`` for the cache.
+        options: see ``EngineOptions``.
+    Returns:
+        Path and record of each engine.
+    Raises:
+        BackendError: TensorRT is missing, too old, or refuses the graph.
+        PluginNotFound: ``native=True`` and there is no usable plugin library.
+    """
+    chosen = options or EngineOptions()
+    flavour, trt = import_tensorrt(chosen.flavour)
+    gpu = find_gpu()
+    if flavour == "tensorrt" and gpu is None:
+        raise BackendError("TensorRT builds on the GPU that will run; there is none here")
+    capabilities = chosen.capabilities or ((gpu.capability,) if gpu else ())
+    if not capabilities:
+        raise BackendError("no GPU here to build for; name one, such as: --capability 8.6")
+    plugins = find_plugins(chosen)
+    if plugins is not None:
+        _load_plugins(trt, flavour, plugins)
+    built = []
+    for name, content in bundle.graphs.items():
+        engine = _build(trt, flavour, content, name, plugins is not None, capabilities, chosen)
+        record = EngineRecord(
+            graph=name,
+            graph_sha256=digest(content),
+            flavour=flavour,
+            version=str(trt.__version__),
+            gpu=gpu.name if gpu and flavour == "tensorrt" else "",
+            capabilities=tuple(capabilities),
+            driver=_driver(gpu),
+            precision=str(bundle.manifest.model.get("precision", "fp32")),
+            plugins_sha256=_sha256(plugins) if plugins else "",
+            engine_sha256=digest(engine),
+        )
+        folder = engine_cache() / record.key if out is None else out
+        path = folder / f"{name}.engine"
+        write_engine(path, engine, record)
+        built.append((path, record))
+    return built
+
+
+def find_plugins(options: EngineOptions) -> Path | None:
+    """The plugin library to build with, or ``None`` for the lowering; said aloud."""
+    if options.native is False:
+        return None
+    try:
+        return find_tensorrt_library(options.library)
+    except PluginNotFound as error:
+        if options.native or options.library is not None:
+            raise
+        logger.warning("building from the lowering, which runs more slowly: %s", error)
+        return None
+
+
+def _driver(gpu: Gpu | None) -> str:
+    return gpu.driver if gpu else ""
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _load_plugins(trt: Any, flavour: str, library: Path) -> None:
+    if flavour == "tensorrt_rtx":
+        try:
+            ctypes.CDLL(RTX_LIBRARY)
+        except OSError:
+            # Without this the process would abort on the first plugin node.
+            raise BackendError(
+                f"TensorRT-RTX looks for its plugins' support under the name {RTX_LIBRARY}, which "
+                f"its wheel lacks. Make a folder with a link {RTX_LIBRARY} to the wheel's "
+                f"tensorrt_rtx_libs/{RTX_LIBRARY}.1, and start again with that folder in "
+                "LD_LIBRARY_PATH"
+            ) from None
+    if trt.get_plugin_registry().load_library(str(library)) is None:
+        raise BackendError(f"TensorRT {trt.__version__} does not load plugin library {library}")
+
+
+def _build(
+    trt: Any,
+    flavour: str,
+    content: bytes,
+    name: str,
+    native: bool,
+    capabilities: Sequence[str],
+    options: EngineOptions,
+) -> bytes:
+    log = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(log)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, log)
+    model = onnx.load_from_string(content)
+    graph = plugin_graph(model) if native else lowered_graph(model)
+    if not parser.parse(graph.SerializeToString()):
+        errors = [str(parser.get_error(i)).splitlines()[-1] for i in range(parser.num_errors)]
+        raise BackendError(
+            f"{flavour} {trt.__version__} refuses graph '{name}': {'; '.join(errors)[:500]}"
+        )
+    config = _configure(trt, flavour, builder, capabilities, options)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BackendError(
+            f"{flavour} {trt.__version__} could not build graph '{name}'; its reasons stand above"
+        )
+    if options.timing_cache is not None and flavour == "tensorrt":
+        options.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(engine)
+
+
+def _strongly_typed(trt: Any) -> int:
+    """Creation flags: TensorRT 11 knows nothing else and may drop the flag."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _configure(
+    trt: Any, flavour: str, builder: Any, capabilities: Sequence[str], options: EngineOptions
+) -> Any:
+    config = builder.create_builder_config()
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.progress is not None:
+        config.progress_monitor = _monitor(trt, options.progress)
+    if flavour == "tensorrt_rtx":
+        config.num_compute_capabilities = len(capabilities)
+        for i, capability in enumerate(capabilities):
+            known = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}", None)
+            if known is None:
+                names = [name for name in trt.ComputeCapability.__members__ if "SM" in name]
+                raise BackendError(
+                    f"TensorRT-RTX {trt.__version__} builds for no compute capability "
+                    f"{capability}; it has {', '.join(names)}"
+                )
+            config.set_compute_capability(known, i)
+    elif options.timing_cache is not None:
+        file = options.timing_cache
+        content = file.read_bytes() if file.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
+    return config
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Hands TensorRT's phases on; names of methods are TensorRT's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
+            self.steps[phase] = steps
+            progress(phase, 0, steps)
+
+        def phase_finish(self, phase: str) -> None:
+            steps = self.steps.pop(phase, 0)
+            progress(phase, steps, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return progress(phase, step + 1, self.steps.get(phase, 0))
+
+    return Monitor()

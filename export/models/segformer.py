@@ -1,0 +1,137 @@
+"""SegFormer (arXiv 2105.15203): a MiT or Swin encoder and the MLP decoder, frame by frame."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from streamseg.errors import CheckpointError
+from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
+from streamseg.export.models.encoder import (
+    EncoderConfig,
+    build_encoder,
+    encoder_keys,
+    infer_encoder,
+)
+from streamseg.export.models.keys import KeyMap, below, same_names
+from streamseg.export.step import Size, StepModel, refuse_size
+from streamseg.runtime.state import StateSpec
+
+Self = TypeVar("Self", bound="SegFormer")
+
+
+@dataclass(frozen=True)
+class SegFormerConfig:
+    """Sizes of a SegFormer; ``auxiliary_width`` is that of the unused ``conv_seg`` (0: absent)."""
+
+    encoder: EncoderConfig
+    embed_dim: int
+    num_classes: int
+    auxiliary_width: int = 128
+
+
+class SegFormerHead(MLPDecoder):
+    """Decoder and classifier, with the published key names."""
+
+    def __init__(self, config: SegFormerConfig, widths: tuple[int, ...]) -> None:
+        super().__init__(widths, config.embed_dim)
+        self.linear_pred = nn.Conv2d(config.embed_dim, config.num_classes, 1)
+        if config.auxiliary_width:
+            self.conv_seg = nn.Conv2d(config.auxiliary_width, config.num_classes, 1)
+
+
+class SegFormer(StepModel):
+    """SegFormer as a step without state.
+
+    ``conv_seg`` is kept for checkpoints and takes no part in the output.
+    """
+
+    family = "segformer"
+    decode_head: SegFormerHead
+
+    def __init__(self, config: SegFormerConfig, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_encoder(config.encoder, drop_path=drop_path)
+        self.decode_head = self.build_head(self.backbone.widths)
+        self.folded: FoldedMLPDecoder | None = None
+        self.eval()
+
+    def build_head(self, widths: tuple[int, ...]) -> SegFormerHead:
+        """The head over encoder maps of these widths; systems built on SegFormer have their own."""
+        return SegFormerHead(self.config, widths)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.config.num_classes
+
+    def state_spec(self, size: Size) -> tuple[StateSpec, ...]:  # noqa: ARG002
+        """No state."""
+        return ()
+
+    def check_size(self, size: Size) -> list[str]:
+        """Refuse sizes that leave an encoder stage without a token."""
+        least = max(self.backbone.min_extent, 5)
+        if min(size) < least:
+            name = self.config.encoder.name
+            raise refuse_size(size, f"encoder {name} needs at least {least}x{least}")
+        return []
+
+    def describe(self) -> Mapping[str, Any]:
+        """Family, encoder and sizes for the manifest."""
+        return {
+            "family": self.family,
+            "encoder": self.config.encoder.name,
+            "embed_dim": self.config.embed_dim,
+            "classes": self.num_classes,
+        }
+
+    def published_keys(self) -> Mapping[str, KeyMap]:
+        """Key maps of the encoder and of the head."""
+        return {
+            "backbone.": encoder_keys(self.config.encoder),
+            "decode_head.": same_names(self.decode_head),
+        }
+
+    def fuse(self, maps: list[Tensor]) -> Tensor:
+        """Encoder maps to the fused map ``[n, E, h, w]``, h = ceil(H/4)."""
+        decoder = self.decode_head if self.folded is None else self.folded
+        fused: Tensor = decoder(maps)
+        return fused
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Per-frame part: uint8 ``[n, H, W, 3]`` to fused maps ``[n, E, h, w]``, h = ceil(H/4)."""
+        return self.fuse(self.backbone(self.normalise(frames)))
+
+    def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """The head's output ``[1, K, h, w]``."""
+        return (self.decode_head.linear_pred(self.encode(frame)),)
+
+    def fold(self: Self) -> Self:
+        """A copy with the decoder's linear layers and batch norm collapsed."""
+        folded = copy.copy(self)
+        # Modules live in a dictionary that a shallow copy shares.
+        folded._modules = dict(self._modules)
+        folded.folded = FoldedMLPDecoder(self.decode_head).eval()
+        return folded
+
+
+def infer_segformer(weights: Mapping[str, Tensor]) -> SegFormerConfig:
+    """Read the architecture off tensor names and shapes."""
+    head = below(weights, "decode_head.")
+    needed = ("linear_pred.weight", "linear_fuse.conv.weight")
+    missing = [f"decode_head.{name}" for name in needed if name not in head]
+    if missing:
+        raise CheckpointError(f"it lacks {', '.join(missing)}, which every SegFormer head has")
+    conv_seg = head.get("conv_seg.weight")
+    return SegFormerConfig(
+        encoder=infer_encoder(below(weights, "backbone.")),
+        embed_dim=head["linear_fuse.conv.weight"].shape[0],
+        num_classes=head["linear_pred.weight"].shape[0],
+        auxiliary_width=conv_seg.shape[1] if conv_seg is not None else 0,
+    )

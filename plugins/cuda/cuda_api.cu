@@ -1,0 +1,258 @@
+#include "cuda_api.h"
+
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "causal_conv.cuh"
+#include "frames.cuh"
+#include "selective_scan.cuh"
+
+namespace streamseg::cuda {
+namespace {
+
+thread_local char last_error[512] = "";
+
+class InvalidArgument : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (low <= value && value <= high) return;
+  throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + ", expected " +
+                        std::to_string(low) + " to " + std::to_string(high));
+}
+
+void require_pointers(std::initializer_list<const void*> pointers) {
+  for (const void* pointer : pointers) {
+    if (pointer == nullptr) throw InvalidArgument("an array is null, expected device memory");
+  }
+}
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status) + " (" +
+                           cudaGetErrorName(status) + ")");
+}
+
+#if defined(__CUDACC__)
+template <class... Arguments>
+void launch_kernel(const char* name, void (*kernel)(Arguments...), dim3 grid, int threads,
+                   void* stream, Arguments... arguments) {
+  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  check(cudaGetLastError(), name);
+}
+#endif
+
+template <class Run>
+int guarded(const Run& run) noexcept {
+  try {
+    run();
+    return STREAMSEG_CUDA_OK;
+  } catch (const InvalidArgument& error) {
+    std::snprintf(last_error, sizeof last_error, "%s", error.what());
+    return STREAMSEG_CUDA_INVALID_ARGUMENT;
+  } catch (const std::exception& error) {
+    std::snprintf(last_error, sizeof last_error, "%s", error.what());
+    return STREAMSEG_CUDA_FAILED;
+  }
+}
+
+constexpr int64_t kMaxTaps = 16;
+constexpr int64_t kMaxStates = 64;
+
+// Offsets on a map are 32-bit, as are the grid's dimensions.
+WindowGrid checked_grid(const streamseg_cuda_sizes& s) {
+  constexpr int64_t kMaxExtent = 1 << 20;
+  require_range("map_h", s.map_h, 1, kMaxExtent);
+  require_range("map_w", s.map_w, 1, kMaxExtent);
+  require_range("window_h", s.window_h, 1, kMaxExtent);
+  require_range("window_w", s.window_w, 1, kMaxExtent);
+  require_range("offset_h", s.offset_h, 0, s.window_h - 1);
+  require_range("offset_w", s.offset_w, 0, s.window_w - 1);
+  require_range("batch", s.batch, 1, 65535);
+  require_range("channels", s.channels, 1, 1 << 20);
+  require_range("map_h * map_w * channels", s.map_h * s.map_w * s.channels, 1, INT32_MAX);
+  const auto bands = [](int64_t extent, int64_t window, int64_t offset) {
+    return Bands{static_cast<int32_t>(extent), static_cast<int32_t>(window),
+                 static_cast<int32_t>(offset)};
+  };
+  return {bands(s.map_h, s.window_h, s.offset_h), bands(s.map_w, s.window_w, s.offset_w)};
+}
+
+int32_t divide_up(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
+
+WindowGrid check_conv(const streamseg_cuda_sizes& s) {
+  const WindowGrid grid = checked_grid(s);
+  require_range("taps", s.depth, 1, kMaxTaps);
+  return grid;
+}
+
+WindowGrid check_scan(const streamseg_cuda_sizes& s) {
+  const WindowGrid grid = checked_grid(s);
+  require_range("states", s.depth, 1, kMaxStates);
+  return grid;
+}
+
+template <class T>
+void launch_conv(const streamseg_cuda_sizes& s, ConvArguments<T> p, void* stream) {
+  const int64_t longest = int64_t{s.window_h < s.map_h ? s.window_h : s.map_h} *
+                          int64_t{s.window_w < s.map_w ? s.window_w : s.map_w};
+  p.runs = divide_up(longest, kConvRun);
+  const dim3 grid(static_cast<uint32_t>(p.cells * p.runs), divide_up(s.channels, kConvThreads),
+                  static_cast<uint32_t>(s.batch));
+  launch_kernel("launching windowed_causal_conv",
+                s.depth == 4 ? causal_conv_kernel<T, 4> : causal_conv_kernel<T, 0>, grid,
+                kConvThreads, stream, p);
+}
+
+// One thread a channel wastes no lane on shuffles, but only fills a small device.
+int choose_split(const streamseg_cuda_sizes& s, int64_t cells) {
+  int device = 0;
+  int processors = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  constexpr int64_t kEnough = 768;  // threads of a multiprocessor that hide the latencies
+  return s.batch * cells * s.channels >= kEnough * processors ? 1 : 4;
+}
+
+template <class T>
+void launch_scan(const streamseg_cuda_sizes& s, int split, const ScanArguments<T>& p,
+                 void* stream) {
+  if (split == 0) split = choose_split(s, p.cells);
+  if (s.depth > 16) split = 4;
+  const dim3 grid(static_cast<uint32_t>(p.cells), divide_up(s.channels, kScanThreads / split),
+                  static_cast<uint32_t>(s.batch));
+  const auto kernel = split == 1      ? selective_scan_kernel<T, 1, 16>
+                      : s.depth <= 16 ? selective_scan_kernel<T, 4, 4>
+                                      : selective_scan_kernel<T, 4, 16>;
+  launch_kernel("launching windowed_selective_scan", kernel, grid, kScanThreads, stream, p);
+}
+
+}  // namespace
+}  // namespace streamseg::cuda
+
+using namespace streamseg::cuda;
+
+const char* streamseg_cuda_version(void) { return STREAMSEG_VERSION; }
+const char* streamseg_cuda_last_error(void) { return last_error; }
+const char* streamseg_cuda_targets(void) { return STREAMSEG_CUDA_TARGETS; }
+
+int streamseg_cuda_check_conv(const streamseg_cuda_sizes* sizes, int64_t* cells) {
+  return guarded([&] { *cells = check_conv(*sizes).cells(); });
+}
+
+int streamseg_cuda_check_scan(const streamseg_cuda_sizes* sizes, int64_t* cells) {
+  return guarded([&] { *cells = check_scan(*sizes).cells(); });
+}
+
+int streamseg_cuda_windowed_causal_conv(const streamseg_cuda_sizes* sizes, int half_maps,
+                                        const void* x, const float* weight, const float* bias,
+                                        const float* state, void* y, float* next_state,
+                                        void* stream) {
+  return guarded([&] {
+    const auto grid = check_conv(*sizes);
+    require_pointers({x, weight, bias, y});
+    if (sizes->depth > 1) require_pointers({state, next_state});
+    const auto launch = [&](auto zero) {
+      using T = decltype(zero);
+      launch_conv<T>(*sizes,
+                     {grid, static_cast<int32_t>(grid.cells()),
+                      static_cast<int32_t>(sizes->channels), static_cast<int32_t>(sizes->depth), 0,
+                      static_cast<const T*>(x), weight, bias, state, static_cast<T*>(y),
+                      next_state},
+                     stream);
+    };
+    half_maps ? launch(__half{}) : launch(float{});
+  });
+}
+
+int streamseg_cuda_windowed_selective_scan(const streamseg_cuda_sizes* sizes, int half_maps,
+                                           int split, const void* u, const void* dt,
+                                           const float* dt_bias, const float* A, const void* B,
+                                           const void* C, const float* skip, const void* z,
+                                           const float* state, void* y, float* next_state,
+                                           void* stream) {
+  return guarded([&] {
+    const auto grid = check_scan(*sizes);
+    if (split != 0 && split != 1 && split != 4) {
+      throw InvalidArgument("split is " + std::to_string(split) + ", expected 0, 1 or 4");
+    }
+    require_pointers({u, dt, dt_bias, A, B, C, skip, z, state, y, next_state});
+    const auto launch = [&](auto zero) {
+      using T = decltype(zero);
+      launch_scan<T>(*sizes, split,
+                     {grid, static_cast<int32_t>(grid.cells()),
+                      static_cast<int32_t>(sizes->channels), static_cast<int32_t>(sizes->depth),
+                      static_cast<const T*>(u), static_cast<const T*>(dt), dt_bias, A,
+                      static_cast<const T*>(B), static_cast<const T*>(C), skip,
+                      static_cast<const T*>(z), state, static_cast<T*>(y), next_state},
+                     stream);
+    };
+    half_maps ? launch(__half{}) : launch(float{});
+  });
+}
+
+int streamseg_cuda_upsample_argmax(const void* scores, int half_maps, int64_t batch,
+                                   int64_t classes, int64_t height, int64_t width,
+                                   int64_t out_height, int64_t out_width, int wide_labels,
+                                   void* labels, void* stream) {
+  return guarded([&] {
+    require_range("batch", batch, 1, 65535);
+    require_range("classes", classes, 1, 255);
+    for (const auto& [name, value] : {std::pair{"height", height}, std::pair{"width", width},
+                                      std::pair{"out_height", out_height},
+                                      std::pair{"out_width", out_width}}) {
+      require_range(name, value, 1, 32767);
+    }
+    require_range("height * width", height * width, 1, INT32_MAX);
+    require_pointers({scores, labels});
+    const LabelSizes sizes{static_cast<int32_t>(classes), static_cast<int32_t>(height),
+                           static_cast<int32_t>(width), static_cast<int32_t>(out_height),
+                           static_cast<int32_t>(out_width)};
+    const dim3 grid(divide_up(out_width, kPixelThreads), static_cast<uint32_t>(out_height),
+                    static_cast<uint32_t>(batch));
+    const auto launch = [&](auto zero, auto label) {
+      using T = decltype(zero);
+      using Label = decltype(label);
+      launch_kernel("launching upsample_argmax", upsample_argmax_kernel<T, Label>, grid,
+                    kPixelThreads, stream, sizes, static_cast<const T*>(scores),
+                    static_cast<Label*>(labels));
+    };
+    if (wide_labels) {
+      half_maps ? launch(__half{}, int32_t{}) : launch(float{}, int32_t{});
+    } else {
+      half_maps ? launch(__half{}, uint8_t{}) : launch(float{}, uint8_t{});
+    }
+  });
+}
+
+int streamseg_cuda_normalise(const uint8_t* frame, int64_t batch, int64_t height, int64_t width,
+                             const float* mean, const float* std, int half_maps, void* out,
+                             void* stream) {
+  return guarded([&] {
+    require_range("batch", batch, 1, 65535);
+    require_range("height * width", height * width, 1, INT32_MAX / 3);
+    require_pointers({frame, mean, std, out});
+    Normalisation p;
+    for (int c = 0; c < 3; ++c) {
+      if (!(std[c] > 0)) throw InvalidArgument("std is not positive");
+      p.mean[c] = mean[c];
+      p.scale[c] = 1.0f / std[c];
+    }
+    const auto pixels = static_cast<int32_t>(height * width);
+    const dim3 grid(divide_up(pixels, kPixelThreads), static_cast<uint32_t>(batch));
+    const auto launch = [&](auto zero) {
+      using T = decltype(zero);
+      launch_kernel("launching normalise", normalise_kernel<T>, grid, kPixelThreads, stream, p,
+                    pixels, frame, static_cast<T*>(out));
+    };
+    half_maps ? launch(__half{}) : launch(float{});
+  });
+}

@@ -1,0 +1,191 @@
+"""What this machine has for running bundles, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamseg.errors import PluginNotFound
+from streamseg.runtime.engines import FLAVOURS
+from streamseg.runtime.gpu import find_gpu
+
+# What must be there to run bundles on the CPU, and to build and check TensorRT engines.
+NEEDS = {
+    "cpu": ("ONNX Runtime",),
+    "tensorrt": ("GPU", "TensorRT", "TensorRT plugins"),
+}
+RELEASE_FILE = Path("/etc/nv_tegra_release")
+# First L4T release of a JetPack with TensorRT 10.3.
+OLDEST_L4T = (36, 4)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for.
+
+    Attributes:
+        subject: what.
+        ok: it is there and usable.
+        found: version or state, or why it is not usable.
+        fix: the command or step that mends it; empty when there is nothing to mend.
+    """
+
+    subject: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; never raises, never starts anything on the GPU."""
+    findings = [
+        Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
+        _onnxruntime(),
+        _library("operator library", "find_library"),
+        _gpu(),
+        _nvcc(),
+        _tensorrt(),
+        _library("CUDA library", "find_cuda_library"),
+        _library("TensorRT plugins", "find_tensorrt_library"),
+    ]
+    if RELEASE_FILE.exists():
+        findings += [_jetpack(RELEASE_FILE.read_text(errors="replace")), _power_mode(), _clocks()]
+        findings.append(_environment())
+    return findings
+
+
+def missing_for(purpose: str, findings: list[Finding]) -> list[Finding]:
+    """What a purpose, one of ``NEEDS``, still lacks."""
+    return [entry for entry in findings if entry.subject in NEEDS[purpose] and not entry.ok]
+
+
+def _onnxruntime() -> Finding:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        return Finding("ONNX Runtime", False, str(error), "pip install 'streamseg[cpu]'")
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()
+    )
+    return Finding("ONNX Runtime", True, f"{runtime.__version__} ({providers})")
+
+
+def _library(subject: str, finder: str) -> Finding:
+    loader = importlib.import_module("streamseg.plugins.loader")
+    try:
+        path = getattr(loader, finder)()
+    except PluginNotFound as error:
+        reason, _, fix = str(error).partition(". ")
+        return Finding(subject, False, reason, fix)
+    return Finding(subject, True, path.name + _targets(path))
+
+
+def _targets(path: Path) -> str:
+    if path.name != "libstreamseg_cuda.so":
+        return ""
+    device = importlib.import_module("streamseg.plugins.device")
+    return f", compute {device.load_cuda(path).targets}"
+
+
+def _gpu() -> Finding:
+    gpu = find_gpu()
+    if gpu is None:
+        fix = "install NVIDIA's driver, or use the CPU, which needs none"
+        return Finding("GPU", False, "no CUDA driver or device", fix)
+    return Finding("GPU", True, f"{gpu.name}, compute {gpu.capability}, driver CUDA {gpu.driver}")
+
+
+def _nvcc() -> Finding:
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None:
+        fix = "install the CUDA toolkit; on Jetson: sudo apt install nvidia-jetpack"
+        return Finding("CUDA toolkit", False, "no nvcc", fix)
+    release = re.search(r"release ([\d.]+)", _output(nvcc, "--version"))
+    return Finding("CUDA toolkit", True, release[1] if release else nvcc)
+
+
+def _tensorrt() -> Finding:
+    reasons = []
+    for flavour in FLAVOURS:
+        try:
+            module = importlib.import_module(flavour)
+        except ImportError as error:
+            reasons.append(str(error))
+            continue
+        version = str(module.__version__)
+        if flavour == "tensorrt" and int(version.split(".")[0]) < 10:
+            fix = "install JetPack 6.1 or newer, or TensorRT 10"
+            return Finding("TensorRT", False, f"{flavour} {version}, expected 10.0 or newer", fix)
+        return Finding("TensorRT", True, f"{flavour} {version}")
+    fix = (
+        "on Jetson: make the venv with --system-site-packages, so that it sees JetPack's tensorrt; "
+        "on a PC: pip install tensorrt"
+    )
+    return Finding("TensorRT", False, "; ".join(reasons), fix)
+
+
+def _jetpack(release: str) -> Finding:
+    """From ``# R36 (release), REVISION: 4.0, ...``."""
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+)", release)
+    if match is None:
+        return Finding("JetPack", False, "unknown: " + release[:60].strip())
+    found = (int(match[1]), int(match[2]))
+    fix = "" if found >= OLDEST_L4T else "flash JetPack 6.1 or newer; JetPack 5 has TensorRT 8.5"
+    return Finding("JetPack", found >= OLDEST_L4T, f"L4T {found[0]}.{found[1]}", fix)
+
+
+def _power_mode() -> Finding:
+    text = _output("nvpmodel", "-q")
+    mode = re.search(r"Power Mode: (\S+)", text)
+    if mode is None:
+        return Finding("power mode", False, "nvpmodel does not tell", "sudo nvpmodel -q")
+    return Finding("power mode", True, mode[1])
+
+
+def _clocks() -> Finding:
+    """Whether the GPU is at its highest clock: timings are only comparable then."""
+    for folder in sorted(Path("/sys/class/devfreq").glob("*gpu*")):
+        try:
+            now = int((folder / "cur_freq").read_text())
+            top = int((folder / "max_freq").read_text())
+        except (OSError, ValueError):
+            continue
+        fix = "" if now >= top else "for benchmarks: sudo jetson_clocks"
+        return Finding("GPU clock", now >= top, f"{now // 10**6} of {top // 10**6} MHz", fix)
+    return Finding("GPU clock", False, "the board does not tell")
+
+
+def _environment() -> Finding:
+    """JetPack's TensorRT and OpenCV are packages of the system's Python."""
+    if sys.prefix == sys.base_prefix:
+        return Finding("environment", True, "the system's Python")
+    config = Path(sys.prefix) / "pyvenv.cfg"
+    text = config.read_text() if config.exists() else ""
+    seen = "include-system-site-packages = true" in text
+    fix = "" if seen else "python3 -m venv --system-site-packages VENV, then install again"
+    found = "venv that sees JetPack's packages" if seen else "venv without JetPack's packages"
+    return Finding("environment", seen, found, fix)
+
+
+def _output(*command: str) -> str:
+    """What a command prints; empty when it cannot run."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout

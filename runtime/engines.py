@@ -1,0 +1,191 @@
+"""TensorRT engines on disk: what one was built for, and the checks before it is opened.
+
+An engine is executable code. It is built on the machine that runs it, lives outside bundles, and is
+opened only when its sidecar fits graph, TensorRT, GPU and plugins, and its bytes are those built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streamseg.errors import EngineMismatch
+from streamseg.runtime.bundle import digest
+from streamseg.runtime.gpu import Gpu
+
+FORMAT = 1
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """The sidecar of an engine.
+
+    Attributes:
+        graph: name of the bundle's graph.
+        graph_sha256: of the bundle's ONNX file.
+        flavour: ``tensorrt`` or ``tensorrt_rtx``.
+        version: of that TensorRT.
+        gpu: name of the GPU; empty for RTX, whose engines are portable.
+        capabilities: compute capabilities that the engine runs on.
+        driver: CUDA version of the driver at the build; empty where there was none.
+        precision: of the graph.
+        plugins_sha256: of the plugin library; empty when the engine was built from the lowering.
+        engine_sha256: of the engine's bytes.
+    """
+
+    graph: str
+    graph_sha256: str
+    flavour: str
+    version: str
+    gpu: str
+    capabilities: tuple[str, ...]
+    driver: str
+    precision: str
+    plugins_sha256: str
+    engine_sha256: str
+
+    @property
+    def key(self) -> str:
+        """Folder name in the cache: everything but the engine's own bytes."""
+        fields = {name: value for name, value in asdict(self).items() if name != "engine_sha256"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
+
+    def to_json(self) -> str:
+        """Content of the sidecar file."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine must fit: the TensorRT at hand, the GPU, the plugin library's SHA-256."""
+
+    flavour: str
+    version: str
+    gpu: Gpu | None
+    plugins_sha256: str
+
+
+def engine_cache() -> Path:
+    """``$XDG_CACHE_HOME/streamseg/engines``, where engines live unless the user says otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "streamseg" / "engines"
+
+
+def sidecar_of(engine: Path) -> Path:
+    """Where an engine's record lies."""
+    return engine.with_suffix(".json")
+
+
+def write_engine(path: Path, content: bytes, record: EngineRecord) -> None:
+    """Write engine and sidecar, each under a temporary name first; the engine comes last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in ((sidecar_of(path), record.to_json().encode()), (path, content)):
+        partial = target.with_name(f"{target.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(target)
+
+
+def read_record(path: Path) -> EngineRecord:
+    """Parse an engine's sidecar.
+
+    Raises:
+        EngineMismatch: there is none, or it is damaged.
+    """
+    sidecar = sidecar_of(path)
+    try:
+        document = json.loads(sidecar.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EngineMismatch(
+            f"engine {path} has no readable sidecar {sidecar.name} ({error.strerror}), so nothing "
+            f"says what it was built for. {_rebuild()}"
+        ) from None
+    except ValueError:
+        raise EngineMismatch(f"sidecar {sidecar} is no JSON. {_rebuild()}") from None
+    return _parse(document, sidecar)
+
+
+def _parse(document: Any, sidecar: Path) -> EngineRecord:
+    names = set(EngineRecord.__dataclass_fields__)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise EngineMismatch(f"sidecar {sidecar} is not of format {FORMAT}. {_rebuild()}")
+    fields = {name: document.get(name) for name in names}
+    listed = fields.pop("capabilities")
+    if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
+        raise EngineMismatch(f"sidecar {sidecar}: 'capabilities' is no list of text. {_rebuild()}")
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise EngineMismatch(f"sidecar {sidecar}: '{name}' is no text. {_rebuild()}")
+    return EngineRecord(capabilities=tuple(listed), **fields)  # type: ignore[arg-type]
+
+
+def read_engine(path: Path, *, graph: bytes, machine: Machine, bundle: str = "BUNDLE") -> bytes:
+    """Read an engine after checking everything that its sidecar says.
+
+    Args:
+        path: the engine file; its sidecar lies beside it.
+        graph: ONNX bytes of the graph that it must have been built from.
+        machine: what is here.
+        bundle: named in the command that rebuilds.
+    Raises:
+        EngineMismatch: it was built from another graph, for another TensorRT, GPU or plugin
+            library, or its bytes are not those built.
+    """
+    record = read_record(path)
+    check_record(record, path, graph=graph, machine=machine, bundle=bundle)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EngineMismatch(f"engine {path}: {error.strerror}. {_rebuild(bundle)}") from None
+    if digest(content) != record.engine_sha256:
+        raise EngineMismatch(
+            f"engine {path} ({len(content):,} bytes) has {digest(content)[:19]}..., its sidecar "
+            f"says {record.engine_sha256[:19]}...: it was cut short or changed. {_rebuild(bundle)}"
+        )
+    return content
+
+
+def check_record(
+    record: EngineRecord, path: Path, *, graph: bytes, machine: Machine, bundle: str = "BUNDLE"
+) -> None:
+    """Raise EngineMismatch unless an engine's record fits graph and machine."""
+    rebuild = _rebuild(bundle)
+    if record.graph_sha256 != digest(graph):
+        raise EngineMismatch(
+            f"{path} was built from graph '{record.graph}' with {record.graph_sha256[:19]}..., the "
+            f"bundle's has {digest(graph)[:19]}...: the bundle was exported again since. {rebuild}"
+        )
+    if (record.flavour, record.version) != (machine.flavour, machine.version):
+        raise EngineMismatch(
+            f"{path} was built with {record.flavour} {record.version}; this machine has "
+            f"{machine.flavour} {machine.version}. {rebuild}"
+        )
+    if machine.gpu is None:
+        raise EngineMismatch(
+            f"{path} was built for {_target(record)}; this machine has no GPU that its driver "
+            "tells of. Run: streamseg doctor"
+        )
+    other_gpu = record.flavour == "tensorrt" and record.gpu != machine.gpu.name
+    if machine.gpu.capability not in record.capabilities or other_gpu:
+        raise EngineMismatch(
+            f"{path} was built for {_target(record)}; this machine has {machine.gpu.label}. "
+            f"{rebuild}"
+        )
+    if record.plugins_sha256 and record.plugins_sha256 != machine.plugins_sha256:
+        raise EngineMismatch(
+            f"{path} was built with plugin library {record.plugins_sha256[:12]}..., the one here "
+            f"is {machine.plugins_sha256[:12] or 'missing'}. {rebuild}"
+        )
+
+
+def _target(record: EngineRecord) -> str:
+    capabilities = ", ".join(record.capabilities)
+    return f"'{record.gpu}' ({capabilities})" if record.gpu else f"compute {capabilities}"
+
+
+def _rebuild(bundle: str = "BUNDLE") -> str:
+    return f"Run: streamseg build {bundle}"

@@ -1,0 +1,102 @@
+"""``streamseg eval``: accuracy and consistency of a model on a labelled dataset."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from streamseg.calibration.datasets import DATASETS, open_dataset
+from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate, write_json
+from streamseg.calibration.plots import require_matplotlib, write_plots
+from streamseg.calibration.progress import frame_progress
+from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
+from streamseg.cli.options import SIZE
+
+
+def percent(value: float) -> str:
+    """A fraction in percent with two digits, or a dash."""
+    return "-" if math.isnan(value) else f"{value * 100:.2f}"
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the summary and the IoU of each class."""
+    scores = evaluation.scores
+    state = "reset every frame" if evaluation.stateless else "with state"
+    title = f"{evaluation.subject} on {evaluation.dataset} {evaluation.split}, {state}"
+    summary = Table(title=title, show_header=False, title_justify="left")
+    rows = [
+        ("mIoU", percent(scores.miou)),
+        ("weighted IoU", percent(scores.weighted_iou)),
+        ("pixel accuracy", percent(scores.pixel_accuracy)),
+    ]
+    for n, value in scores.mvc.items():
+        correct = percent(scores.mvc_correct[n])
+        rows.append((f"mVC{n} (also correct)", f"{percent(value)} ({correct})"))
+    rows += [
+        ("frames (labelled)", f"{scores.frames} ({scores.labelled_frames})"),
+        ("frames a second", f"{evaluation.fps:.2f}"),
+    ]
+    for name, text in rows:
+        summary.add_row(name, text)
+    classes = Table("class", "IoU, %")
+    classes.columns[1].justify = "right"
+    for name, value in zip(evaluation.class_names, scores.iou, strict=True):
+        classes.add_row(name, percent(value))
+    console.print(summary)
+    console.print(classes)
+
+
+@click.command("eval")
+@click.argument("subject", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, metavar="NAME:ROOT", help=f"One of {', '.join(DATASETS)}")
+@click.option("--split", default="val", show_default=True, help="train, val or test.")
+@click.option("--stateless", is_flag=True, help="Reset the state before every frame.")
+@click.option("--vspw-script", is_flag=True, help="Score as VSPW's own evaluator does.")
+@click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
+@click.option("--native/--lowered", default=None, help="Insist on native operators, or on none.")
+@click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
+@click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
+@click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results here.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write plots into this folder.")
+def command(
+    subject: Path,
+    dataset: str,
+    split: str,
+    stateless: bool,
+    vspw_script: bool,
+    backend: str,
+    native: bool | None,
+    size: tuple[int, int] | None,
+    window: int,
+    shift: int,
+    json_path: Path | None,
+    out: Path | None,
+) -> None:
+    """Score SUBJECT, a bundle or a checkpoint, on a labelled dataset.
+
+    mIoU, IoU of each class, weighted IoU, pixel accuracy, mVC8, mVC16 and frames a second. A bundle
+    exported with logits is scored at the labels' own size from bilinearly resized logits; without,
+    its labels are resized by nearest neighbour, which costs a little at class borders.
+    """
+    if out is not None:
+        require_matplotlib()
+    opened = open_dataset(dataset, split)
+    options = SegmenterOptions(backend, native, size, window, shift)
+    console = Console()
+    with open_segmenter(subject, options) as segmenter:
+        check_classes(segmenter, opened)
+        with frame_progress(opened.frame_count) as advance:
+            evaluation = evaluate(
+                segmenter, opened, stateless=stateless, vspw_script=vspw_script, progress=advance
+            )
+    print_evaluation(evaluation, console)
+    if json_path is not None:
+        write_json(evaluation.as_json(), json_path)
+    if out is not None:
+        for path in write_plots(evaluation, opened.classes, out):
+            console.print(f"wrote {path}")

@@ -1,0 +1,362 @@
+"""From a float32 bundle to an INT8 one, on a tiny network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from streamseg.calibration import observation
+from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.comparison import compare
+from streamseg.calibration.datasets import Clip, open_dataset
+from streamseg.calibration.layers import find_layers
+from streamseg.calibration.observation import Ranges, observe, read_ranges
+from streamseg.calibration.qdq import insert_qdq, quantise_weight
+from streamseg.calibration.quantisation import quantise, rank_layers, smooth_graph
+from streamseg.calibration.replay import Replayer, Segment, choose_segments
+from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
+from streamseg.cli.main import run
+from streamseg.errors import BundleError, DatasetError, ExportError
+from streamseg.export import export_bundle, load_checkpoint
+from streamseg.runtime.backends import BackendOptions
+from streamseg.runtime.bundle import read_bundle
+from tests.calibration.models import SIZE, write_bundle
+from tests.calibration.trees import write_image
+from tests.conftest import SHARED
+
+LOWERED = BackendOptions(native=False)
+CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    """Two folders of smooth frames of another size than the network's."""
+    root = tmp_path_factory.mktemp("footage")
+    for clip in range(2):
+        for i in range(6):
+            write_image(root / f"clip{clip}" / f"{i}.png", 10 * clip + i // 3, (24, 40))
+    return root
+
+
+@pytest.fixture(scope="module")
+def ranges(bundle, footage):
+    segments = choose_segments(open_dataset(f"footage:{footage}"), count=2, length=6, seed=0)
+    return observe(read_bundle(bundle), segments, LOWERED)
+
+
+@pytest.fixture(scope="module")
+def graph(bundle):
+    return onnx.load_from_string(read_bundle(bundle).graphs["step"])
+
+
+def options(**changes) -> CalibrationOptions:
+    return CalibrationOptions(clips=2, frames=4, native=False, drift_frames=20, **changes)
+
+
+def test_layers_leave_out_what_must_stay_float(graph):
+    layers = {layer.name: layer for layer in find_layers(graph)}
+    for i in range(2):
+        for name in ("in_proj.x", "in_proj.z", "out_proj"):
+            assert layers.pop(f"layer{i}.{name}").kind == "linear"
+    assert not [name for name in layers if name.startswith(("layer", "decode_head"))]
+    assert not [name for name in layers if "dwconv" in name or "stages.0.patch" in name]
+    assert "backbone.stages.0.blocks.0.mlp.fc1" in layers
+    assert layers["backbone.stages.3.patch_embeddings.proj"].kind == "conv"
+
+
+def test_weights_are_symmetric_per_channel():
+    weight = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    weight[:, 1] *= 100
+    weight[:, 2] = 0
+    levels, scale = quantise_weight(weight, 1)
+    assert levels.dtype == np.int8
+    assert np.abs(levels).max(axis=0).tolist() == [127, 127, 0]
+    assert (np.abs(levels * scale - weight) <= scale / 2 * 1.0001).all()
+
+
+def test_graph_keeps_functions_and_custom_nodes_and_quantises_the_chosen_layers(graph, ranges):
+    layers = find_layers(graph)
+    kept = layers[0].name
+    result = insert_qdq(graph, layers, ranges.of("step", "minmax"), keep_float=[kept])
+    onnx.checker.check_model(result, full_check=True)
+    assert [f.name for f in result.functions] == [f.name for f in graph.functions]
+    producers = {name: node for node in result.graph.node for name in node.output}
+    for layer in layers:
+        node = next(node for node in result.graph.node if node.name == layer.node)
+        kinds = [producers[name].op_type if name in producers else "" for name in node.input[:2]]
+        assert (kinds == ["DequantizeLinear"] * 2) == (layer.name != kept)
+    scales = [t for t in result.graph.initializer if t.name.endswith(".input.scale")]
+    assert len(scales) == len(layers) - 1
+
+
+def test_onnxruntime_multiplies_every_linear_layer_in_int8(graph, ranges, tmp_path):
+    """Guards the bias shape and the pair of Q and DQ for each reader: see calibration/qdq.py."""
+    runtime = pytest.importorskip("onnxruntime")
+    layers = find_layers(graph)
+    result = insert_qdq(graph, layers, ranges.of("step", "minmax"))
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    runtime.InferenceSession(
+        result.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    integer = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+    assert len(integer) == sum(layer.kind == "linear" for layer in layers)
+
+
+def test_quantised_graph_is_refused_as_a_source(graph, ranges):
+    result = insert_qdq(graph, find_layers(graph), ranges.of("step", "minmax"))
+    with pytest.raises(ExportError, match="quantised already"):
+        find_layers(result)
+
+
+def test_missing_range_is_named(graph):
+    with pytest.raises(ExportError, match="no calibrated range for"):
+        insert_qdq(graph, find_layers(graph), {})
+
+
+def test_smoothing_changes_nothing_but_the_spread_of_channels(bundle, graph, footage):
+    layers = find_layers(graph)
+    rng = np.random.default_rng(0)
+    targets = observation.smoothable(graph, layers)
+    assert len(targets) == 2  # the RMSNorm in front of each in_proj
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+    factors = {
+        source: rng.uniform(0.2, 5, len(weights[scale])).astype(np.float32)
+        for source, scale in targets.items()
+    }
+    smooth = smooth_graph(graph, layers, factors)
+    source = next(iter(targets))
+    taps = {"step": ["logits", source]}
+    opened = read_bundle(bundle)
+    plain = Replayer(opened, taps, LOWERED)
+    changed = Replayer(opened, taps, LOWERED, graphs={"step": smooth.SerializeToString()})
+    for frame in open_dataset(f"footage:{footage}").clips[0]:
+        a, b = plain.step(frame.image)[1], changed.step(frame.image)[1]
+        np.testing.assert_allclose(a["logits"], b["logits"], atol=2e-3)
+        np.testing.assert_allclose(a[source], b[source] * factors[source], rtol=1e-3, atol=1e-5)
+
+
+def test_replay_carries_state_as_the_runtime_does(bundle, footage):
+    replayer = Replayer(read_bundle(bundle), {"step": ["logits"]}, LOWERED)
+    with open_segmenter(bundle, SegmenterOptions(native=False)) as stream:
+        for clip in open_dataset(f"footage:{footage}").clips:
+            stream.reset()
+            replayer.reset()
+            for frame in clip:
+                tapped = replayer.step(frame.image)[1]["logits"][0]
+                np.testing.assert_array_equal(tapped, stream.step(frame.image).logits)
+
+
+def test_state_shows_in_the_ranges(bundle, footage):
+    """Shuffled single images reach other ranges: a replay that lost its state would agree."""
+    segments = choose_segments(open_dataset(f"footage:{footage}"), count=2, length=6, seed=0)
+    opened = read_bundle(bundle)
+    found = [
+        observe(opened, segments, LOWERED, order=order, smooth=False).of("step", "minmax")
+        for order in ("stateful", "shuffled")
+    ]
+    last = next(name.source for name in find_layers(_model(opened)) if "1.out_proj" in name.name)
+    assert found[0][last] != pytest.approx(found[1][last], rel=1e-3)
+    first = next(iter(found[0]))  # in the encoder, before any state
+    assert found[0][first] == pytest.approx(found[1][first], rel=1e-5)
+
+
+def _model(opened):
+    return onnx.load_from_string(opened.graphs["step"])
+
+
+def test_segments_spread_over_the_dataset_and_follow_the_seed(camvid):
+    dataset = open_dataset(f"camvid:{camvid}", "val")
+    chosen = choose_segments(dataset, count=5, length=2, seed=1)
+    assert [segment.stop - segment.start for segment in chosen] == [2] * 5
+    assert [segment.start // 4 for segment in chosen] == list(range(5))
+    assert choose_segments(dataset, count=5, length=2, seed=1) == chosen
+    others = [choose_segments(dataset, count=5, length=2, seed=s) for s in range(2, 6)]
+    assert any(other != chosen for other in others)
+    assert len(choose_segments(dataset, count=500, length=2, seed=0)) == 10
+
+
+def test_dataset_without_frames_is_refused():
+    class Empty:
+        name, fps, frame_count, label_count = "empty", None, 0, 0
+
+        def __iter__(self):
+            return iter(())
+
+    clip: Clip = Empty()
+    idle = SimpleNamespace(reset=lambda: None)
+    with pytest.raises(DatasetError, match="no frame"):
+        list(observation._run(idle, [Segment(clip, 0, 4)], "stateful", 0, print))
+
+
+def test_ranges_survive_json(ranges, tmp_path):
+    path = tmp_path / "ranges.json"
+    path.write_text(ranges.to_json())
+    read = read_ranges(path)
+    assert read.of("step", "mse") == ranges.of("step", "mse")
+    for name, factors in ranges.smoothing["step"].items():
+        np.testing.assert_array_equal(read.smoothing["step"][name], factors)
+    with pytest.raises(BundleError, match="no calibrated ranges at"):
+        read_ranges(tmp_path)
+    path.write_text('{"format": 1}')
+    with pytest.raises(BundleError, match="holds no calibrated ranges"):
+        read_ranges(path)
+
+
+def test_ranges_of_another_bundle_are_refused(bundle, ranges):
+    other = Ranges("f" * 64, ranges.largest, ranges.smoothing)
+    with pytest.raises(BundleError, match="the ranges belong to the bundle ffffffffffff"):
+        quantise(read_bundle(bundle), other, "mse")
+
+
+def test_ranking_finds_the_layer_whose_range_is_spoilt(bundle, ranges, footage):
+    layers = find_layers(_model(read_bundle(bundle)))
+    spoilt = next(layer for layer in layers if layer.name == "layer1.out_proj")
+    largest = {name: dict(values) for name, values in ranges.largest["step"].items()}
+    largest[spoilt.source]["mse"] *= 300
+    bad = Ranges(ranges.source, {"step": largest}, ranges.smoothing)
+    images = [frame.image for frame in open_dataset(f"footage:{footage}").clips[0]][:2]
+    ranking = rank_layers(read_bundle(bundle), bad, "mse", images, LOWERED)
+    assert ranking[0].name == "layer1.out_proj"
+    assert ranking[0].error > 2 * ranking[1].error
+    assert len(ranking) == len(layers)
+
+
+def test_int8_bundle_streams_close_to_float32(bundle, footage, tmp_path):
+    target = tmp_path / "int8"
+    result = calibrate(bundle, target, open_dataset(f"footage:{footage}"), options(), report=False)
+    assert result.kept == ()
+    assert result.bytes < result.float_bytes
+    manifest = read_bundle(target).manifest
+    assert manifest.extra["precision"]["int8_layers"] == len(result.layers)
+    assert "calibration/ranges.json" in manifest.files
+    lowered = SegmenterOptions(native=False)
+    clip = open_dataset(f"footage:{footage}").clips[0]
+    with open_segmenter(bundle, lowered) as a, open_segmenter(target, lowered) as b:
+        found = compare(a, b, clip, frames=24)
+    assert 0 < found.frames[-1].worst_state < 0.1
+    assert np.mean([frame.agreement for frame in found.frames]) > 0.9
+
+
+def test_reused_ranges_give_the_same_bundle(bundle, footage, tmp_path):
+    dataset = open_dataset(f"footage:{footage}")
+    calibrate(bundle, tmp_path / "a", dataset, options(), report=False)
+    again = read_ranges(tmp_path / "a")
+    calibrate(bundle, tmp_path / "b", None, options(), ranges=again, report=False)
+    assert read_bundle(tmp_path / "a").graphs == read_bundle(tmp_path / "b").graphs
+
+
+def test_frames_of_other_sizes_and_a_single_frame_calibrate(bundle, tmp_path):
+    write_image(tmp_path / "one/0.png", 0, (50, 21))
+    dataset = open_dataset(f"footage:{tmp_path / 'one'}")
+    result = calibrate(bundle, tmp_path / "int8", dataset, options(), report=False)
+    assert read_ranges(result.path).record["frames"] == 1
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "interrupted"])
+def test_failing_midway_leaves_the_old_bundle_untouched(bundle, tmp_path, kind):
+    target = tmp_path / "int8"
+    shutil.copytree(bundle, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    for i in range(4):
+        write_image(tmp_path / "frames" / f"{i}.png", i, SIZE)
+    damaged = tmp_path / "frames" / "2.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    dataset = open_dataset(f"footage:{tmp_path / 'frames'}")
+
+    def interrupt(name):  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    if kind == "corrupt":
+        with pytest.raises(DatasetError, match=r"2\.png is cut off after 100 bytes"):
+            calibrate(bundle, target, dataset, options(), report=False)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(
+                bundle,
+                target,
+                dataset,
+                options(),
+                report=False,
+                watch=lambda phase, total: interrupt,  # noqa: ARG005
+            )
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "int8"]
+
+
+def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, capsys):
+    target = tmp_path / "int8"
+    arguments = [str(bundle), "-o", str(target), "--dataset", f"camvid:{camvid}", "--lowered"]
+    arguments += ["--clips", "2", "--frames", "3", "--drift-frames", "20", "--keep-float", "1"]
+    with pytest.raises(SystemExit) as exit_code:
+        run(["calibrate", *arguments, "--test", f"camvid:{camvid}"])
+    told = capsys.readouterr().out
+    assert exit_code.value.code == 0, told
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert len(manifest["precision"]["float_layers"]) == 1
+    page = (target / "calibration/report.html").read_text()
+    assert "calibration/report.html" in manifest["files"]
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    for words in ("mIoU, %", "mVC16, %", "faster by", "Most sensitive layers", "state error"):
+        assert words in page
+    assert "1 kept in float32" in told.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to calibrate on"),
+        (["--dataset", "footage:{empty}"], "no images or videos"),
+        (["--dataset", "camvid:{empty}"], "SegNet layout"),
+        (["--ranges", "{empty}"], "no calibrated ranges at"),
+    ],
+)
+def test_calibrate_command_mistakes_are_one_line(bundle, tmp_path, capsys, arguments, words):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    filled = [argument.format(empty=empty) for argument in arguments]
+    with pytest.raises(SystemExit) as exit_code:
+        run(["calibrate", str(bundle), "-o", str(tmp_path / "int8"), *filled])
+    error = capsys.readouterr().err.strip()
+    assert exit_code.value.code == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "int8").exists()
+
+
+def test_bundle_without_logits_calibrates_the_same_layers(footage, tmp_path, graph):
+    source = write_bundle(tmp_path / "plain", logits=False)
+    dataset = open_dataset(f"footage:{footage}")
+    result = calibrate(source, tmp_path / "int8", dataset, options(), report=False)
+    assert list(result.layers) == [layer.name for layer in find_layers(graph)]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no shared checkpoint")
+def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
+    model = load_checkpoint(CHECKPOINT, window=10, shift=5)
+    export_bundle(model, tmp_path / "float", size=(352, 480), logits=True)
+    root = f"camvid:{SHARED / 'data/camvid'}"
+    chosen = CalibrationOptions(clips=4, frames=4)
+    train = open_dataset(root, "train", labels=False)
+    result = calibrate(tmp_path / "float", tmp_path / "int8", train, chosen, report=False)
+    assert result.float_bytes > 3 * result.bytes
+    options = SegmenterOptions()
+    clip = open_dataset(root, "val").clips[0]
+    with (
+        open_segmenter(tmp_path / "float", options) as a,
+        open_segmenter(tmp_path / "int8", options) as b,
+    ):
+        found = compare(a, b, clip, frames=40)
+    assert min(frame.agreement for frame in found.frames) > 0.99
+    assert max(frame.worst_state for frame in found.frames) < 0.08
+    assert found.trend() == "saturates"

@@ -1,0 +1,65 @@
+"""The catalogue: every entry can be built, counted and, on small frames, exported."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from streamseg.cli.models import command
+from streamseg.errors import ExportError
+from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
+from streamseg.export.families import FAMILIES
+
+SIZE = (480, 864)
+# Millions at 124 classes, as published.
+PARAMETERS = {
+    "cffm/mit_b0": 4.673,
+    "cffm/mit_b1": 15.483,
+    "cffm++/mit_b0": 5.693,
+    "cffm++/mit_b1": 16.503,
+    "mrcfa/mit_b0": 5.298,
+    "mrcfa/mit_b1": 16.338,
+}
+
+
+@pytest.mark.parametrize(("name", "millions"), PARAMETERS.items())
+def test_published_parameters(name: str, millions: float) -> None:
+    assert round(measure_cost(name, SIZE).parameters / 1e6, 3) == millions
+
+
+def test_propagation_takes_at_most_a_third_of_a_key_frame() -> None:
+    cost = measure_cost("mpvss/resnet50", SIZE)
+    assert round(cost.parameters / 1e6, 1) == 84.1
+    assert 3 * cost.gmacs["propagate"] <= cost.gmacs["key"]
+
+
+def test_temporal_parts_cost_more_than_their_trunk() -> None:
+    trunk = measure_cost("segformer/mit_b0", SIZE)
+    assert trunk.state_bytes == 0
+    for name in ("tv3s/mit_b0", "cffm/mit_b0", "mrcfa/mit_b0"):
+        cost = measure_cost(name, SIZE)
+        assert cost.gmacs["step"] > trunk.gmacs["step"]
+        assert cost.state_bytes > 0
+
+
+def test_every_family_is_listed() -> None:
+    assert {name.partition("/")[0] for name in CATALOGUE} == {family.name for family in FAMILIES}
+
+
+def test_unknown_entry_and_size_are_refused() -> None:
+    with pytest.raises(ExportError, match="not in the catalogue; it has: segformer/mit_b0"):
+        build_entry("cffm/mit_b9")
+    with pytest.raises(ExportError, match="480x864"):
+        measure_cost("mrcfa/mit_b0", (480, 853))
+
+
+def test_command_lists_costs_and_reasons() -> None:
+    result = CliRunner().invoke(command, ["--only", "mrcfa/mit_b0", "--size", "96x128"])
+    assert result.exit_code == 0, result.output
+    assert "5.298 M" in result.output
+    assert "single" in result.output
+    assert "step" in result.output
+    refused = CliRunner().invoke(command, ["--only", "mrcfa/mit_b0", "--size", "480x853"])
+    assert "480x864" in refused.output
+    nothing = CliRunner().invoke(command, ["--only", "xyz"])
+    assert isinstance(nothing.exception, ExportError)

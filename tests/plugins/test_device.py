@@ -1,0 +1,296 @@
+"""The CUDA kernels: their source run on the CPU against references, and their build for a GPU."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from streamseg.errors import BackendError
+from streamseg.export.ops import (
+    upsample_argmax_reference,
+    windowed_causal_conv_reference,
+    windowed_selective_scan_reference,
+)
+from streamseg.export.windows import WindowGeometry
+from streamseg.plugins.device import DeviceOps, Sizes
+from streamseg.plugins.loader import find_library
+
+from .cuda_builds import build_cuda, build_twin
+
+Array = NDArray[Any]
+# Of the largest value: maps in float32 and float16, and the state, float32 always.
+TOLERANCE = {"float32": 2e-6, "float16": 2e-3}
+STATE_TOLERANCE = 2e-6
+# Real shapes in small: a plain and a shifted grid, cells shorter than a tile and longer than two.
+GEOMETRIES = (
+    WindowGeometry(8, 12, 4, 4, 0, 0),
+    WindowGeometry(8, 12, 4, 4, 2, 2),
+    WindowGeometry(10, 7, 5, 3, 1, 2),
+    WindowGeometry(9, 10, 9, 10, 0, 0),
+    WindowGeometry(1, 3, 1, 1, 0, 0),
+)
+
+
+@pytest.fixture(scope="module")
+def twin() -> DeviceOps:
+    return DeviceOps(build_twin() / "libstreamseg_cuda_twin.so")
+
+
+def half_values(array: Array, half: bool) -> Array:
+    """Rounded to what a float16 map holds, so that the reference sees the same input."""
+    return array.astype(np.float16 if half else np.float32)
+
+
+def run_conv(
+    ops: DeviceOps, inputs: Sequence[Array], geometry: WindowGeometry, half: bool
+) -> tuple[Array, Array]:
+    x, weight, bias, state = inputs
+    y, next_state = np.full_like(x, np.nan), np.full_like(state, np.nan)
+    ops.causal_conv(
+        Sizes(astuple(geometry), x.shape[0], x.shape[2], weight.shape[1]),
+        half=half,
+        **addresses(x=x, weight=weight, bias=bias, state=state, y=y, next_state=next_state),
+    )
+    return y, next_state
+
+
+def run_scan(
+    ops: DeviceOps, inputs: Sequence[Array], geometry: WindowGeometry, half: bool, split: int
+) -> tuple[Array, Array]:
+    u, state = inputs[0], inputs[8]
+    y, next_state = np.full_like(u, np.nan), np.full_like(state, np.nan)
+    names = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state")
+    ops.selective_scan(
+        Sizes(astuple(geometry), u.shape[0], u.shape[2], state.shape[3]),
+        half=half,
+        split=split,
+        **addresses(**dict(zip(names, inputs, strict=True)), y=y, next_state=next_state),
+    )
+    return y, next_state
+
+
+def addresses(**arrays: Array) -> dict[str, int]:
+    assert all(array.flags.c_contiguous for array in arrays.values())
+    return {name: array.ctypes.data for name, array in arrays.items()}
+
+
+def wide(arrays: Sequence[Array]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array.astype(np.float64)) for array in arrays]
+
+
+def error(got: Array, expected: torch.Tensor, scale: torch.Tensor | None = None) -> float:
+    largest = float((expected if scale is None else scale).abs().max())
+    return float(np.abs(got.astype(np.float64) - expected.numpy()).max()) / largest
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("taps", [4, 2, 7])
+def test_conv_kernel_matches_float64(
+    twin: DeviceOps, geometry: WindowGeometry, taps: int, half: bool
+) -> None:
+    rng = np.random.default_rng(taps)
+    channels, batch = 37, 2
+    inputs = [
+        half_values(rng.normal(size=(batch, geometry.tokens, channels)), half),
+        rng.normal(size=(channels, taps)).astype(np.float32),
+        rng.normal(size=channels).astype(np.float32),
+        rng.normal(size=(batch, geometry.cells, channels, taps - 1)).astype(np.float32),
+    ]
+    want_y, want_state = windowed_causal_conv_reference(*wide(inputs), geometry)
+    y, state = run_conv(twin, inputs, geometry, half)
+    assert error(y, want_y) <= TOLERANCE["float16" if half else "float32"]
+    assert np.array_equal(state, want_state.numpy().astype(np.float32))
+
+
+def scan_inputs(
+    geometry: WindowGeometry, channels: int, states: int, half: bool, *, batch: int = 1
+) -> list[Array]:
+    rng = np.random.default_rng(states)
+    tokens = (batch, geometry.tokens)
+    return [
+        half_values(rng.normal(size=(*tokens, channels)), half),
+        half_values(rng.normal(size=(*tokens, channels)), half),
+        rng.uniform(-7, 1, size=channels).astype(np.float32),
+        -rng.uniform(0.2, 20, size=(channels, states)).astype(np.float32),
+        half_values(rng.normal(size=(*tokens, states)), half),
+        half_values(rng.normal(size=(*tokens, states)), half),
+        rng.normal(size=channels).astype(np.float32),
+        half_values(rng.normal(size=(*tokens, channels)), half),
+        rng.normal(size=(batch, geometry.cells, channels, states)).astype(np.float32),
+    ]
+
+
+def check_scan(ops: DeviceOps, inputs: list[Array], geometry: WindowGeometry, split: int) -> None:
+    half = inputs[0].dtype == np.float16
+    want_y, want_state = windowed_selective_scan_reference(*wide(inputs), geometry)
+    kept = inputs[8].copy()
+    y, state = run_scan(ops, inputs, geometry, half, split)
+    # Without signs nothing cancels: how large the terms of a sum are.
+    plain = [t if i in (1, 2, 3, 7) else t.abs() for i, t in enumerate(wide(inputs))]
+    scale, state_scale = windowed_selective_scan_reference(*plain, geometry)
+    assert error(y, want_y, scale) <= TOLERANCE["float16" if half else "float32"]
+    assert error(state, want_state, state_scale) <= STATE_TOLERANCE
+    assert np.array_equal(inputs[8], kept)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(("states", "split"), [(16, 4), (16, 1), (5, 4), (40, 0)])
+def test_scan_kernel_matches_float64(
+    twin: DeviceOps, geometry: WindowGeometry, states: int, split: int, half: bool
+) -> None:
+    check_scan(twin, scan_inputs(geometry, 21, states, half, batch=2), geometry, split)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.tuples(st.integers(1, 9), st.integers(1, 6)),
+    cols=st.tuples(st.integers(1, 13), st.integers(1, 6)),
+    offsets=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    split=st.sampled_from([1, 4]),
+)
+def test_scan_kernel_matches_float64_on_any_grid(
+    twin: DeviceOps,
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    offsets: tuple[int, int],
+    split: int,
+) -> None:
+    (map_h, window_h), (map_w, window_w) = rows, cols
+    geometry = WindowGeometry(
+        map_h, map_w, window_h, window_w, offsets[0] % window_h, offsets[1] % window_w
+    )
+    check_scan(twin, scan_inputs(geometry, 17, 16, half=False), geometry, split)
+
+
+def test_scan_of_tiny_steps_keeps_the_state(twin: DeviceOps) -> None:
+    """Steps near 0 show an exponential that is not 1 at 0, and a softplus that cancels."""
+    geometry = WindowGeometry(6, 6, 6, 6, 0, 0)
+    inputs = scan_inputs(geometry, 16, 16, half=False)
+    inputs[1][:] = -12.0
+    inputs[2][:] = 0.0
+    check_scan(twin, inputs, geometry, 4)
+
+
+@pytest.mark.data
+def test_scan_kernel_follows_every_fixture_geometry(twin: DeviceOps, shared: Path) -> None:
+    with np.load(shared / "golden/tv3s_scan_blocks.npz") as file:
+        config = json.loads(str(file["config"]))
+    cases = [case for case in config.values() if isinstance(case, dict)]
+    assert len(cases) == 9
+    for case in cases:
+        window = (case["window_h"], case["window_w"])
+        for shift in (0, case["shift"]):
+            geometry = WindowGeometry(case["H"], case["W"], *window, shift, shift)
+            for half in (False, True):
+                inputs = scan_inputs(geometry, 8, case["d_state"], half, batch=case["B"])
+                check_scan(twin, inputs, geometry, 4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_upsample_argmax_kernel_matches_reference(twin: DeviceOps, half: bool) -> None:
+    rng = np.random.default_rng(0)
+    scores = half_values(rng.normal(size=(2, 7, 6, 9)), half)
+    labels = np.full((2, 23, 40), 99, dtype=np.uint8)
+    twin.upsample_argmax(
+        scores.ctypes.data, labels.ctypes.data, shape=scores.shape, size=(23, 40), half=half
+    )
+    want = upsample_argmax_reference(wide([scores])[0], 23, 40).numpy()
+    # float32 may decide a tie of float64 either way
+    assert (labels == want).mean() > 0.999
+    wide_labels = np.full(labels.shape, -1, dtype=np.int32)
+    twin.upsample_argmax(
+        scores.ctypes.data,
+        wide_labels.ctypes.data,
+        shape=scores.shape,
+        size=(23, 40),
+        half=half,
+        wide=True,
+    )
+    assert np.array_equal(wide_labels, labels)
+    scores[:] = 1
+    twin.upsample_argmax(
+        scores.ctypes.data, labels.ctypes.data, shape=scores.shape, size=(23, 40), half=half
+    )
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_normalise_kernel_matches_numpy(twin: DeviceOps, half: bool) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (2, 5, 67, 3), dtype=np.uint8)
+    out = np.empty((2, 3, 5, 67), dtype=np.float16 if half else np.float32)
+    mean, std = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
+    twin.normalise(
+        frame.ctypes.data, out.ctypes.data, shape=frame.shape, mean=mean, std=std, half=half
+    )
+    want = (frame.astype(np.float64) - mean) / std
+    assert np.abs(out - want.transpose(0, 3, 1, 2)).max() < (2e-3 if half else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "depth", "told"),
+    [
+        ((8, 8, 4, 4, 4, 0), 16, "offset_h is 4, expected 0 to 3"),
+        ((0, 8, 4, 4, 0, 0), 16, "map_h is 0"),
+        ((8, 8, 4, 4, 0, 0), 65, "states is 65, expected 1 to 64"),
+    ],
+)
+def test_bad_sizes_are_refused_by_name(
+    twin: DeviceOps, geometry: tuple[int, ...], depth: int, told: str
+) -> None:
+    names = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state", "y", "next_state")
+    with pytest.raises(BackendError, match=told):
+        twin.selective_scan(Sizes(geometry, 1, 8, depth), **dict.fromkeys(names, 1))
+
+
+def test_null_array_is_refused(twin: DeviceOps) -> None:
+    with pytest.raises(BackendError, match="an array is null"):
+        twin.upsample_argmax(0, 1, shape=(1, 2, 3, 4), size=(8, 8))
+
+
+def test_no_kernel_spills() -> None:
+    _, printed = build_cuda()
+    kernels = re.findall(r"Compiling entry function '(\w+)'", printed)
+    # Six scans, four convolutions, four argmaxes, two normalisations, each for two GPUs.
+    assert len(kernels) == 2 * 16
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", printed)
+    assert len(spills) >= len(kernels)
+    assert set(spills) == {("0", "0")}
+
+
+def test_library_holds_machine_code_and_ptx() -> None:
+    folder, _ = build_cuda()
+    library = folder / "libstreamseg_cuda.so"
+    assert DeviceOps(library).targets == "80,87+ptx87"
+    content = library.read_bytes()
+    assert b"sm_80" in content
+    assert b"sm_87" in content
+    needed = subprocess.run(
+        ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "libcudart" not in needed
+
+
+def test_benchmark_finds_parity_with_the_cpu_kernels() -> None:
+    done = subprocess.run(
+        [str(build_twin() / "kernel_bench"), "--parity"],
+        env={"STREAMSEG_OPS": str(find_library())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["parity"]["geometries"] == 18

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from streamseg.runtime import doctor
+from streamseg.runtime.doctor import Finding, examine, missing_for
+from streamseg.runtime.gpu import Gpu, find_gpu
+
+
+def found(subject: str, findings: list[Finding]) -> Finding:
+    (entry,) = [entry for entry in findings if entry.subject == subject]
+    return entry
+
+
+def test_onnxruntime_of_this_environment_is_found() -> None:
+    import onnxruntime
+
+    entry = found("ONNX Runtime", examine())
+    assert entry.ok
+    assert entry.found.startswith(onnxruntime.__version__)
+    assert "CPU" in entry.found
+
+
+def test_everything_missing_says_how_to_mend_it() -> None:
+    for entry in examine():
+        assert entry.ok or entry.fix, entry.subject
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+def test_without_gpu_tensorrt_is_not_ready_and_the_cpu_is() -> None:
+    findings = examine()
+    assert "GPU" in [entry.subject for entry in missing_for("tensorrt", findings)]
+    assert missing_for("cpu", findings) == []
+
+
+def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6"))
+    entry = found("GPU", examine())
+    assert (entry.ok, entry.found) == (True, "Orin, compute 8.7, driver CUDA 12.6")
+
+
+@pytest.mark.parametrize(
+    ("text", "ok", "told"),
+    [
+        ("# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic", True, "L4T 36.4"),
+        ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic", False, "L4T 36.3"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref", False, "L4T 35.4"),
+        ("# R38 (release), REVISION: 2.0, GCID: 1, BOARD: generic", True, "L4T 38.2"),
+        ("something else", False, "unknown: something else"),
+    ],
+)
+def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, told: str) -> None:
+    entry = doctor._jetpack(text)
+    assert (entry.ok, entry.found) == (ok, told)
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize(("purpose", "code"), [("cpu", 0), ("tensorrt", 1)])
+def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
+    runner = "from streamseg.cli.main import run; run()"
+    command = [sys.executable, "-c", runner, "doctor", "--for", purpose, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["ready"] is (code == 0)

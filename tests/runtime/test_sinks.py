@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from streamseg.errors import SinkError
+from streamseg.runtime.resize import Size
+from streamseg.runtime.sinks import LabelSink, SegmentedFrame, SheetSink, Sink, VideoSink
+from tests.runtime.clips import gradient_frame, read_clip, small_disk
+
+
+def segmented(index: int, size: Size = (48, 64), fps: float = 10) -> SegmentedFrame:
+    labels = np.full(size, index % 256, np.uint8)
+    return SegmentedFrame(gradient_frame(index, size), labels, index, index / fps)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def noisy(index: int, size: Size) -> SegmentedFrame:
+    """A frame that does not compress."""
+    picture = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return SegmentedFrame(picture, picture[..., 0].copy(), index, index / 10)
+
+
+def test_video_is_h264_for_browsers(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "o.mp4"
+    sink = VideoSink(path, 10)
+    for index in range(12):
+        sink.write(segmented(index))
+    assert not path.exists()
+    assert sink.finish() == f"{path}: 12 frames, H.264 48x64"
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 10
+        assert container.duration == pytest.approx(1.2e6, rel=0.01)
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    frames = read_clip(path)
+    assert len(frames) == 12
+    assert abs(frames[7] - gradient_frame(7, (48, 64)).astype(int)).mean() < 6
+    assert names(path.parent) == ["o.mp4"]
+
+
+def test_video_keeps_the_times_of_its_source(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    times = [5.0, 5.1, 5.1, 6.0, 7.5]
+    for index, seconds in enumerate(times):
+        frame = segmented(index)
+        sink.write(SegmentedFrame(frame.picture, frame.labels, index, seconds))
+    sink.finish()
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        seen = [frame.time for frame in container.decode(video=0)]
+    assert seen == pytest.approx([0, 0.1, 0.1, 1.0, 2.5], abs=1e-3)
+
+
+@pytest.mark.parametrize("color", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 64, 128)])
+def test_video_is_tagged_and_converted_as_bt709(
+    tmp_path: Path, color: tuple[int, int, int]
+) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    picture = np.empty((48, 64, 3), np.uint8)
+    picture[...] = color
+    sink.write(SegmentedFrame(picture, picture[..., 0], 0, 0.0))
+    sink.finish()
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (1, 1)
+    y, u, v = (int(np.frombuffer(plane, np.uint8)[0]) for plane in frame.planes)
+    red, green, blue = (value / 255 for value in color)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    expected = (16 + 219 * luma, 128 + 224 * (blue - luma) / 1.8556)
+    expected += (128 + 224 * (red - luma) / 1.5748,)
+    assert (y, u, v) == pytest.approx(expected, abs=3)
+
+
+def test_odd_sizes_are_cut_to_even_and_said(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    for index in range(3):
+        sink.write(segmented(index, (49, 65)))
+    assert sink.finish().endswith("3 frames, H.264 48x64, cut from 49x65")
+    assert read_clip(tmp_path / "o.mp4")[0].shape == (48, 64, 3)
+
+
+def test_video_refuses_another_size_midway(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    sink.write(segmented(0))
+    with pytest.raises(SinkError, match="frame 1 is 32x32, expected 48x64"):
+        sink.write(segmented(1, (32, 32)))
+    sink.finish()
+    assert len(read_clip(tmp_path / "o.mp4")) == 1
+
+
+def test_discarded_video_leaves_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "o.mp4"
+    path.write_bytes(b"older")
+    sink = VideoSink(path, 10)
+    sink.write(segmented(0))
+    sink.discard()
+    assert sink.finish() == ""
+    assert names(tmp_path) == ["o.mp4"]
+    assert path.read_bytes() == b"older"
+
+
+def test_video_without_frames_is_not_written(tmp_path: Path) -> None:
+    assert "no frames" in VideoSink(tmp_path / "o.mp4", 10).finish()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda folder: VideoSink(folder / "o.avi", 10), r"expected a name in \.mp4"),
+        (lambda folder: SheetSink(folder / "o.jpg"), r"expected a name in \.png"),
+        (lambda folder: VideoSink(folder / "taken.mp4", 10), "it is a folder"),
+        (lambda folder: VideoSink(folder / "file" / "o.mp4", 10), "cannot make folder"),
+        (lambda folder: LabelSink(folder / "file"), "cannot write into"),
+        (lambda _: VideoSink("/proc/o.mp4", 10), "cannot write /proc/o.mp4"),
+        (lambda _: SheetSink("/proc/o.png"), "cannot write /proc/o.png"),
+        (lambda _: LabelSink("/proc/self"), "cannot write into /proc/self"),
+    ],
+)
+def test_unwritable_outputs_are_told_at_once(tmp_path: Path, make: object, match: str) -> None:
+    (tmp_path / "taken.mp4").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match=match):
+        make(tmp_path)  # type: ignore[operator]
+    assert names(tmp_path) == ["file", "taken.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["video", "labels", "sheet"])
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, kind: str) -> None:
+    with small_disk(tmp_path / "disk", 200) as disk:
+        sink: Sink
+        if kind == "video":
+            sink = VideoSink(disk / "o.mp4", 10)
+        elif kind == "labels":
+            sink = LabelSink(disk / "labels")
+        else:
+            sink = SheetSink(disk / "o.png")
+        with pytest.raises(SinkError, match=r"No space left.*MiB free there") as caught:
+            write_until_full(sink)
+        assert "\n" not in str(caught.value)
+        assert str(disk) in str(caught.value)
+        sink.discard()
+        left = [path for path in disk.rglob("*") if path.is_file()]
+        assert all(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).shape == (192, 256) for p in left)
+        assert bool(left) == (kind == "labels")
+
+
+def write_until_full(sink: Sink) -> None:
+    for index in range(60):
+        sink.write(noisy(index, (192, 256)))
+    sink.finish()
+
+
+def test_labels_are_grey_png_with_padded_names(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep")
+    sink = LabelSink(folder)
+    for index in (0, 7, 255):
+        sink.write(segmented(index))
+    assert sink.finish() == f"{folder}: 3 label maps"
+    assert names(folder) == ["000000.png", "000007.png", "000255.png", "mine.txt"]
+    labels = cv2.imread(str(folder / "000007.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, np.full((48, 64), 7))
+
+
+def test_unused_label_folder_is_removed_only_if_made_here(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for name in ("old", "new"):
+        LabelSink(tmp_path / name).discard()
+    assert names(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("frames", [1, 5, 6, 100, 1000])
+def test_sheet_spreads_its_pictures_over_the_stream(tmp_path: Path, frames: int) -> None:
+    sink = SheetSink(tmp_path / "s.png", count=6, columns=3, tile_width=20)
+    for index in range(frames):
+        frame = segmented(index, (10, 20))
+        frame.picture[..., 2] = index * 255 // 1000
+        sink.write(frame)
+    number = min(6, frames)
+    assert f"{number} of {frames} frames" in sink.finish()
+    sheet = cv2.imread(str(tmp_path / "s.png"))
+    rows, columns = -(-number // 3), min(3, number)
+    assert sheet.shape == (rows * 14 + 4, columns * 24 + 4, 3)
+    tiles = [sheet[4 + i // 3 * 14 + 5, 4 + i % 3 * 24 + 10, 0] for i in range(number)]
+    expected = np.linspace(0, frames - 1, number) * 255 / 1000
+    np.testing.assert_allclose(tiles, expected, atol=2 + frames * 0.03)
