@@ -95,25 +95,18 @@ class Replayer:
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self._given = bundle.given
-        unset = [spec.name for spec in self.manifest.state if spec.init == "unset"]
-        if unset:
-            raise BackendError(
-                f"{bundle.path} holds no values of {', '.join(unset)}; "
-                "make them with: streamseg prototypes BUNDLE --source VIDEO"
-            )
         self._taps = {name: list(taps.get(name, ())) for name in bundle.graphs}
         self._sessions = {
             name: _open_session(_with_outputs(content, self._taps[name]), options)
             for name, content in {**bundle.graphs, **(graphs or {})}.items()
         }
-        self._given = bundle.given
         unset = {spec.name for spec in self.manifest.state if spec.kind == "given"} - set(
             self._given
         )
         if unset:
             raise StateMismatch(
-                f"{bundle.path} holds no values for its given states {', '.join(sorted(unset))}: "
-                "export it with them before calibrating"
+                f"{bundle.path} holds no values of {', '.join(sorted(unset))}; "
+                "make them with: streamseg prototypes BUNDLE --source VIDEO"
             )
         self._fitter: FrameFitter | None = None
         self._frame = np.empty(self.manifest.frame.shape, np.uint8)
