@@ -202,7 +202,14 @@ def write_int8_bundle(
     """
     opened: AbstractContextManager[Path] = new_bundle(target)
     with opened as folder:
+        graph_files = {graph.file for graph in bundle.manifest.graphs.values()}
         files = {}
+        for name in bundle.manifest.files:
+            # What states are given from; ranges and a report of an earlier calibration are not.
+            if name not in graph_files and not name.startswith("calibration/"):
+                files[name] = bundle.manifest.files[name]
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes((bundle.path / name).read_bytes())
         for name, graph in quantised.graphs.items():
             content = graph.SerializeToString(deterministic=True)
             file = bundle.manifest.graphs[name].file

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from streamseg.calibration.datasets import Clip, Dataset, StillClip
-from streamseg.errors import BackendError, DatasetError
+from streamseg.errors import BackendError, DatasetError, StateMismatch
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.onnxruntime import find_native, import_onnxruntime
@@ -95,17 +95,19 @@ class Replayer:
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self._given = bundle.given
-        unset = [spec.name for spec in self.manifest.state if spec.init == "unset"]
-        if unset:
-            raise BackendError(
-                f"{bundle.path} holds no values of {', '.join(unset)}; "
-                "make them with: streamseg prototypes BUNDLE --source VIDEO"
-            )
         self._taps = {name: list(taps.get(name, ())) for name in bundle.graphs}
         self._sessions = {
             name: _open_session(_with_outputs(content, self._taps[name]), options)
             for name, content in {**bundle.graphs, **(graphs or {})}.items()
         }
+        unset = {spec.name for spec in self.manifest.state if spec.kind == "given"} - set(
+            self._given
+        )
+        if unset:
+            raise StateMismatch(
+                f"{bundle.path} holds no values of {', '.join(sorted(unset))}; "
+                "make them with: streamseg prototypes BUNDLE --source VIDEO"
+            )
         self._fitter: FrameFitter | None = None
         self._frame = np.empty(self.manifest.frame.shape, np.uint8)
         self.reset()

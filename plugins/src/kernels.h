@@ -367,7 +367,10 @@ struct Kernels {
 
   static void scan(const ScanProblem<T>& p, const Item& item, Scratch& scratch) {
     const int64_t count = item.end - item.begin;
-    const int64_t stride = blocks(count) * W;
+    // An odd number of cache lines to a row: with rows a power of two apart, a block's tokens would
+    // fight for a few sets of the cache, and loads would seem to depend on earlier stores.
+    const int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    const int64_t stride = ((blocks(count) * W + line - 1) / line | 1) * line;
     const Cell cell = p.grid.cell(item.cell);
     Arrays<T> arrays(scratch.reserve(3 * Arrays<T>::bytes(kChunk * stride) +
                                      Arrays<T>::bytes(stride * p.states)));
