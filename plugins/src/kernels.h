@@ -644,15 +644,7 @@ float measure_floor(int64_t vectors, int kind) {
   R odd = V::set(0);
   for (int64_t v = 0; v < vectors; v += kStreams) {
     if (kind == 0) {
-#pragma GCC unroll 32
-      for (int i = 0; i < kStreams; i += V::kAbreast) {
-        R a[V::kAbreast];
-#pragma GCC unroll 8
-        for (int k = 0; k < V::kAbreast; ++k) a[k] = V::mul(dt, t[i + k]);
-        exp2_abreast<V, V::kAbreast>(a);
-#pragma GCC unroll 8
-        for (int k = 0; k < V::kAbreast; ++k) s[i + k] = V::max(s[i + k], a[k]);
-      }
+      for (int i = 0; i < kStreams; ++i) s[i] = V::max(s[i], V::exp2(V::mul(dt, t[i])));
     } else if (kind == 1) {
       for (int i = 0; i < kStreams; ++i) {
         s[i] = V::fma(c, s[i], V::mul(dt, t[i]));
