@@ -32,9 +32,12 @@ def exported(
 
 
 @pytest.mark.data
-def test_bundle_matches_fixtures_at_every_frame(exported: tuple[Golden, Path]) -> None:
+@pytest.mark.parametrize("native", [False, True], ids=["lowering", "native"])
+def test_bundle_matches_fixtures_at_every_frame(
+    exported: tuple[Golden, Path], native: bool
+) -> None:
     golden, path = exported
-    with streamseg.open(path, native=False) as stream:
+    with streamseg.open(path, native=native) as stream:
         for t, frame in enumerate(golden.frames):
             result = stream.step(frame)
             assert result.logits is not None
