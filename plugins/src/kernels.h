@@ -11,7 +11,7 @@ namespace streamseg {
 namespace {
 
 // Tokens handled in one go: their steps, inputs and sums stay in the first-level cache.
-constexpr int kChunk = 32;
+constexpr int kChunk = 16;
 constexpr int64_t kMaxTaps = 16;
 
 // Hands out the tokens of a cell in order.
@@ -54,6 +54,16 @@ class Arrays {
  private:
   char* next_;
 };
+
+// 2^t for `K` registers at once.
+template <class V, int K>
+inline void exp2_abreast(typename V::R (&t)[K]) {
+  if constexpr (K == V::kAbreast && K > 1) {
+    V::exp2_abreast(t);
+  } else {
+    for (int k = 0; k < K; ++k) t[k] = V::exp2(t[k]);
+  }
+}
 
 template <class V>
 struct Kernels {
@@ -278,6 +288,7 @@ struct Kernels {
   template <int Group, bool First>
   static void scan_group(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
                          int64_t n, const T* decay, T* state) {
+    constexpr int K = Group % V::kAbreast == 0 ? V::kAbreast : 1;
     const int64_t batch = item.batch;
     const int64_t map = batch * p.grid.tokens() * p.channels + item.begin + c;
     const T* B = p.B + batch * p.grid.tokens() * p.states + n;
@@ -303,10 +314,20 @@ struct Kernels {
       R even = First ? V::set(0) : V::load(chunk.sum + t * chunk.stride + c);
       R odd = V::set(0);
 #pragma GCC unroll 32
-      for (int i = 0; i < Group; ++i) {
-        s[i] = advance<V>(s[i], dt, V::load(decay + i * W), input, V::set(b[i]));
-        R& sum = i % 2 == 0 ? even : odd;
-        sum = V::fma(s[i], V::set(out[i]), sum);
+      for (int i = 0; i < Group; i += K) {
+        R a[K];
+#pragma GCC unroll 8
+        for (int k = 0; k < K; ++k) a[k] = V::mul(dt, V::load(decay + (i + k) * W));
+        exp2_abreast<V, K>(a);
+#pragma GCC unroll 8
+        for (int k = 0; k < K; ++k) {
+          s[i + k] = V::fma(a[k], s[i + k], V::mul(input, V::set(b[i + k])));
+        }
+#pragma GCC unroll 8
+        for (int k = 0; k < K; ++k) {
+          R& sum = k % 2 == 0 ? even : odd;
+          sum = V::fma(s[i + k], V::set(out[i + k]), sum);
+        }
       }
       V::store(chunk.sum + t * chunk.stride + c, V::add(even, odd));
     }
@@ -367,10 +388,7 @@ struct Kernels {
 
   static void scan(const ScanProblem<T>& p, const Item& item, Scratch& scratch) {
     const int64_t count = item.end - item.begin;
-    // An odd number of cache lines to a row: with rows a power of two apart, a block's tokens would
-    // fight for a few sets of the cache, and loads would seem to depend on earlier stores.
-    const int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-    const int64_t stride = ((blocks(count) * W + line - 1) / line | 1) * line;
+    const int64_t stride = blocks(count) * W;
     const Cell cell = p.grid.cell(item.cell);
     Arrays<T> arrays(scratch.reserve(3 * Arrays<T>::bytes(kChunk * stride) +
                                      Arrays<T>::bytes(stride * p.states)));
@@ -634,10 +652,18 @@ float measure_floor(int64_t vectors, int kind) {
         y = V::fma(s[i], c, y);
       }
     } else {
-      for (int i = 0; i < kStreams; ++i) {
-        s[i] = advance<V>(s[i], dt, t[i], dt, c);
-        R& y = i % 2 == 0 ? sum : odd;
-        y = V::fma(s[i], c, y);
+#pragma GCC unroll 32
+      for (int i = 0; i < kStreams; i += V::kAbreast) {
+        R a[V::kAbreast];
+#pragma GCC unroll 8
+        for (int k = 0; k < V::kAbreast; ++k) a[k] = V::mul(dt, t[i + k]);
+        exp2_abreast<V, V::kAbreast>(a);
+#pragma GCC unroll 8
+        for (int k = 0; k < V::kAbreast; ++k) {
+          s[i + k] = V::fma(a[k], s[i + k], V::mul(dt, c));
+          R& y = k % 2 == 0 ? sum : odd;
+          y = V::fma(s[i + k], c, y);
+        }
       }
     }
     dt = V::mul(dt, step);

@@ -13,6 +13,7 @@ struct Avx2Lanes {
   using R = __m256;
   static constexpr int kLanes = 8;
   static constexpr int kGroup = 8;
+  static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = true;
 
   static R set(T x) { return _mm256_set1_ps(x); }

@@ -13,6 +13,7 @@ struct Avx512Lanes {
   using R = __m512;
   static constexpr int kLanes = 16;
   static constexpr int kGroup = 16;
+  static constexpr int kAbreast = 4;
   static constexpr bool kPermutes = true;
 
   static R set(T x) { return _mm512_set1_ps(x); }
@@ -68,24 +69,57 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(s, set(2.0f), _mm512_mul_ps(s, _mm512_mul_ps(v, p)));
   }
 
+  // 2^t of several registers in step. One after another, their chains of dependent instructions
+  // would fill the processor's queues before it found enough of them to run at once.
+  static void exp2_abreast(R (&t)[kAbreast]) {
+    const R magic = set(786432.0f);
+    R shifted[kAbreast];
+    R scale[kAbreast];
+    R p[kAbreast];
+#pragma GCC unroll 8
+    for (R& x : t) x = _mm512_max_ps(set(-126.0f), x);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) shifted[k] = _mm512_add_ps(t[k], magic);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_sub_ps(shifted[k], magic);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_sub_ps(t[k], p[k]);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) scale[k] = scale_of(_mm512_castps_si512(shifted[k]));
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) {
+      p[k] = _mm512_fmadd_ps(set(0.05550347f), t[k], set(0.24023428f));
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_fmadd_ps(p[k], t[k], set(0.693147182f));
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_mul_ps(p[k], t[k]);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_fmadd_ps(scale[k], p[k], scale[k]);
+  }
+
  private:
-  // 2^(t + extra), extra counted when `Extra`. With t = n / 16 + r: 2^(n mod 16 / 16) from a table,
-  // 2^(n div 16) by adding to the exponent, 2^r by a cubic whose linear term is log(2) itself, so
-  // that 1 - 2^t keeps its relative accuracy for small t.
-  template <bool Extra>
-  static R exp2_sum(R t, R extra) {
+  // 2^(n / 16) for the integer n that `magic` left in the low bits.
+  static R scale_of(__m512i n) {
     // 2^(j/16) as bits, less j << 19, which adding n << 19 puts back.
     alignas(64) static constexpr uint32_t table[16] = {
         0x3F800000u, 0x3F7DAAC3u, 0x3F7B95C2u, 0x3F79C3D3u, 0x3F7837F0u, 0x3F76F532u,
         0x3F75FED7u, 0x3F75583Fu, 0x3F7504F3u, 0x3F7508A4u, 0x3F75672Au, 0x3F76248Cu,
         0x3F7744FDu, 0x3F78CCDFu, 0x3F7AC0C7u, 0x3F7D257Du};
+    const __m512i root = _mm512_permutexvar_epi32(n, _mm512_load_si512(table));
+    return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, 19)));
+  }
+
+  // 2^(t + extra), extra counted when `Extra`. With t = n / 16 + r: 2^(n mod 16 / 16) from a table,
+  // 2^(n div 16) by adding to the exponent, 2^r by a cubic whose linear term is log(2) itself, so
+  // that 1 - 2^t keeps its relative accuracy for small t.
+  template <bool Extra>
+  static R exp2_sum(R t, R extra) {
     const R magic = set(786432.0f);  // 1.5 * 2^19: adding it rounds to sixteenths
     const R shifted = _mm512_add_ps(t, magic);
     R r = _mm512_sub_ps(t, _mm512_sub_ps(shifted, magic));
     if (Extra) r = _mm512_add_ps(r, extra);
-    const __m512i n = _mm512_castps_si512(shifted);
-    const __m512i root = _mm512_permutexvar_epi32(n, _mm512_load_si512(table));
-    const R scale = _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, 19)));
+    const R scale = scale_of(_mm512_castps_si512(shifted));
     R p = _mm512_fmadd_ps(set(0.05550347f), r, set(0.24023428f));
     p = _mm512_fmadd_ps(p, r, set(0.693147182f));
     return _mm512_fmadd_ps(scale, _mm512_mul_ps(p, r), scale);

@@ -13,6 +13,7 @@ struct NeonLanes {
   using R = float32x4_t;
   static constexpr int kLanes = 4;
   static constexpr int kGroup = 8;
+  static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
 
   static R set(T x) { return vdupq_n_f32(x); }

@@ -18,6 +18,7 @@ struct ScalarLanes<float> {
   using R = float;
   static constexpr int kLanes = 1;
   static constexpr int kGroup = 4;
+  static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
 
   static R set(T x) { return x; }
@@ -103,6 +104,7 @@ struct ScalarLanes<double> {
   using R = double;
   static constexpr int kLanes = 1;
   static constexpr int kGroup = 4;
+  static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
 
   static R set(T x) { return x; }

@@ -162,14 +162,14 @@ void check_scan(const ScanProblem<T>& p) {
   }
 }
 
+// Packed into `memory`, which must outlive the problem; aligned, unlike a vector's.
 template <class T>
-std::vector<T> pack_decay(ScanProblem<T>& p) {
+void pack_decay(ScanProblem<T>& p, Scratch& memory) {
   const auto& table = kernels<T>();
   const int64_t padded = (p.channels + table.lanes - 1) / table.lanes * table.lanes;
-  std::vector<T> decay(static_cast<size_t>(padded * p.states));
-  table.pack_decay(p.A, p.channels, p.states, decay.data());
-  p.decay = decay.data();
-  return decay;
+  T* decay = static_cast<T*>(memory.reserve(static_cast<size_t>(padded * p.states) * sizeof(T)));
+  table.pack_decay(p.A, p.channels, p.states, decay);
+  p.decay = decay;
 }
 
 // total[i] = sum over parts of parts[part * size + i], always in the same order.
@@ -280,7 +280,8 @@ void windowed_causal_conv_backward(ConvProblem<T> p, ConvGradients<T> g, T* weig
 template <class T>
 void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
   check_scan(p);
-  const auto decay = pack_decay(p);
+  Scratch decay;
+  pack_decay(p, decay);
   const auto& table = kernels<T>();
   const int64_t group = split_channels(p.grid.cells() * p.batch, p.channels, kScanChannels,
                                        table.lanes, executor);
@@ -292,7 +293,8 @@ template <class T>
 void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* dt_bias, T* A,
                                       T* skip, const Executor& executor) {
   check_scan(p);
-  const auto decay = pack_decay(p);
+  Scratch decay;
+  pack_decay(p, decay);
   const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
   std::vector<T> biases(parts * static_cast<size_t>(p.channels));
   std::vector<T> skips(parts * static_cast<size_t>(p.channels));
