@@ -46,6 +46,13 @@ def test_steps_match_fixtures_at_every_frame(golden: Golden, model: TV3S) -> Non
     model.decode_head.vs.register_forward_hook(
         lambda _module, inputs, _output: seen.update(vs_in=inputs[0][0])
     )
+    for i, layer in enumerate(model.decode_head.vs.layers):
+        layer.norm.register_forward_hook(
+            lambda _module, inputs, _output, i=i: seen.update({f"layer{i}_residual": inputs[0]})
+        )
+        layer.mixer.register_forward_hook(
+            lambda _module, _inputs, output, i=i: seen.update({f"layer{i}_hidden": output[0][0]})
+        )
     with torch.no_grad():
         for t, frame in enumerate(golden.frames):
             logits, *state = model(torch.from_numpy(frame)[None], *state)
@@ -58,6 +65,9 @@ def test_steps_match_fixtures_at_every_frame(golden: Golden, model: TV3S) -> Non
             for name, found in compared.items():
                 assert np.abs(found[0].numpy() - golden.arrays[name][t]).max() < 1e-4, (name, t)
             for i in range(8):
+                for part in (f"layer{i}_residual", f"layer{i}_hidden"):
+                    expected = golden.arrays[f"inter/{part}"][t].reshape(32, -1).T
+                    assert np.abs(seen[part][0].numpy() - expected).max() < 1e-4, (part, t)
                 conv = golden.arrays[f"state/conv/layer{i}"][t][..., 1:]
                 scan = golden.arrays[f"state/ssm/layer{i}"][t]
                 for found, expected in ((state[2 * i], conv), (state[2 * i + 1], scan)):
