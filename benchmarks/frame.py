@@ -7,7 +7,6 @@ python benchmarks/frame.py --memory   # adds 5,000 frames of the small model, re
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.windows import WindowGeometry, cell_order
 
 SIZE = (512, 1024)
-SMALL_SIZE = (136, 320)
 PEERS = {
     "native": "bundle, native operators",
     "lowering": "bundle, lowering to standard ops",
@@ -171,22 +169,6 @@ def measure_frame(threads: int, rounds: int) -> dict[str, Any]:
     return {"size": SIZE, "times": times, "own_share_percent": summarise(own)["median_ms"]}
 
 
-def measure_memory(frames: int) -> dict[str, Any]:
-    """Resident memory over many frames of the small model, after a warm-up."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    clip = moving_pattern(SMALL_SIZE, 25)
-    with tempfile.TemporaryDirectory() as folder:
-        export_bundle(build_model("mit_b0", embed_dim=64, window=10), folder, size=SMALL_SIZE)
-        with streamseg.open(folder, native=True, threads=2) as stream:
-            samples = []
-            for index in range(frames + 500):
-                stream.step(clip[index % len(clip)])
-                if index >= 500 and index % 100 == 0:
-                    resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-                    samples.append(resident)
-    return {"frames": frames, "first_bytes": samples[0], "growth_bytes": samples[-1] - samples[0]}
-
-
 def format_table(result: dict[str, Any]) -> str:
     """The result as a Markdown table, fastest first."""
     machine, times = result["machine"], result["times"]
@@ -204,13 +186,6 @@ def format_table(result: dict[str, Any]) -> str:
             f"| {PEERS[name]} | {median:.0f} | {entry['p95_ms']:.0f} | {median / native:.2f}x |"
         )
     lines += ["", f"The runtime's own share of a frame: {result['own_share_percent']:.2f} %."]
-    if "memory" in result:
-        memory = result["memory"]
-        lines += [
-            "",
-            f"Resident memory over {memory['frames']} frames of the small model after warm-up: "
-            f"{memory['growth_bytes']:+,} bytes.",
-        ]
     return "\n".join(lines) + "\n"
 
 
@@ -218,14 +193,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--memory", action="store_true", help="also run 5,000 frames")
     arguments = parser.parse_args()
     result = {
         "machine": describe_machine(arguments.threads),
         **measure_frame(arguments.threads, arguments.rounds),
     }
-    if arguments.memory:
-        result["memory"] = measure_memory(5000)
     write_results("frame", result, format_table(result))
 
 
