@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from streamseg.errors import SourceError, StreamsegError
+from streamseg.runtime.decoding import QUEUE_LENGTH, WAIT, Decoder
 from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.resize import Image
-from streamseg.runtime.sinks import SegmentedFrame, Sink
+from streamseg.runtime.sinks import Sink
 from streamseg.runtime.sources import Frame, Source
-
-STAGES = ("decode", "preprocess", "step", "overlay", "encode")
-QUEUE_LENGTH = 4
-TIMES_KEPT = 10_000  # a stream may run for weeks
-WAIT = 0.1  # seconds between looks at the stop flag while nothing arrives
-PATIENCE = 5.0  # seconds that a source blocked in a read may take to notice the end
+from streamseg.runtime.times import StageTime, StageTimes
+from streamseg.runtime.writing import Slot, Writer
 
 
 class StepResult(Protocol):
@@ -45,14 +38,6 @@ class Steppable(Protocol):
 
     def step(self, frame: Image) -> StepResult:
         """Advance by one (height, width, 3) uint8 RGB frame."""
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """Seconds a frame, over the last frames of a run."""
-
-    median: float
-    p95: float
 
 
 @dataclass(frozen=True)
@@ -77,156 +62,6 @@ class RunReport:
     def fps(self) -> float:
         """Frames a second over the whole run."""
         return self.frames / self.seconds if self.seconds else 0.0
-
-
-class StageTimes:
-    """Collects seconds by stage; each stage is recorded by one thread only."""
-
-    def __init__(self) -> None:
-        self._seconds = {stage: deque[float](maxlen=TIMES_KEPT) for stage in STAGES}
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Record one frame."""
-        self._seconds[stage].append(seconds)
-
-    def summary(self) -> dict[str, StageTime]:
-        """Median and 95th percentile of every stage that ran."""
-        return {
-            stage: StageTime(float(np.median(values)), float(np.percentile(values, 95)))
-            for stage, values in self._seconds.items()
-            if values
-        }
-
-
-@dataclass
-class _Slot:
-    """A frame on its way from the step to the sinks, in buffers that are used again."""
-
-    labels: Image
-    picture: Image
-    frame: Frame | None = None
-
-    def segmented(self) -> SegmentedFrame:
-        assert self.frame is not None
-        return SegmentedFrame(self.picture, self.labels, self.frame.index, self.frame.timestamp)
-
-
-class _Decoder(threading.Thread):
-    """Reads the source into a bounded queue; None marks the end, ``error`` says if a bad one."""
-
-    def __init__(self, source: Source, times: StageTimes) -> None:
-        super().__init__(name="streamseg-decode", daemon=True)
-        self.frames: queue.Queue[Frame | None] = queue.Queue(QUEUE_LENGTH)
-        self.error: BaseException | None = None
-        self._source, self._times = source, times
-        self._halt = threading.Event()
-
-    def run(self) -> None:
-        try:
-            frames = iter(self._source)
-            while not self._halt.is_set():
-                begin = time.perf_counter()
-                frame = next(frames, None)
-                if frame is None:
-                    break
-                self._times.add("decode", time.perf_counter() - begin)
-                self._offer(frame)
-        except BaseException as error:
-            self.error = error
-        self._offer(None)
-
-    def _offer(self, frame: Frame | None) -> None:
-        while not self._halt.is_set():
-            try:
-                self.frames.put(frame, timeout=WAIT)
-            except queue.Full:
-                continue
-            return
-
-    def halt(self) -> None:
-        """Stop reading; a read under way gets ``PATIENCE`` seconds to return."""
-        self._halt.set()
-        self.join(PATIENCE)
-
-
-class _Writer(threading.Thread):
-    """Draws the overlay and feeds the sinks.
-
-    After a failure it goes on taking slots without using them, so that nobody waits for it.
-    """
-
-    def __init__(self, overlay: Overlay, sinks: Sequence[Sink], times: StageTimes) -> None:
-        super().__init__(name="streamseg-encode", daemon=True)
-        self.error: BaseException | None = None
-        self.failed: Sink | None = None
-        self.written = 0
-        self.free: queue.Queue[_Slot] = queue.Queue()
-        self._work: queue.Queue[_Slot | None] = queue.Queue()
-        self._overlay, self._sinks, self._times = overlay, sinks, times
-
-    def submit(self, slot: _Slot) -> None:
-        """Hand over a filled slot; it comes back through ``free``."""
-        self._work.put(slot)
-
-    def run(self) -> None:
-        while (slot := self._work.get()) is not None:
-            if self.error is None:
-                try:
-                    self._write(slot)
-                except BaseException as error:
-                    self.error = error
-            slot.frame = None
-            self.free.put(slot)
-
-    def _write(self, slot: _Slot) -> None:
-        assert slot.frame is not None
-        begin = time.perf_counter()
-        self._overlay.draw(slot.frame.image, slot.labels, slot.picture)
-        drawn = time.perf_counter()
-        segmented = slot.segmented()
-        for sink in self._sinks:
-            self.failed = sink
-            sink.write(segmented)
-        self.failed = None
-        self._times.add("overlay", drawn - begin)
-        self._times.add("encode", time.perf_counter() - drawn)
-        self.written += 1
-
-    def halt(self) -> None:
-        """Write everything submitted, then stop."""
-        self._work.put(None)
-        self.join()
-
-
-@dataclass
-class StopRequest:
-    """Set from a signal handler or another thread to end a run after the current frame."""
-
-    event: threading.Event = field(default_factory=threading.Event)
-    signal: int | None = None
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a stop request; a second one acts as usual."""
-    request = StopRequest()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        restore()
-        request.signal = number
-        request.event.set()
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield request
-    finally:
-        restore()
 
 
 def run_stream(
@@ -257,7 +92,7 @@ def run_stream(
             completed, and the message says so.
     """
     times = StageTimes()
-    decoder, writer = _Decoder(source, times), _Writer(overlay, sinks, times)
+    decoder, writer = Decoder(source, times), Writer(overlay, sinks, times)
     request = stop or threading.Event()
     begin = time.perf_counter()
     decoder.start()
@@ -280,8 +115,8 @@ def run_stream(
 
 def _loop(
     stream: Steppable,
-    decoder: _Decoder,
-    writer: _Writer,
+    decoder: Decoder,
+    writer: Writer,
     times: StageTimes,
     limit: int | None,
     stop: threading.Event,
@@ -302,7 +137,7 @@ def _loop(
             first = frame
             for _ in range(QUEUE_LENGTH):
                 labels = np.empty(frame.size, np.uint8)
-                writer.free.put(_Slot(labels, np.empty_like(frame.image)))
+                writer.free.put(Slot(labels, np.empty_like(frame.image)))
         elif frame.size != first.size:
             raise SourceError(
                 f"frame {frame.index} is {frame.size[0]}x{frame.size[1]}, the frames before it are "
@@ -322,7 +157,7 @@ def _loop(
     return False
 
 
-def _next_frame(decoder: _Decoder, stop: threading.Event) -> Frame | None:
+def _next_frame(decoder: Decoder, stop: threading.Event) -> Frame | None:
     while not stop.is_set():
         try:
             return decoder.frames.get(timeout=WAIT)
@@ -332,7 +167,7 @@ def _next_frame(decoder: _Decoder, stop: threading.Event) -> Frame | None:
 
 
 def _end_sinks(
-    sinks: Sequence[Sink], writer: _Writer, error: BaseException | None
+    sinks: Sequence[Sink], writer: Writer, error: BaseException | None
 ) -> tuple[list[str], BaseException | None]:
     """Complete the sinks that hold frames; the first failure of all is the one to report."""
     outputs = []

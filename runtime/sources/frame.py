@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
@@ -17,12 +18,15 @@ class Frame:
     Attributes:
         image: (height, width, 3) uint8 RGB, C-contiguous, owned by the receiver.
         index: 0 for the first frame that the source delivered.
-        timestamp: seconds, from the source; never goes back.
+        timestamp: seconds, from the source; never goes back. A source that was lost for a while
+            counts that while in.
+        received: when this machine had it, seconds of ``time.monotonic``.
     """
 
     image: Image
     index: int
     timestamp: float
+    received: float = field(default_factory=time.monotonic)
 
     @property
     def size(self) -> Size:

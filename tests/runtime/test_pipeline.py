@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from streamseg.errors import BackendError, SinkError, SourceError, StreamsegError
+from streamseg.runtime.decoding import QUEUE_LENGTH
 from streamseg.runtime.manifest import ClassInfo
 from streamseg.runtime.overlay import Overlay
-from streamseg.runtime.pipeline import QUEUE_LENGTH, STAGES, run_stream, stop_on_signals
+from streamseg.runtime.pipeline import run_stream
 from streamseg.runtime.resize import Image
+from streamseg.runtime.signals import stop_on_signals
 from streamseg.runtime.sinks import LabelSink, SegmentedFrame, VideoSink
 from streamseg.runtime.sources import open_source
+from streamseg.runtime.times import STAGES
 from tests.runtime.clips import join_clips, read_clip, small_disk, write_clip, write_folder
 
 CLASSES = (ClassInfo(0, "dark", (0, 0, 0)), ClassInfo(1, "light", (255, 255, 255)))

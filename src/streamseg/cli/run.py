@@ -55,7 +55,8 @@ def command(
     from rich.console import Console
 
     from streamseg.runtime.overlay import Overlay
-    from streamseg.runtime.pipeline import run_stream, stop_on_signals
+    from streamseg.runtime.pipeline import run_stream
+    from streamseg.runtime.signals import stop_on_signals
     from streamseg.runtime.sources import open_source
     from streamseg.runtime.stream import open_stream
 

@@ -1,0 +1,44 @@
+"""What happened to a stream, and why: every decision of sources and state policy is one event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+EventKind = Literal[
+    "start",  # the stream delivers its first frame
+    "reset",  # state was forgotten
+    "lost",  # the source broke off and is tried again
+    "back",  # the source delivers again
+    "geometry",  # frames have another size from here on
+    "late",  # a label map was older than the limit
+    "snapshot",  # state was written to a file
+    "restore",  # state was read from a file
+    "end",  # the stream is over
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a stream.
+
+    Attributes:
+        kind: what.
+        stream: name of the stream, without passwords.
+        frame: index of the frame that it concerns; the next one to come where there is none yet.
+        timestamp: that frame's time in the source, seconds.
+        reason: why, a phrase for people.
+        time: when, seconds since the epoch.
+    """
+
+    kind: EventKind
+    stream: str
+    frame: int
+    timestamp: float
+    reason: str
+    time: float = field(default_factory=time.time)
+
+
+EventHandler = Callable[[Event], None]

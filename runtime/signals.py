@@ -1,0 +1,41 @@
+"""Ending a run in good order on Ctrl-C and on a service manager's request."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+
+@dataclass
+class StopRequest:
+    """Set from a signal handler or another thread to end a run after the current frame."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+    signal: int | None = None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a stop request; a second one acts as usual."""
+    request = StopRequest()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        restore()
+        request.signal = number
+        request.event.set()
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        restore()
