@@ -25,6 +25,7 @@ class Decoder(threading.Thread):
         self._halt = threading.Event()
 
     def run(self) -> None:
+        """Read until the source ends, breaks off or ``halt`` is called."""
         try:
             frames = iter(self._source)
             while not self._halt.is_set():

@@ -24,6 +24,7 @@ class Slot:
     frame: Frame | None = None
 
     def segmented(self) -> SegmentedFrame:
+        """What the sinks get."""
         assert self.frame is not None
         return SegmentedFrame(self.picture, self.labels, self.frame.index, self.frame.timestamp)
 
@@ -48,6 +49,7 @@ class Writer(threading.Thread):
         self._work.put(slot)
 
     def run(self) -> None:
+        """Write what is submitted until ``halt`` is called."""
         while (slot := self._work.get()) is not None:
             if self.error is None:
                 try:
