@@ -16,8 +16,12 @@ EventKind = Literal[
     "late",  # a label map was older than the limit
     "snapshot",  # state was written to a file
     "restore",  # state was read from a file
+    "failed",  # something asked for could not be done; the stream goes on
     "end",  # the stream is over
 ]
+
+ResetCause = Literal["gap", "geometry", "cut", "nonfinite", "request"]
+RESET_CAUSES: tuple[ResetCause, ...] = ("gap", "geometry", "cut", "nonfinite", "request")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Event:
         frame: index of the frame that it concerns; the next one to come where there is none yet.
         timestamp: that frame's time in the source, seconds.
         reason: why, a phrase for people.
+        cause: of a reset, one of ``ResetCause``; empty for other kinds.
         time: when, seconds since the epoch.
     """
 
@@ -38,6 +43,7 @@ class Event:
     frame: int
     timestamp: float
     reason: str
+    cause: ResetCause | Literal[""] = ""
     time: float = field(default_factory=time.time)
 
 

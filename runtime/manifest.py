@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from streamseg.errors import BundleError
+from streamseg.runtime.fields import (
+    Fields,
+    mapping,
+    name_text,
+    number,
+    one_of,
+    require,
+    series,
+    text,
+    unique_names,
+    whole,
+)
 from streamseg.runtime.state import STATE_DTYPES, STATE_KINDS, StateSpec
 
 FORMAT = 1
@@ -19,9 +31,8 @@ MAX_EXTENT = 1 << 16
 MAX_ELEMENTS = 1 << 31
 MAX_SLOTS = 64
 FILE_INIT = "file:"
+SCENE_CUT = 27.0
 
-T = TypeVar("T")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -89,6 +100,17 @@ class ClassInfo:
 
 
 @dataclass(frozen=True)
+class PolicySpec:
+    """When the state is to be forgotten, as far as that depends on the model and its footage.
+
+    ``scene_cut`` is the score from which a frame begins a new scene (``runtime.policy.cuts``);
+    bundles made before this field have the default.
+    """
+
+    scene_cut: float = SCENE_CUT
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that the runtime needs to know about a bundle (DESIGN section 2)."""
 
@@ -102,6 +124,7 @@ class Manifest:
     weights: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    policy: PolicySpec = field(default_factory=PolicySpec)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def state_named(self, name: str) -> StateSpec:
@@ -134,6 +157,7 @@ class Manifest:
             "parity": dict(self.parity),
             "files": dict(self.files),
             "made_by": dict(self.made_by),
+            "policy": asdict(self.policy),
             **self.extra,
         }
         return json.dumps(content, indent=1) + "\n"
@@ -166,24 +190,25 @@ def parse_manifest(text: str) -> Manifest:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not valid JSON: {error}") from None
-    root = _Fields(content, "")
-    version = root.get("format", _whole(0, 1 << 31))
+    root = Fields(content, "")
+    version = root.get("format", whole(0, 1 << 31))
     if version != FORMAT:
         raise BundleError(
             f"the bundle has format {version}, this streamseg reads format {FORMAT}; "
             "export it again or install a newer streamseg"
         )
     manifest = Manifest(
-        model=root.get("model", _mapping),
+        model=root.get("model", mapping),
         frame=_read_frame(root.object("frame")),
         state=tuple(_read_state(entry) for entry in root.objects("state")),
         graphs={name: _read_graph(entry) for name, entry in root.named_objects("graphs")},
         schedule=tuple(_read_row(entry) for entry in root.objects("schedule")),
         classes=tuple(_read_class(entry) for entry in root.objects("classes")),
         files=root.get("files", _digests),
-        weights=root.get("weights", _mapping, {}),
-        parity=root.get("parity", _mapping, {}),
-        made_by=root.get("made_by", _mapping, {}),
+        weights=root.get("weights", mapping, {}),
+        parity=root.get("parity", mapping, {}),
+        made_by=root.get("made_by", mapping, {}),
+        policy=_read_policy(Fields(root.get("policy", mapping, dict[str, Any]()), "policy.")),
         extra={name: value for name, value in content.items() if name not in _KNOWN},
     )
     _check_references(manifest)
@@ -192,111 +217,8 @@ def parse_manifest(text: str) -> Manifest:
 
 _KNOWN = frozenset(
     ("format", "model", "frame", "state", "graphs", "schedule")
-    + ("classes", "weights", "parity", "files", "made_by")
+    + ("classes", "weights", "parity", "files", "made_by", "policy")
 )
-_MISSING: Any = object()
-
-
-class _Fields:
-    """A JSON object being read; ``where`` is its place in the manifest, for messages."""
-
-    def __init__(self, content: Any, where: str) -> None:
-        self.where = where
-        self.content: dict[str, Any] = _require(content, _mapping, where or "the manifest")
-
-    def get(self, name: str, read: Callable[[Any], T], default: T = _MISSING) -> T:
-        place = f"{self.where}{name}"
-        if name not in self.content:
-            if default is _MISSING:
-                raise BundleError(f"manifest.json has no '{place}'")
-            return default
-        return _require(self.content[name], read, place)
-
-    def object(self, name: str) -> _Fields:
-        return _Fields(self.get(name, _mapping), f"{self.where}{name}.")
-
-    def objects(self, name: str) -> list[_Fields]:
-        entries = self.get(name, _list)
-        return [_Fields(entry, f"{self.where}{name}[{i}].") for i, entry in enumerate(entries)]
-
-    def named_objects(self, name: str) -> list[tuple[str, _Fields]]:
-        entries = self.get(name, _mapping)
-        return [
-            (key, _Fields(entry, f"{self.where}{name}.{key}.")) for key, entry in entries.items()
-        ]
-
-
-def _require(value: Any, read: Callable[[Any], T], place: str) -> T:
-    try:
-        return read(value)
-    except ValueError as error:
-        shown = json.dumps(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        raise BundleError(f"manifest.json: '{place}' is {shown}, expected {error}") from None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("an object")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("an array")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a text")
-    return value
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError("a name of letters, digits, '.', '_' and '-'")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError("one of " + ", ".join(choices))
-        return str(value)
-
-    return read
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return value
-
-    return read
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
-        raise ValueError("a number")
-    return float(value)
-
-
-def _series(read: Callable[[Any], T], length: int | None = None) -> Callable[[Any], tuple[T, ...]]:
-    def read_all(value: Any) -> tuple[T, ...]:
-        if not isinstance(value, list) or (length is not None and len(value) != length):
-            raise ValueError("an array" if length is None else f"an array of {length}")
-        return tuple(read(entry) for entry in value)
-
-    return read_all
-
-
-def _unique_names(value: Any) -> tuple[str, ...]:
-    names = _series(_name)(value)
-    if len(set(names)) != len(names):
-        raise ValueError("names that differ")
-    return names
 
 
 def inner_path(value: Any) -> str:
@@ -313,11 +235,11 @@ def _init(value: Any) -> str:
     if isinstance(value, str) and value.startswith(FILE_INIT):
         inner_path(value[len(FILE_INIT) :])
         return value
-    return _one_of("zeros", "unset")(value)
+    return one_of("zeros", "unset")(value)
 
 
 def _digests(value: Any) -> dict[str, str]:
-    for name, digest in _mapping(value).items():
+    for name, digest in mapping(value).items():
         inner_path(name)
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise ValueError(f"'sha256:' and 64 hex digits for {name}")
@@ -325,7 +247,7 @@ def _digests(value: Any) -> dict[str, str]:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    shape = _series(_whole(1, MAX_ELEMENTS))(value)
+    shape = series(whole(1, MAX_ELEMENTS))(value)
     elements = 1
     for extent in shape:
         elements *= extent
@@ -335,79 +257,89 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _frame_shape(value: Any) -> tuple[int, int]:
-    shape = _series(_whole(1, MAX_EXTENT), 4)(value)
+    shape = series(whole(1, MAX_EXTENT), 4)(value)
     if shape[0] != 1 or shape[3] != 3:
         raise ValueError("[1, height, width, 3]")
     return shape[1], shape[2]
 
 
 def _triple(value: Any) -> tuple[float, float, float]:
-    first, second, third = _series(_number, 3)(value)
+    first, second, third = series(number, 3)(value)
     return first, second, third
 
 
 def _color(value: Any) -> tuple[int, int, int]:
-    red, green, blue = _series(_whole(0, 255), 3)(value)
+    red, green, blue = series(whole(0, 255), 3)(value)
     return red, green, blue
 
 
-def _read_frame(fields: _Fields) -> FrameSpec:
+def _read_frame(fields: Fields) -> FrameSpec:
     height, width = fields.get("shape", _frame_shape)
-    fields.get("dtype", _one_of("uint8"))
+    fields.get("dtype", one_of("uint8"))
     return FrameSpec(
         height=height,
         width=width,
-        color=fields.get("color", _one_of("rgb")),
+        color=fields.get("color", one_of("rgb")),
         mean=fields.get("mean", _triple),
         std=fields.get("std", _triple),
-        resize=fields.get("resize", _one_of(*RESIZE_RULES)),
+        resize=fields.get("resize", one_of(*RESIZE_RULES)),
     )
 
 
-def _read_state(fields: _Fields) -> StateSpec:
+def _read_state(fields: Fields) -> StateSpec:
     return StateSpec(
-        name=fields.get("name", _name),
+        name=fields.get("name", name_text),
         shape=fields.get("shape", _shape),
-        dtype=fields.get("dtype", _one_of(*STATE_DTYPES)),
+        dtype=fields.get("dtype", one_of(*STATE_DTYPES)),
         init=fields.get("init", _init),
-        kind=fields.get("kind", _one_of(*STATE_KINDS)),  # type: ignore[arg-type]
-        slots=fields.get("slots", _whole(1, MAX_SLOTS), 1),
+        kind=fields.get("kind", one_of(*STATE_KINDS)),  # type: ignore[arg-type]
+        slots=fields.get("slots", whole(1, MAX_SLOTS), 1),
     )
 
 
-def _read_graph(fields: _Fields) -> GraphSpec:
-    reads: dict[str, Any] = fields.get("ring_reads", _mapping, {})
+def _read_graph(fields: Fields) -> GraphSpec:
+    reads: dict[str, Any] = fields.get("ring_reads", mapping, {})
     return GraphSpec(
         file=fields.get("file", inner_path),
-        reads=fields.get("reads", _unique_names),
-        writes=fields.get("writes", _unique_names),
-        outputs=fields.get("outputs", _unique_names),
+        reads=fields.get("reads", unique_names),
+        writes=fields.get("writes", unique_names),
+        outputs=fields.get("outputs", unique_names),
         ring_reads={
-            name: _require(count, _whole(1, MAX_SLOTS), f"{fields.where}ring_reads.{name}")
+            name: require(count, whole(1, MAX_SLOTS), f"{fields.where}ring_reads.{name}")
             for name, count in reads.items()
         },
     )
 
 
-def _read_row(fields: _Fields) -> ScheduleRow:
-    ages: dict[str, Any] = fields.get("ages", _mapping, {})
+def _read_row(fields: Fields) -> ScheduleRow:
+    ages: dict[str, Any] = fields.get("ages", mapping, {})
     return ScheduleRow(
-        start=fields.get("from", _whole(0, 1 << 31)),
-        graph=fields.get("graph", _name),
-        every=fields.get("every", _whole(1, 1 << 31), 1),
+        start=fields.get("from", whole(0, 1 << 31)),
+        graph=fields.get("graph", name_text),
+        every=fields.get("every", whole(1, 1 << 31), 1),
         ages={
-            name: _require(entry, _series(_whole(1, MAX_SLOTS)), f"{fields.where}ages.{name}")
+            name: require(entry, series(whole(1, MAX_SLOTS)), f"{fields.where}ages.{name}")
             for name, entry in ages.items()
         },
     )
 
 
-def _read_class(fields: _Fields) -> ClassInfo:
+def _read_class(fields: Fields) -> ClassInfo:
     return ClassInfo(
-        id=fields.get("id", _whole(0, MAX_CLASSES - 1)),
-        name=fields.get("name", _text),
+        id=fields.get("id", whole(0, MAX_CLASSES - 1)),
+        name=fields.get("name", text),
         color=fields.get("color", _color),
     )
+
+
+def _score(value: Any) -> float:
+    if not 0 < number(value) <= 255:
+        raise ValueError("a number above 0, at most 255")
+    return float(value)
+
+
+def _read_policy(fields: Fields) -> PolicySpec:
+    return PolicySpec(scene_cut=fields.get("scene_cut", _score, SCENE_CUT))
 
 
 def _check_references(manifest: Manifest) -> None:

@@ -138,6 +138,22 @@ class Stream:
         self._given[name] = content.copy()
         self._lane.write(name, 0, content)
 
+    def is_finite(self) -> bool:
+        """Whether the state holds no NaN and no infinity; looks where the state lives."""
+        self._require_open()
+        buffers = []
+        for spec in self.manifest.state:
+            if spec.kind == "ring":
+                buffers += [(spec.name, slot) for slot in range(spec.slots)]
+            elif spec.kind != "given":
+                buffers.append((spec.name, spec.read_index(self._step)))
+        return self._lane.finite(buffers)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a frame's result depends on the frames before it."""
+        return any(spec.kind != "given" for spec in self.manifest.state)
+
     def snapshot(self) -> StateSnapshot:
         """Copy the state; ``restore`` goes on from it bit for bit."""
         self._require_open()

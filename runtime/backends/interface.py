@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,14 @@ import numpy.typing as npt
 from streamseg.runtime.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds no NaN and no infinity; allocates nothing of the array's size."""
+    if array.dtype.kind != "f" or array.size == 0:
+        return True
+    # The extremes carry NaN along, so that two numbers tell all.
+    return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,14 @@ class Lane(ABC):
     @abstractmethod
     def write(self, state: str, buffer: int, content: Array) -> None:
         """Overwrite one state buffer."""
+
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Whether these ``(state, buffer)`` hold no NaN and no infinity.
+
+        This copies each buffer to the host. A backend whose state lives on a device overrides it
+        with one reduction there over all buffers, and brings back a single flag.
+        """
+        return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
 
     @abstractmethod
     def clear(self) -> None:

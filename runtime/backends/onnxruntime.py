@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from streamseg.runtime.backends.interface import (
     Executable,
     Lane,
     StepPlan,
+    is_finite,
 )
 from streamseg.runtime.bundle import Bundle
 from streamseg.runtime.manifest import GraphSpec, Manifest
@@ -224,6 +226,10 @@ class OnnxRuntimeLane(Lane):
     def write(self, state: str, buffer: int, content: Array) -> None:
         """Overwrite one state buffer."""
         np.copyto(self._state[state][buffer], content)
+
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Look at the buffers in place."""
+        return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
 
     def clear(self) -> None:
         """Zero every state buffer."""

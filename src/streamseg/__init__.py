@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
+    from streamseg.runtime.events import Event
+    from streamseg.runtime.policy import StatePolicy
+    from streamseg.runtime.session import Session
     from streamseg.runtime.sources import open_source
     from streamseg.runtime.state import StateSnapshot
     from streamseg.runtime.stream import StepResult, Stream
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Event",
+    "Session",
+    "StatePolicy",
     "StateSnapshot",
     "StepResult",
     "Stream",
@@ -26,6 +32,9 @@ __all__ = [
 
 # Imported when first used, so that `import streamseg` and `streamseg --help` stay fast.
 _LAZY = {
+    "Event": ("streamseg.runtime.events", "Event"),
+    "Session": ("streamseg.runtime.session", "Session"),
+    "StatePolicy": ("streamseg.runtime.policy", "StatePolicy"),
     "StateSnapshot": ("streamseg.runtime.state", "StateSnapshot"),
     "StepResult": ("streamseg.runtime.stream", "StepResult"),
     "Stream": ("streamseg.runtime.stream", "Stream"),

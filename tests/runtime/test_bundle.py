@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamseg.errors import BundleError
 from streamseg.runtime.bundle import new_bundle, read_bundle
-from streamseg.runtime.manifest import parse_manifest
+from streamseg.runtime.manifest import PolicySpec, parse_manifest
 from tests.runtime.toy import toy_manifest, write_toy_bundle
 
 
@@ -188,3 +188,18 @@ def test_unwritable_target_is_told(tmp_path: Path) -> None:
         new_bundle(tmp_path / "file" / "street"),
     ):
         pass
+
+
+@pytest.mark.parametrize("value", [0, -1, 255.5, "27", True, None])
+def test_scene_cut_threshold_is_checked(toy: Path, value: Any) -> None:
+    text = json.dumps({**content(toy), "policy": {"scene_cut": value}})
+    with pytest.raises(BundleError, match=r"'policy.scene_cut' is .*, expected a number"):
+        parse_manifest(text)
+
+
+def test_scene_cut_threshold_is_kept_and_has_a_default(toy: Path) -> None:
+    kept = parse_manifest(json.dumps({**content(toy), "policy": {"scene_cut": 40}}))
+    assert kept.policy.scene_cut == 40
+    assert parse_manifest(kept.to_json()) == kept
+    older = {name: value for name, value in content(toy).items() if name != "policy"}
+    assert parse_manifest(json.dumps(older)).policy == PolicySpec()

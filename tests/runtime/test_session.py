@@ -1,0 +1,210 @@
+"""The session's policy over the toy bundle: carried, ring and key state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamseg
+from streamseg.errors import StateMismatch, StreamsegError
+from streamseg.runtime.events import Event
+from streamseg.runtime.policy.settings import OFF, StatePolicy
+from streamseg.runtime.session import Session
+from streamseg.runtime.sources import Frame
+from tests.runtime.toy import CARRY, HEIGHT, KEY, RING, WIDTH, write_toy_bundle
+
+STILL = StatePolicy(scene_cut=OFF, check_every=1)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def stream(toy: Path) -> Iterator[streamseg.Stream]:
+    with streamseg.open(toy) as opened:
+        yield opened
+
+
+def frame(
+    index: int, *, time: float | None = None, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> Frame:
+    image = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Frame(image, index, index / 10 if time is None else time)
+
+
+def logits(session: Session, frames: list[Frame]) -> list[np.ndarray[Any, Any]]:
+    return [np.copy(session.process(item).logits) for item in frames]
+
+
+def run(stream: streamseg.Stream, frames: list[Frame], policy: StatePolicy) -> list[Event]:
+    events: list[Event] = []
+    session = Session(stream, policy, name="cam", on_event=events.append)
+    logits(session, frames)
+    assert sum(session.resets.values()) == sum(event.kind == "reset" for event in events)
+    return events
+
+
+def test_session_steps_as_the_stream_does(toy: Path) -> None:
+    frames = [frame(i) for i in range(9)]
+    with streamseg.open(toy) as stream, streamseg.open(toy) as other:
+        expected = [np.copy(stream.step(item.image).logits) for item in frames]
+        session = Session(other, STILL)
+        assert np.array_equal(logits(session, frames), expected)
+        assert (session.frames, session.resets) == (9, {})
+
+
+def test_gap_resets_once_and_only_beyond_the_limit(stream: streamseg.Stream) -> None:
+    times = [0, 0.5, 1.5, 2.75, 2.8]
+    frames = [frame(i, time=time) for i, time in enumerate(times)]
+    policy = StatePolicy(gap_reset=1.0, scene_cut=OFF)
+    (event,) = run(stream, frames, policy)
+    assert (event.kind, event.cause, event.frame, event.timestamp) == ("reset", "gap", 3, 2.75)
+    assert event.stream == "cam"
+    assert "1.25 s without a frame" in event.reason
+    assert stream.steps == 2
+    assert run(stream, frames, StatePolicy(gap_reset=None, scene_cut=OFF)) == []
+
+
+def test_change_of_geometry_resets_and_goes_on(stream: streamseg.Stream) -> None:
+    frames = [frame(0), frame(1), frame(2, size=(12, 20)), frame(3, size=(12, 20))]
+    change, reset = run(stream, frames, STILL)
+    assert (change.kind, change.frame) == ("geometry", 2)
+    assert (reset.kind, reset.cause, reset.frame) == ("reset", "geometry", 2)
+    assert reset.reason == "frames are 12x20 from here on, 6x8 before"
+    assert stream.steps == 2
+
+
+@pytest.mark.parametrize("state", [CARRY, RING, KEY])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_state_that_is_not_finite_resets(
+    stream: streamseg.Stream, state: Any, value: float
+) -> None:
+    events: list[Event] = []
+    session = Session(stream, StatePolicy(scene_cut=OFF, check_every=4), on_event=events.append)
+    logits(session, [frame(i) for i in range(6)])
+    saved = stream.snapshot()
+    spoiled = saved.tensors[state.name].copy()
+    spoiled.reshape(-1)[-1] = value
+    stream.restore(streamseg.StateSnapshot(6, {**saved.tensors, state.name: spoiled}, saved.model))
+    logits(session, [frame(i) for i in (6, 7)])
+    assert events == []
+    fresh = [frame(i) for i in range(8, 12)]
+    result = logits(session, fresh)
+    (event,) = events
+    assert (event.kind, event.cause, event.frame) == ("reset", "nonfinite", 8)
+    with stream.sibling() as other:
+        assert np.array_equal(result, [np.copy(other.step(item.image).logits) for item in fresh])
+
+
+def test_requests_of_other_threads_wait_for_the_next_frame(stream: streamseg.Stream) -> None:
+    events: list[Event] = []
+    session = Session(stream, STILL, on_event=events.append)
+    logits(session, [frame(0), frame(1)])
+    futures = []
+    asking = threading.Thread(target=lambda: futures.append(session.request_reset("a button")))
+    asking.start()
+    asking.join()
+    assert not futures[0].done()
+    assert stream.steps == 2
+    session.process(frame(2))
+    assert futures[0].result(0) == events[0]
+    assert (events[0].cause, events[0].reason, events[0].frame) == ("request", "a button", 2)
+    assert session.resets["request"] == 1
+    assert stream.steps == 1
+
+
+def test_requests_are_served_while_no_frame_comes(stream: streamseg.Stream, tmp_path: Path) -> None:
+    session = Session(stream, STILL)
+    early = session.request_snapshot(tmp_path / "early")
+    session.serve()
+    with pytest.raises(StreamsegError, match="no frame came"):
+        early.result(0)
+    session.process(frame(0))
+    written = session.request_snapshot(tmp_path / "state")
+    session.serve()
+    assert written.result(0).kind == "snapshot"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("split", [1, 2, 5, 8])
+def test_snapshot_file_goes_on_bit_for_bit_and_forks(toy: Path, tmp_path: Path, split: int) -> None:
+    frames = [frame(i) for i in range(15)]
+    policy = StatePolicy(scene_cut=40.0)
+    with streamseg.open(toy) as stream:
+        session = Session(stream, policy)
+        expected = logits(session, frames)
+        assert session.resets["cut"] > 0
+    with streamseg.open(toy) as stream:
+        session = Session(stream, policy)
+        logits(session, frames[:split])
+        session.save(tmp_path / "state")
+    with streamseg.open(toy) as stream, stream.sibling() as fork:
+        for opened in (stream, fork):
+            session = Session(opened, policy)
+            assert session.load(tmp_path / "state").position.index == split - 1
+            assert np.array_equal(logits(session, frames[split:]), expected[split:])
+
+
+def test_failed_snapshot_is_told_and_the_stream_goes_on(
+    stream: streamseg.Stream, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    session = Session(stream, STILL, on_event=events.append)
+    session.process(frame(0))
+    future = session.request_snapshot(tmp_path / "none" / "state")
+    session.process(frame(1))
+    with pytest.raises(StreamsegError, match="cannot write state"):
+        future.result(0)
+    assert [event.kind for event in events] == ["failed"]
+    assert stream.steps == 2
+
+
+def saved_state(stream: streamseg.Stream, path: Path) -> Session:
+    session = Session(stream, STILL)
+    logits(session, [frame(i) for i in range(5)])
+    session.save(path)
+    return session
+
+
+def test_damaged_state_files_are_refused(stream: streamseg.Stream, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    session = saved_state(stream, path)
+    content = path.read_bytes()
+    before = [np.copy(value) for value in stream.snapshot().tensors.values()]
+    flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    other_step = content.replace(b'"step":"5"', b'"step":"4"')
+    assert other_step != content
+    for damaged in (content[:-1], content[:40], b"", flipped, other_step, b"\0" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(StateMismatch, match=r"state"):
+            session.load(path)
+    path.write_bytes(content + b"\0" * (2 << 20))
+    with pytest.raises(StateMismatch, match="at most"):
+        session.load(path)
+    path.unlink()
+    with pytest.raises(StateMismatch, match="no such state file"):
+        session.load(path)
+    after = stream.snapshot().tensors.values()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_state_of_another_model_is_refused(stream: streamseg.Stream, tmp_path: Path) -> None:
+    saved_state(stream, tmp_path / "state")
+    stream.identity = "f" * 64
+    with pytest.raises(StateMismatch, match=r"state: this snapshot is of model"):
+        Session(stream).load(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"gap_reset": 0.0}, {"scene_cut": -1.0}, {"check_every": -1}, {"gap_reset": np.nan}]
+)
+def test_policy_refuses_values_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StreamsegError, match="expected"):
+        StatePolicy(**wrong)
