@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "List what can be imported, with sizes and published accuracy."),
     "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
     "build": ("build", "Build a bundle into TensorRT engines for this machine."),
+    "triton": ("triton", "Write a Triton model repository that streams a bundle."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),

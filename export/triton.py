@@ -1,0 +1,346 @@
+"""NVIDIA Triton model repositories: a bundle's step graph behind Triton's sequence batcher.
+
+Triton keeps the state: each camera is a sequence, and the state outputs of a request are the state
+inputs of the sequence's next one. docs/scale.md says what was read where, and that no server has
+run such a repository yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
+from streamseg.plugins.loader import find_library, find_tensorrt_library
+from streamseg.runtime.backends.onnxruntime import output_shape
+from streamseg.runtime.bundle import Bundle, digest
+from streamseg.runtime.engines import read_record
+from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.state import StateSpec
+
+CONFIG = "config.pbtxt"
+DATA_TYPES = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+}
+REASONS = {
+    "ring": "its graph reads features of several past frames, which its schedule picks; Triton "
+    "hands a request only what the sequence's last request put out",
+    "key": "its schedule alternates between a graph for key frames and one for the frames between "
+    "them; a Triton model is one graph",
+    "given": "its state comes from outside the video; Triton keeps only what the graph puts out",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How the server is to run a bundle.
+
+    Attributes:
+        streams: sequences that hold state at the same time; needed for a bundle with state.
+        name: of the model; ``None`` takes the name of the bundle's folder.
+        engine: TensorRT engine of the step graph, from ``streamseg build``; ``None`` writes the
+            ONNX Runtime variant.
+        native: our operators: ``True`` or fail, ``False`` never, ``None`` if their library is
+            there.
+        library: absolute path of an operator or plugin library instead of the installed one.
+        server_path: where the server sees the repository; ``None`` for where it is written.
+        idle_seconds: how long a silent stream keeps its state.
+        instances: copies of the model that run beside each other.
+        gpu: run instances on GPUs; always so for TensorRT.
+        threads: CPU threads of one step; ``None`` leaves it to ONNX Runtime.
+    """
+
+    streams: int | None = None
+    name: str | None = None
+    engine: Path | None = None
+    native: bool | None = None
+    library: Path | None = None
+    server_path: str | None = None
+    idle_seconds: float = 60.0
+    instances: int = 1
+    gpu: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """What was written.
+
+    Attributes:
+        path: the model's folder.
+        library: operator or plugin library in it, as the server sees it; ``None`` without.
+        command: line that starts a server on the repository.
+        notes: what else the operator must know, a sentence each.
+    """
+
+    path: Path
+    library: str | None
+    command: str
+    notes: tuple[str, ...]
+
+
+def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> TritonModel:
+    """Write ``out/<name>/`` with ``config.pbtxt``, the graph or engine, and its library.
+
+    Other models in ``out`` stay; an older one of the same name is replaced as a whole.
+
+    Raises:
+        ExportError: the bundle's state is not one that Triton can keep, or an option is wrong.
+        EngineMismatch: the engine is of another graph, flavour or plugin library, or damaged.
+        PluginNotFound: ``native=True`` and there is no usable library.
+    """
+    graph = check_servable(bundle.manifest)
+    if bundle.manifest.state and options.streams is None:
+        raise ExportError("the bundle keeps state: say how many streams at once, with --streams")
+    name = options.name or bundle.path.resolve().name
+    if not _NAME.fullmatch(name):
+        raise ExportError(f"'{name}' is no model name of letters, digits, '_', '.', '-'; give one")
+    artifact, content, library = _choose_artifact(bundle, graph, options)
+    seen = options.server_path or str(out.resolve())
+    library_path = None if library is None else f"{seen.rstrip('/')}/{name}/{library.name}"
+    config = make_config(bundle.manifest, graph, name, options, library=library_path)
+    path = _replace_model(out, name, {CONFIG: config.encode(), f"1/{artifact}": content}, library)
+    command, notes = f"tritonserver --model-repository={seen}", _notes(bundle.manifest, options)
+    if options.engine is not None and library_path is not None:
+        command += f" --backend-config=tensorrt,plugins={library_path}"
+    return TritonModel(path, library_path, command, notes)
+
+
+def check_servable(manifest: Manifest) -> str:
+    """Name of the one graph of a recurrent or stateless bundle.
+
+    Raises:
+        ExportError: the bundle has state of another kind, several graphs, a state that does not
+            begin at zero, or state names that Triton would pair wrongly.
+    """
+    family = manifest.model.get("family", "this model")
+    for kind, reason in REASONS.items():
+        if any(spec.kind == kind for spec in manifest.state):
+            raise ExportError(
+                f"{family} has {kind} state, which Triton cannot keep: {reason}. Serve it with "
+                "streamseg itself, or export TV3S or SegFormer"
+            )
+    if len(manifest.graphs) != 1:
+        raise ExportError(
+            f"{family} has {len(manifest.graphs)} graphs ({', '.join(manifest.graphs)}), a Triton "
+            "model is one; export TV3S or SegFormer"
+        )
+    for spec in manifest.state:
+        if spec.init != "zeros":
+            raise ExportError(f"state '{spec.name}' begins as '{spec.init}', expected zeros")
+    check_pairing(manifest.state)
+    return next(iter(manifest.graphs))
+
+
+def check_pairing(table: Sequence[StateSpec]) -> None:
+    """Raise ExportError unless the n-th input name in sorted order belongs to the n-th output name.
+
+    Triton finds the input of a state output by its place in sorted order, not by the configuration
+    (triton-inference-server/server issue 8586); names of which one begins with another are swapped.
+    """
+    inputs = sorted(spec.inputs()[0] for spec in table)
+    outputs = sorted(spec.output for spec in table)
+    for entry, exit_ in zip(inputs, outputs, strict=True):
+        if entry.removesuffix(".in") != exit_.removesuffix(".out"):
+            raise ExportError(
+                f"Triton would feed state output '{exit_}' to input '{entry}': it pairs states by "
+                "the sorted order of their names. Rename the state tensors so that both orders "
+                "agree"
+            )
+
+
+def make_config(
+    manifest: Manifest,
+    graph: str,
+    name: str,
+    options: TritonOptions,
+    *,
+    library: str | None = None,
+) -> str:
+    """Text of ``config.pbtxt``.
+
+    ``max_batch_size`` is 0 and shapes are the graph's own, the leading 1 included: the ONNX
+    Runtime backend takes a batch dimension only where the graph leaves it open.
+    """
+    outputs = [
+        _tensor(tensor, *output_shape(tensor, manifest))
+        for tensor in manifest.graphs[graph].outputs
+    ]
+    config: dict[str, Any] = {
+        "name": name,
+        "backend": "onnxruntime" if options.engine is None else "tensorrt",
+        "max_batch_size": 0,
+        "input": [_tensor("frame", manifest.frame.shape, "uint8")],
+        "output": outputs,
+    }
+    if manifest.state:
+        config["sequence_batching"] = _sequence_batching(manifest, options)
+    kind = "KIND_GPU" if options.gpu or options.engine is not None else "KIND_CPU"
+    config["instance_group"] = [{"count": options.instances, "kind": _Symbol(kind)}]
+    if options.engine is None:
+        if library is not None:
+            config["model_operations"] = {"op_library_filename": [library]}
+        if options.threads is not None:
+            threads = {"string_value": str(options.threads)}
+            config["parameters"] = [{"key": "intra_op_thread_count", "value": threads}]
+    if not manifest.state:
+        config["model_warmup"] = [_warm_up(manifest)]
+    return "\n".join(_format_fields(config, 0)) + "\n"
+
+
+def _sequence_batching(manifest: Manifest, options: TritonOptions) -> dict[str, Any]:
+    assert options.streams is not None
+    # Triton counts candidates per instance.
+    candidates = -(-options.streams // options.instances)
+    states = []
+    for spec in sorted(manifest.state, key=lambda spec: spec.output):
+        shape = {"data_type": _data_type(spec.dtype), "dims": list(spec.shape)}
+        initial = {**shape, "zero_data": True, "name": f"{spec.name}.zeros"}
+        names = {"input_name": spec.inputs()[0], "output_name": spec.output}
+        states.append({**names, **shape, "initial_state": [initial]})
+    return {
+        "max_sequence_idle_microseconds": round(options.idle_seconds * 1e6),
+        "oldest": {"max_candidate_sequences": candidates},
+        "state": states,
+    }
+
+
+def _warm_up(manifest: Manifest) -> dict[str, Any]:
+    # A warm-up request has no sequence, so with state it would fail, and the model's loading too.
+    frame = {"data_type": _data_type("uint8"), "dims": list(manifest.frame.shape)}
+    inputs = [{"key": "frame", "value": {**frame, "zero_data": True}}]
+    return {"name": "black frame", "batch_size": 1, "inputs": inputs}
+
+
+def _tensor(name: str, shape: Sequence[int], dtype: str) -> dict[str, Any]:
+    return {"name": name, "data_type": _data_type(dtype), "dims": list(shape)}
+
+
+class _Symbol(str):
+    """An enumeration's value, written without quotes."""
+
+
+def _data_type(dtype: str) -> _Symbol:
+    return _Symbol(DATA_TYPES[dtype])
+
+
+def _format_fields(fields: Mapping[str, Any], depth: int) -> list[str]:
+    """Lines of protobuf text; a list of messages repeats its field."""
+    pad, lines = "  " * depth, []
+    for key, value in fields.items():
+        entries = value if isinstance(value, list) and isinstance(value[0], Mapping) else [value]
+        for entry in entries:
+            if isinstance(entry, Mapping):
+                lines += [f"{pad}{key} {{", *_format_fields(entry, depth + 1), f"{pad}}}"]
+            elif isinstance(entry, list):
+                lines.append(f"{pad}{key}: [ {', '.join(map(_format_scalar, entry))} ]")
+            else:
+                lines.append(f"{pad}{key}: {_format_scalar(entry)}")
+    return lines
+
+
+def _format_scalar(value: Any) -> str:
+    if isinstance(value, (_Symbol, int)) and not isinstance(value, bool):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _choose_artifact(
+    bundle: Bundle, graph: str, options: TritonOptions
+) -> tuple[str, bytes, Path | None]:
+    """File name and content of the model, and the library that it needs."""
+    if options.engine is None:
+        library = _optional(find_library, options)
+        return "model.onnx", bundle.graphs[graph], library
+    record = read_record(options.engine)
+    if record.graph_sha256 != digest(bundle.graphs[graph]):
+        raise EngineMismatch(
+            f"{options.engine} was built from a graph with {record.graph_sha256[:19]}..., the "
+            f"bundle's has {digest(bundle.graphs[graph])[:19]}.... Run: streamseg build "
+            f"{bundle.path}"
+        )
+    if record.flavour != "tensorrt":
+        raise EngineMismatch(
+            f"{options.engine} is of {record.flavour}; Triton's TensorRT backend opens engines of "
+            f"tensorrt only. Run: streamseg build {bundle.path} --flavour tensorrt"
+        )
+    content = options.engine.read_bytes()
+    if digest(content) != record.engine_sha256:
+        raise EngineMismatch(
+            f"{options.engine} was cut short or changed since its build. Run: streamseg build "
+            f"{bundle.path}"
+        )
+    if not record.plugins_sha256:
+        return "model.plan", content, None
+    library = find_tensorrt_library(options.library)
+    found = hashlib.sha256(library.read_bytes()).hexdigest()
+    if found != record.plugins_sha256:
+        raise EngineMismatch(
+            f"{options.engine} was built with plugin library {record.plugins_sha256[:12]}..., "
+            f"{library} is {found[:12]}.... Run: streamseg build {bundle.path}"
+        )
+    return "model.plan", content, library
+
+
+def _optional(find: Any, options: TritonOptions) -> Path | None:
+    if options.native is False:
+        return None
+    try:
+        library: Path = find(options.library)
+    except PluginNotFound:
+        if options.native or options.library is not None:
+            raise
+        return None
+    return library
+
+
+def _notes(manifest: Manifest, options: TritonOptions) -> tuple[str, ...]:
+    notes = ["no Triton server has run such a repository yet; see docs/scale.md"]
+    if options.engine is not None:
+        record = read_record(options.engine)
+        notes.append(
+            f"the engine opens only in TensorRT {record.version} on {record.gpu or 'its GPU'}: "
+            "take the Triton release with that TensorRT"
+        )
+    if manifest.state:
+        notes.append("warm up with a sequence of its own: samples/triton_client.py --warm-up")
+    return tuple(notes)
+
+
+def _replace_model(out: Path, name: str, files: Mapping[str, bytes], library: Path | None) -> Path:
+    """Write a model's folder aside, then put it in place of an older one."""
+    target = out / name
+    if target.exists() and not (target / CONFIG).is_file():
+        raise ExportError(f"{target} exists and is no Triton model; choose another -o or --name")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=out))
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error.strerror}") from None
+    try:
+        for path, content in files.items():
+            (draft / path).parent.mkdir(exist_ok=True)
+            (draft / path).write_bytes(content)
+        if library is not None:
+            shutil.copyfile(library, draft / library.name)
+        draft.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
