@@ -31,7 +31,7 @@ MAX_EXTENT = 1 << 16
 MAX_ELEMENTS = 1 << 31
 MAX_SLOTS = 64
 FILE_INIT = "file:"
-SCENE_CUT = 27.0
+SCENE_CUT = 15.0
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

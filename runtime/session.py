@@ -136,7 +136,9 @@ class Session:
         """
         if self._last is None:
             raise StreamsegError(f"{self.name or 'the stream'} has no state yet: no frame came")
-        return SessionSnapshot(self.stream.snapshot(), self._last, self._cuts.thumbnail)
+        return SessionSnapshot(
+            self.stream.snapshot(), self._last, self._cuts.thumbnail, tuple(self._cuts.scores)
+        )
 
     def restore(self, snapshot: SessionSnapshot) -> None:
         """Go on from a snapshot of this bundle; two sessions may go on from the same one.
@@ -146,7 +148,7 @@ class Session:
         """
         self.stream.restore(snapshot.state)
         self._last = snapshot.position
-        self._cuts.thumbnail = snapshot.thumbnail
+        self._cuts.restore(snapshot.thumbnail, snapshot.scores)
 
     def save(self, path: str | os.PathLike[str]) -> Event:
         """Write a snapshot file, whole or not at all.

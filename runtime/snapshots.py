@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from streamseg.errors import StateMismatch, StreamsegError
 from streamseg.runtime.policy.cuts import THUMBNAIL as SIZE
+from streamseg.runtime.policy.cuts import WINDOW
 from streamseg.runtime.resize import Image, Size
 from streamseg.runtime.state import StateSnapshot, StateSpec, state_bytes
 
 FORMAT = "streamseg-state-1"
 HEADER_BYTES = 1 << 20  # more than header and thumbnail ever need
-THUMBNAIL = "policy.thumbnail"
+THUMBNAIL, SCORES = "policy.thumbnail", "policy.scores"
 SHAPE = (*SIZE, 3)
 STATE = "state."
 
@@ -43,11 +44,13 @@ class SessionSnapshot:
         state: tensors and step counter of the stream.
         position: the last frame's.
         thumbnail: what the scene cut detector keeps of the last frame.
+        scores: what it keeps of the frames before.
     """
 
     state: StateSnapshot
     position: Position
     thumbnail: Image | None = None
+    scores: tuple[float, ...] = ()
 
 
 def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> None:
@@ -61,6 +64,7 @@ def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> N
     tensors = {STATE + name: value for name, value in snapshot.state.tensors.items()}
     if snapshot.thumbnail is not None:
         tensors[THUMBNAIL] = snapshot.thumbnail
+    tensors[SCORES] = np.array(snapshot.scores, np.float64)
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     position = snapshot.position
     fields = {
@@ -160,6 +164,9 @@ def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
     thumbnail = tensors.pop(THUMBNAIL, None)
     if thumbnail is not None and (thumbnail.shape, thumbnail.dtype) != (SHAPE, np.uint8):
         raise ValueError(f"'{THUMBNAIL}' is {thumbnail.dtype} {list(thumbnail.shape)}")
+    scores = tensors.pop(SCORES)
+    if scores.dtype != np.float64 or scores.ndim != 1 or len(scores) > WINDOW:
+        raise ValueError(f"'{SCORES}' is {scores.dtype} {list(scores.shape)}")
     height, width = fields["size"].split("x")
     position = Position(int(fields["index"]), float(fields["timestamp"]), (int(height), int(width)))
     if position.index < 0 or not math.isfinite(position.timestamp) or min(position.size) < 1:
@@ -169,4 +176,5 @@ def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
         StateSnapshot(int(fields["step"]), state, fields["model"]),
         position,
         thumbnail,
+        tuple(scores.tolist()),
     )
