@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix test test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,13 @@ tensorrt-rtx:
 	build/rtx/bin/python -m pip install -q tensorrt-rtx-cu13==1.7.1.116 numpy onnx
 	mkdir -p build/rtx/link
 	ln -sf $$(build/rtx/bin/python -c 'import tensorrt_rtx_libs as t; print(t.__path__[0])')/libtensorrt_rtx.so.1 build/rtx/link/libtensorrt_rtx.so
+
+# A real RTSP server and GStreamer for the tests of live sources; they skip without.
+STREAM_PACKAGES := python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+stream-tools:
+	dpkg -s $(STREAM_PACKAGES) >/dev/null 2>&1 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(STREAM_PACKAGES) >/dev/null; }
 
 test: setup
 	$(BIN)/python -m pytest

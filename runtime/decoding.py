@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
 
 from streamseg.runtime.sources import Frame, Source
 from streamseg.runtime.times import StageTimes
 
 QUEUE_LENGTH = 4
-WAIT = 0.1  # seconds between looks at the stop flag while nothing arrives
-PATIENCE = 5.0  # seconds that a source blocked in a read may take to notice the end
+WAIT = 0.1  # seconds between looks at a stop flag while nothing arrives
+PATIENCE = 6.0  # seconds that a read under way gets to return; sources time out after 5
+
+WhenBehind = Literal["drop", "wait"]
 
 
 class Decoder(threading.Thread):
-    """Reads the source into a bounded queue; None marks the end, ``error`` says if a bad one."""
+    """Reads a source ahead of the step.
 
-    def __init__(self, source: Source, times: StageTimes) -> None:
+    Who takes frames more slowly than they come either makes the source wait, or gets the newest
+    one: those that it replaced are counted in ``dropped``.
+
+    Args:
+        source: iterated in this thread; stopped, not closed, by ``halt``.
+        times: gets the seconds of ``decode``.
+        when_behind: ``drop`` or ``wait``; by default live sources drop and others wait.
+        notify: called in this thread when a frame or the end is there to be taken.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        times: StageTimes,
+        *,
+        when_behind: WhenBehind | None = None,
+        notify: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(name="streamseg-decode", daemon=True)
-        self.frames: queue.Queue[Frame | None] = queue.Queue(QUEUE_LENGTH)
         self.error: BaseException | None = None
-        self._source, self._times = source, times
+        self.dropped = 0
+        self.when_behind: WhenBehind = when_behind or ("drop" if source.live else "wait")
+        self._source, self._times, self._notify = source, times, notify
         self._halt = threading.Event()
+        self._changed = threading.Condition()
+        self._frames: deque[Frame] = deque()
+        self._over = False
+
+    @property
+    def ended(self) -> bool:
+        """No frame is left and none will come; ``error`` says if for a bad reason."""
+        with self._changed:
+            return self._over and not self._frames
+
+    def take(self) -> Frame | None:
+        """The next frame, None where there is none at the moment."""
+        with self._changed:
+            frame = self._frames.popleft() if self._frames else None
+            self._changed.notify_all()
+        return frame
+
+    def wait(self, stop: threading.Event | None = None) -> Frame | None:
+        """Wait for the next frame; None at the end or once ``stop`` is set.
+
+        Raises:
+            SourceError: the source broke off; all frames before that were given.
+        """
+        while stop is None or not stop.is_set():
+            with self._changed:
+                if not self._frames and not self._over:
+                    self._changed.wait(WAIT)
+                if not self._frames and not self._over:
+                    continue
+            frame = self.take()
+            if frame is None and self.error is not None:
+                raise self.error
+            return frame
+        return None
 
     def run(self) -> None:
         """Read until the source ends, breaks off or ``halt`` is called."""
@@ -37,17 +93,34 @@ class Decoder(threading.Thread):
                 self._offer(frame)
         except BaseException as error:
             self.error = error
-        self._offer(None)
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._tell()
 
-    def _offer(self, frame: Frame | None) -> None:
-        while not self._halt.is_set():
-            try:
-                self.frames.put(frame, timeout=WAIT)
-            except queue.Full:
-                continue
-            return
+    def _offer(self, frame: Frame) -> None:
+        with self._changed:
+            if self.when_behind == "drop":
+                self.dropped += len(self._frames)
+                self._frames.clear()
+            while len(self._frames) >= QUEUE_LENGTH and not self._halt.is_set():
+                self._changed.wait(WAIT)
+            self._frames.append(frame)
+            self._changed.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._notify is not None:
+            self._notify()
 
     def halt(self) -> None:
-        """Stop reading; a read under way gets ``PATIENCE`` seconds to return."""
+        """Stop reading; a read under way gets ``PATIENCE`` seconds to return.
+
+        One that takes longer, by a long time-out, ends later and on its own.
+        """
         self._halt.set()
-        self.join(PATIENCE)
+        self._source.stop()
+        with self._changed:
+            self._changed.notify_all()
+        if self.ident is not None:
+            self.join(PATIENCE)

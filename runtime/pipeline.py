@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from streamseg.errors import SourceError, StreamsegError
-from streamseg.runtime.decoding import QUEUE_LENGTH, WAIT, Decoder
+from streamseg.runtime.decoding import QUEUE_LENGTH, Decoder, WhenBehind
+from streamseg.runtime.events import EventHandler
+from streamseg.runtime.latency import LatencyWatch
 from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks import Sink
@@ -50,6 +51,11 @@ class RunReport:
         stopped: ended by a request, before the source did and before the limit.
         times: stage -> time, in the order of ``STAGES``.
         outputs: one sentence for each sink.
+        dropped: frames that a newer one replaced before their turn.
+        passed_over: frames left out to keep to the rate asked for.
+        corrupt: damaged packets and frames that the source left out.
+        reconnects: how often the source was lost and came back.
+        late: label maps older than the limit.
     """
 
     frames: int
@@ -57,6 +63,11 @@ class RunReport:
     stopped: bool
     times: Mapping[str, StageTime]
     outputs: Sequence[str]
+    dropped: int = 0
+    passed_over: int = 0
+    corrupt: int = 0
+    reconnects: int = 0
+    late: int = 0
 
     @property
     def fps(self) -> float:
@@ -73,6 +84,9 @@ def run_stream(
     limit: int | None = None,
     stop: threading.Event | None = None,
     on_frame: Callable[[int], None] | None = None,
+    when_behind: WhenBehind | None = None,
+    max_latency: float | None = None,
+    on_event: EventHandler | None = None,
 ) -> RunReport:
     """Segment a source into sinks; ends the sinks, not the source or the stream.
 
@@ -84,6 +98,10 @@ def run_stream(
         limit: number of frames after which to end.
         stop: set it to end after the current frame; the outputs are completed.
         on_frame: called in this thread with the number of frames stepped so far.
+        when_behind: drop frames or let the source wait when it is faster than the step; by
+            default live sources drop.
+        max_latency: seconds from a frame's arrival to its labels; what takes longer is counted.
+        on_event: gets events ``late``.
 
     Raises:
         SourceError: the source broke off, or its frames change size.
@@ -92,7 +110,9 @@ def run_stream(
             completed, and the message says so.
     """
     times = StageTimes()
-    decoder, writer = Decoder(source, times), Writer(overlay, sinks, times)
+    decoder = Decoder(source, times, when_behind=when_behind)
+    writer = Writer(overlay, sinks, times)
+    watch = LatencyWatch(max_latency, source.name, on_event)
     request = stop or threading.Event()
     begin = time.perf_counter()
     decoder.start()
@@ -100,7 +120,7 @@ def run_stream(
     error: BaseException | None = None
     stopped = False
     try:
-        stopped = _loop(stream, decoder, writer, times, limit, request, on_frame)
+        stopped = _loop(stream, decoder, writer, times, watch, limit, request, on_frame)
     except BaseException as failure:
         error = failure
     decoder.halt()
@@ -110,7 +130,18 @@ def run_stream(
     if error is not None:
         raise _with_kept(error, outputs)
     seconds = time.perf_counter() - begin
-    return RunReport(writer.written, seconds, stopped, times.summary(), outputs)
+    return RunReport(
+        writer.written,
+        seconds,
+        stopped,
+        times.summary(),
+        outputs,
+        dropped=decoder.dropped,
+        passed_over=source.passed_over,
+        corrupt=source.corrupt,
+        reconnects=source.reconnects,
+        late=watch.late,
+    )
 
 
 def _loop(
@@ -118,6 +149,7 @@ def _loop(
     decoder: Decoder,
     writer: Writer,
     times: StageTimes,
+    watch: LatencyWatch,
     limit: int | None,
     stop: threading.Event,
     on_frame: Callable[[int], None] | None,
@@ -126,12 +158,10 @@ def _loop(
     count = 0
     first: Frame | None = None
     while (limit is None or count < limit) and writer.error is None:
-        frame = _next_frame(decoder, stop)
+        frame = decoder.wait(stop)
         if stop.is_set():
             return True
         if frame is None:
-            if decoder.error is not None:
-                raise decoder.error
             return False
         if first is None:
             first = frame
@@ -145,6 +175,7 @@ def _loop(
                 "split the source there"
             )
         result = stream.step(frame.image)
+        watch.check(frame)
         for stage in ("preprocess", "step"):
             times.add(stage, result.timings[stage])
         slot = writer.free.get()
@@ -155,15 +186,6 @@ def _loop(
         if on_frame is not None:
             on_frame(count)
     return False
-
-
-def _next_frame(decoder: Decoder, stop: threading.Event) -> Frame | None:
-    while not stop.is_set():
-        try:
-            return decoder.frames.get(timeout=WAIT)
-        except queue.Empty:
-            continue
-    return None
 
 
 def _end_sinks(

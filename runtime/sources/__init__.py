@@ -1,17 +1,16 @@
-"""Where frames come from: video files, folders of images, cameras."""
+"""Where frames come from: files, folders, cameras, network streams, pipelines, scenes."""
 
-from streamseg.runtime.sources.camera import CameraSource, open_camera
-from streamseg.runtime.sources.folder import FolderSource
 from streamseg.runtime.sources.frame import Frame, Source
 from streamseg.runtime.sources.opening import open_source
-from streamseg.runtime.sources.video import VideoSource
+from streamseg.runtime.sources.options import SourceOptions, parse_source
+from streamseg.runtime.sources.redaction import RedactingFilter, redact
 
 __all__ = [
-    "CameraSource",
-    "FolderSource",
     "Frame",
+    "RedactingFilter",
     "Source",
-    "VideoSource",
-    "open_camera",
+    "SourceOptions",
     "open_source",
+    "parse_source",
+    "redact",
 ]

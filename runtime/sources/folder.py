@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
 
 from streamseg.errors import SourceError
-from streamseg.runtime.resize import Image, Size
-from streamseg.runtime.sources.frame import Frame
+from streamseg.runtime.resize import Image
+from streamseg.runtime.sources.options import SourceAddress
+from streamseg.runtime.sources.reader import Picture
 
 FOLDER_FPS = 25.0
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -24,64 +24,41 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts)
 
 
-class FolderSource:
+class FolderReader:
     """The images of a folder as 25 frames a second; other files and sub-folders are passed over.
 
     Raises:
-        SourceError: no such folder, no image in it, or an image that cannot be read.
+        SourceError: no image in the folder, or an image that cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        if not self._path.is_dir():
-            raise SourceError(f"no such folder: {self._path}")
-        found = (p for p in self._path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        self._files = sorted(found, key=lambda file: (natural_key(file.name), file.name))
-        if not self._files:
+    live = False
+    corrupt = 0
+    detail = ""
+
+    def __init__(self, address: SourceAddress) -> None:
+        path = Path(address.target)
+        found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(found, key=lambda file: (natural_key(file.name), file.name))
+        if not files:
             kinds = " ".join(IMAGE_SUFFIXES)
-            raise SourceError(f"folder {self._path} holds no images; expected files in {kinds}")
-        self._first = read_image(self._files[0])
-        self.corrupt = 0
+            raise SourceError(f"folder {path} holds no images; expected files in {kinds}")
+        self.fps = address.options.fps or FOLDER_FPS
+        first = math.ceil(address.options.start * self.fps)
+        if first >= len(files):
+            raise SourceError(f"folder {path} has only {len(files) / self.fps:g} s of images")
+        self.frame_count = len(files) - first
+        self._files = iter(list(enumerate(files))[first:])
 
-    @property
-    def name(self) -> str:
-        """The path as given."""
-        return str(self._path)
-
-    @property
-    def fps(self) -> float:
-        """25: images carry no times."""
-        return FOLDER_FPS
-
-    @property
-    def frame_count(self) -> int | None:
-        """Number of images."""
-        return len(self._files)
-
-    @property
-    def size(self) -> Size:
-        """(height, width) of the first image."""
-        return self._first.shape[0], self._first.shape[1]
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield every image."""
-        for index, file in enumerate(self._files):
-            image = self._first if index == 0 else read_image(file)
-            yield Frame(image, index, index / FOLDER_FPS)
+    def read(self) -> Picture | None:
+        """Read the next image."""
+        index, file = next(self._files, (0, None))
+        if file is None:
+            return None
+        image = read_image(file)
+        size = image.shape[0], image.shape[1]
+        return Picture(lambda: image, size, index / self.fps)
 
     def close(self) -> None:
-        """Nothing is held open."""
-
-    def __enter__(self) -> FolderSource:
-        """Return the source itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         """Nothing is held open."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+from streamseg.runtime.events import EventHandler
 from streamseg.runtime.resize import Image, Size
 
 
@@ -37,12 +38,21 @@ class Frame:
 class Source(Protocol):
     """Frames in order, once. Close it, or use it in a ``with`` statement.
 
-    A frame carries its own size: a source does not stop where the size changes.
+    A frame carries its own size: a source does not stop where the size changes. Frames that are
+    passed over or dropped leave no gap in a source's own count: ``Frame.index`` numbers what it
+    delivers.
     """
+
+    on_event: EventHandler | None
+    """Called with events ``lost`` and ``back``, in the thread that iterates; None: logged."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """What messages call it: the address, without passwords."""
+
+    @property
+    def detail(self) -> str:
+        """What reads and decodes it, a phrase; may be empty."""
 
     @property
     def fps(self) -> float:
@@ -57,14 +67,29 @@ class Source(Protocol):
         """(height, width) of the first frame."""
 
     @property
+    def live(self) -> bool:
+        """Frames come at their own time; who reads slowly had better drop some."""
+
+    @property
     def corrupt(self) -> int:
         """Damaged packets and frames left out so far."""
 
+    @property
+    def reconnects(self) -> int:
+        """How often it was lost and came back."""
+
+    @property
+    def passed_over(self) -> int:
+        """Frames left out to keep to the rate asked for."""
+
     def __iter__(self) -> Iterator[Frame]:
-        """Yield frames; raises SourceError where the source breaks off."""
+        """Yield frames; raises SourceError where the source breaks off for good."""
+
+    def stop(self) -> None:
+        """End the iteration, from any thread; a read under way ends within its time-out."""
 
     def close(self) -> None:
-        """Release the file or device; harmless when repeated."""
+        """Stop and release, from any thread, without waiting; harmless when repeated."""
 
     def __enter__(self) -> Source:
         """Return the source itself."""

@@ -2,59 +2,83 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import logging
+import threading
 from pathlib import Path
 
 from streamseg.errors import SourceError
+from streamseg.runtime.events import EventHandler
 from streamseg.runtime.sources.camera import open_camera
-from streamseg.runtime.sources.folder import FolderSource
+from streamseg.runtime.sources.ffmpeg import FFmpegReader
+from streamseg.runtime.sources.folder import FolderReader
 from streamseg.runtime.sources.frame import Source
-from streamseg.runtime.sources.video import VideoSource
+from streamseg.runtime.sources.options import SourceAddress, SourceOptions, parse_source
+from streamseg.runtime.sources.reader import Reader
+from streamseg.runtime.sources.streaming import Backoff, StreamingSource
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(.*)", re.DOTALL)
+LIVE_SCHEMES = ("camera", "gst", "http", "https", "rtsp", "udp")
 
-
-def _open_path(path: str) -> Source:
-    return FolderSource(path) if Path(path).is_dir() else VideoSource(path)
-
-
-def _open_file_uri(rest: str) -> Source:
-    return _open_path(rest.removeprefix("//"))
+logger = logging.getLogger(__name__)
 
 
-def _open_scene(rest: str) -> Source:
-    # Imported when asked for: the scene generator is large.
-    from streamseg.runtime.sources.synthetic import SyntheticSource
+def open_source(
+    uri: str,
+    options: SourceOptions | None = None,
+    *,
+    on_event: EventHandler | None = None,
+    stop: threading.Event | None = None,
+) -> Source:
+    """Open a video file, a folder of images, a camera, a network stream, a pipeline or a scene.
 
-    return SyntheticSource(f"synthetic:{rest}")
-
-
-# Scheme -> what opens the text after its colon.
-SCHEMES: dict[str, Callable[[str], Source]] = {
-    "file": _open_file_uri,
-    "synthetic": _open_scene,
-}
-
-
-def open_source(uri: str) -> Source:
-    """Open a video file, a folder of images, or a camera by its number.
-
-    Digits alone are a camera; a file of such a name is ``./0``.
+    Args:
+        uri: ``clip.mp4``, ``images/``, ``0``, ``rtsp://...``, ``http(s)://...``, ``udp://...``,
+            ``gst:...``, ``synthetic:...``; ``#option=value&...`` at its end changes the options.
+            A file of a camera's name is ``./0``.
+        options: how to read it.
+        on_event: gets events ``lost`` and ``back``; without it they are logged.
+        stop: set it to give up waiting for a source that is not there (``await_source``).
 
     Raises:
         SourceError: nothing there, not readable as such, or no frame in it.
     """
-    if re.fullmatch(r"[0-9]{1,4}", uri):
-        return open_camera(int(uri))
-    match = _SCHEME.fullmatch(uri)
-    if match and not Path(uri).exists():
-        scheme, rest = match[1].lower(), match[2]
-        if scheme in SCHEMES:
-            return SCHEMES[scheme](rest)
-        if rest.startswith("//"):
-            raise SourceError(
-                f"source scheme '{scheme}:' is not known; expected a video file, a folder of "
-                "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
+    address = parse_source(uri, options)
+    settings = address.options
+    backoff = Backoff(settings.backoff)
+    while True:
+        try:
+            return StreamingSource(
+                lambda: open_reader(address), address.name, settings, on_event=on_event
             )
-    return _open_path(uri)
+        except SourceError as error:
+            if not settings.await_source or address.scheme not in LIVE_SCHEMES:
+                raise
+            pause = backoff.pause()
+            logger.warning("%s; trying again in %.1f s", error, pause)
+            if (stop or threading.Event()).wait(pause):
+                raise
+
+
+def open_reader(address: SourceAddress) -> Reader:
+    """Open what an address names, once.
+
+    Raises:
+        SourceError: see ``open_source``.
+    """
+    options = address.options
+    if address.scheme == "camera":
+        if options.start:
+            raise SourceError(f"{address.name} is live: it has no start to count seconds from")
+        return open_camera(address)
+    if address.scheme == "synthetic":
+        # Imported when asked for: the scene generator is large.
+        from streamseg.runtime.sources.synthetic import SceneReader
+
+        return SceneReader(address)
+    if address.scheme == "gst":
+        # Imported when asked for: it needs a system package.
+        from streamseg.runtime.sources.gstreamer import GStreamerReader
+
+        return GStreamerReader(address)
+    if address.scheme == "file" and Path(address.target).is_dir():
+        return FolderReader(address)
+    return FFmpegReader(address)

@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import TracebackType
+import math
 
-from streamseg.runtime.resize import Size
+from streamseg.errors import SourceError
 from streamseg.runtime.scenes import SyntheticScene, parse_scene
-from streamseg.runtime.sources.frame import Frame
+from streamseg.runtime.sources.options import SourceAddress
+from streamseg.runtime.sources.reader import Picture
 
 
-class SyntheticSource:
+class SceneReader:
     """Frames of a procedural scene, in order; see ``streamseg.runtime.scenes``.
 
     Raises:
         SourceError: the address names no preset, or a setting out of its range.
     """
 
-    def __init__(self, address: str) -> None:
-        self.name = address
-        self._config = parse_scene(address)
-        self._closed = False
+    live = False
+    corrupt = 0
+    detail = "drawn"
 
-    @property
-    def fps(self) -> float:
-        """Frames a second of the scene's clock."""
-        return self._config.fps
+    def __init__(self, address: SourceAddress) -> None:
+        config = parse_scene(f"synthetic:{address.target}")
+        self.fps = config.fps
+        self._size = config.height, config.width
+        first = math.ceil(address.options.start * config.fps)
+        if config.frames is not None and first >= config.frames:
+            raise SourceError(f"{address.name} has only {config.frames / config.fps:g} s")
+        self.frame_count = None if config.frames is None else config.frames - first
+        self._frames = SyntheticScene(config).frames(first)
 
-    @property
-    def frame_count(self) -> int | None:
-        """Frames asked for; None for an endless drive."""
-        return self._config.frames
-
-    @property
-    def size(self) -> Size:
-        """(height, width)."""
-        return self._config.height, self._config.width
-
-    @property
-    def corrupt(self) -> int:
-        """Always 0: nothing is decoded."""
-        return 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Draw frame after frame."""
-        for drawn in SyntheticScene(self._config).frames(0, self._config.frames):
-            if self._closed:
-                return
-            yield Frame(drawn.image, drawn.index, drawn.timestamp)
+    def read(self) -> Picture | None:
+        """Draw the next frame."""
+        drawn = next(self._frames, None)
+        if drawn is None:
+            return None
+        return Picture(lambda: drawn.image, self._size, drawn.timestamp)
 
     def close(self) -> None:
-        """Stop drawing."""
-        self._closed = True
-
-    def __enter__(self) -> SyntheticSource:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        """Nothing is held open."""

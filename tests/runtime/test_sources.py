@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from streamseg.errors import SourceError
-from streamseg.runtime.sources import CameraSource, open_source
-from streamseg.runtime.sources.camera import list_cameras
+from streamseg.runtime.sources import SourceOptions, open_source
+from streamseg.runtime.sources.camera import CameraReader, list_cameras
 from streamseg.runtime.sources.folder import natural_key
+from streamseg.runtime.sources.streaming import StreamingSource
 from tests.runtime.clips import gradient_frame, join_clips, write_clip, write_folder
 
 
@@ -145,15 +146,22 @@ def test_absent_camera_lists_those_that_exist() -> None:
 
 def test_camera_counts_frames_and_tells_when_they_stop(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", frames=3)
-    with CameraSource(cv2.VideoCapture(str(path)), "camera 0") as source:
-        assert source.frame_count is None
+    options, events = SourceOptions(reconnect=0), []
+    with StreamingSource(
+        lambda: CameraReader(cv2.VideoCapture(str(path)), "camera 0"),
+        "camera 0",
+        options,
+        on_event=events.append,
+    ) as source:
+        assert (source.live, source.frame_count) == (True, None)
         frames = iter(source)
         seen = [next(frames) for _ in range(3)]
-        with pytest.raises(SourceError, match="camera 0 stopped after frame 3"):
+        with pytest.raises(SourceError, match="camera 0 is lost: camera 0 delivers no frame"):
             next(frames)
     assert [frame.index for frame in seen] == [0, 1, 2]
-    assert seen[0].timestamp == 0.0
+    assert [frame.timestamp for frame in seen] == sorted(frame.timestamp for frame in seen)
     assert abs(seen[2].image - gradient_frame(2, (48, 64)).astype(int)).mean() < 4
+    assert [(event.kind, event.frame) for event in events] == [("lost", 3)]
 
 
 def test_unknown_scheme_is_refused() -> None:

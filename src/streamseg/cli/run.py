@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.source_options import SourceArguments, source_options
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -22,7 +24,7 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
-@click.option("--source", required=True, help="Video file, folder of images, or camera number.")
+@source_options()
 @click.option("--out", type=FOLDER, help="Overlay video, H.264 (.mp4, .mov, .mkv).")
 @click.option("--labels", type=FOLDER, help="Folder for label maps, one 8-bit PNG a frame.")
 @click.option("--sheet", type=FOLDER, help="Contact sheet of the stream (.png).")
@@ -36,7 +38,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
 def command(
     bundle: Path,
-    source: str,
+    source: SourceArguments,
     out: Path | None,
     labels: Path | None,
     sheet: Path | None,
@@ -63,7 +65,9 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        opened = stack.enter_context(open_source(source))
+        opened = stack.enter_context(
+            open_source(source.uris[0], source.options(), stop=request.event)
+        )
         sinks = make_sinks(stack, opened, out=out, labels=labels, sheet=sheet)
         stream = stack.enter_context(
             open_stream(
@@ -76,7 +80,10 @@ def command(
             )
         )
         height, width = opened.size
-        console.print(f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps", markup=False)
+        detail = f", {opened.detail}" if opened.detail else ""
+        console.print(
+            f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps{detail}", markup=False
+        )
         console.print(stream.execution, markup=False)
         overlay = Overlay(stream.manifest.classes, opacity=opacity, legend=legend)
         expected = min((n for n in (opened.frame_count, frames) if n), default=None)
@@ -90,9 +97,11 @@ def command(
             limit=frames,
             stop=request.event,
             on_frame=lambda count: progress.update(task, completed=count),
+            when_behind=source.when_behind,
+            max_latency=source.max_latency,
         )
         progress.stop()
-        print_report(console, report, opened, request.signal)
+        print_report(console, report, request.signal)
     return 128 + request.signal if report.stopped and request.signal else 0
 
 
@@ -148,9 +157,7 @@ def make_progress(console: Console, expected: int | None) -> Progress:
     return progress
 
 
-def print_report(
-    console: Console, report: RunReport, source: Source, signal_number: int | None
-) -> None:
+def print_report(console: Console, report: RunReport, signal_number: int | None) -> None:
     """Print the times of the stages and what was written."""
     from rich.table import Table
 
@@ -167,7 +174,19 @@ def print_report(
         f"{report.frames} frames in {report.seconds:.2f} s: {report.fps:.1f} fps "
         "(decode and encode run beside the step)"
     )
-    if source.corrupt:
-        console.print(f"{source.corrupt} damaged packets or frames of the source left out")
+    for sentence in count_sentences(report):
+        console.print(sentence)
     for sentence in report.outputs:
         console.print(sentence, markup=False)
+
+
+def count_sentences(report: RunReport) -> list[str]:
+    """One sentence for every count of the run that is not zero."""
+    sentences = {
+        "{} frames dropped: newer ones were there before their turn": report.dropped,
+        "{} frames passed over to keep to the rate asked for": report.passed_over,
+        "{} damaged packets or frames of the source left out": report.corrupt,
+        "source lost and back {} times": report.reconnects,
+        "{} label maps later than the limit": report.late,
+    }
+    return [sentence.format(count) for sentence, count in sentences.items() if count]

@@ -1,0 +1,195 @@
+"""Settings of a source, and the addresses that name one: ``ADDRESS#option=value&option``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from streamseg.errors import SourceError
+from streamseg.runtime.sources.redaction import redact
+
+Transport = Literal["tcp", "udp"]
+NETWORK = ("http", "https", "rtsp", "udp")
+SCHEMES = ("camera", "file", "gst", *NETWORK, "synthetic")
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(.*)", re.DOTALL)
+_OPTION = r"[a-z][a-z-]*(?:=[^&#@/\s]*)?"
+_OPTIONS = re.compile(rf"{_OPTION}(?:&{_OPTION})*")
+_YES = {"": True, "1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How a source is read.
+
+    Attributes:
+        start: seconds of a file, folder or scene to pass over.
+        loop: begin again where a file or folder ends; timestamps go on.
+        fps: at most so many frames a second of source time, the others are passed over; for a
+            folder, whose images carry no times, its rate; a camera is asked for it.
+        realtime: give the frames of a file, folder or scene no sooner than their timestamps say,
+            as a camera would.
+        live: take an HTTP address for a live stream, or for a file; None: as its header says.
+        timeout: seconds without data after which a connection counts as lost.
+        reconnect: attempts in a row to get a lost live source back; None: no limit.
+        backoff: longest pause between two attempts, seconds.
+        await_source: try a live source that is not there at the start again, too.
+        transport: of RTSP.
+        decode: ``software``, ``auto`` for whatever hardware decodes here, or the name of an FFmpeg
+            hardware device type such as ``cuda`` or ``vaapi``.
+
+    Raises:
+        SourceError: a value is outside its range.
+    """
+
+    start: float = 0.0
+    loop: bool = False
+    fps: float | None = None
+    realtime: bool = False
+    live: bool | None = None
+    timeout: float = 5.0
+    reconnect: int | None = None
+    backoff: float = 30.0
+    await_source: bool = False
+    transport: Transport = "tcp"
+    decode: str = "software"
+
+    def __post_init__(self) -> None:
+        self._check("start", self.start, 0, 1e9)
+        if self.fps is not None:
+            self._check("fps", self.fps, 0.001, 1000)
+        self._check("timeout", self.timeout, 0.1, 3600)
+        self._check("backoff", self.backoff, 0.1, 3600)
+        if self.reconnect is not None:
+            self._check("reconnect", self.reconnect, 0, 10**9)
+        if self.transport not in ("tcp", "udp"):
+            raise SourceError("transport of a source is neither tcp nor udp")
+        if not re.fullmatch(r"[a-z0-9]{1,20}", self.decode):
+            raise SourceError("decode of a source is neither software, auto nor a device type")
+
+    @staticmethod
+    def _check(name: str, value: float, low: float, high: float) -> None:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise SourceError(f"{name} of a source is {value:g}; expected {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class SourceAddress:
+    """An address taken apart.
+
+    Attributes:
+        scheme: one of ``SCHEMES``.
+        target: path, camera number or device, pipeline, scene, or the whole network address.
+        name: the address for messages, without passwords.
+        options: the given ones, changed as the address says.
+    """
+
+    scheme: str
+    target: str
+    name: str
+    options: SourceOptions
+
+
+def parse_source(text: str, defaults: SourceOptions | None = None) -> SourceAddress:
+    """Take an address apart.
+
+    Digits alone are a camera; what exists as a file or folder is that, whatever it looks like.
+
+    Raises:
+        SourceError: unknown scheme or option, or a value outside its range.
+    """
+    defaults = defaults or SourceOptions()
+    if "\0" in text or not text:
+        raise SourceError("the address of a source is empty or holds a zero byte")
+    if _exists(text):
+        return SourceAddress("file", text, text, defaults)
+    address, options = _split_options(text, defaults)
+    if re.fullmatch(r"[0-9]{1,4}", address):
+        return SourceAddress("camera", address, f"camera {address}", options)
+    if re.fullmatch(r"/dev/video[0-9]{1,4}", address):
+        number = address.removeprefix("/dev/video")
+        return SourceAddress("camera", number, f"camera {number}", options)
+    match = _SCHEME.fullmatch(address)
+    if match is None or _exists(address):
+        return SourceAddress("file", address, _path_name(address), options)
+    scheme, rest = match[1].lower(), match[2]
+    if scheme not in SCHEMES:
+        if rest.startswith("//"):
+            raise SourceError(
+                f"source scheme '{scheme}:' is not known; expected a video file, a folder of "
+                "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
+            )
+        return SourceAddress("file", address, _path_name(address), options)
+    if scheme in NETWORK:
+        if not re.match(r"//[^/]", rest):
+            raise SourceError(f"{redact(address)} names no host; expected {scheme}://HOST/...")
+        return SourceAddress(scheme, f"{scheme}:{rest}", redact(address), options)
+    if scheme == "file":
+        path = rest.removeprefix("//")
+        return SourceAddress("file", path, _path_name(path), options)
+    if scheme == "camera":
+        number = rest.removeprefix("/dev/video")
+        if not re.fullmatch(r"[0-9]{1,4}", number):
+            raise SourceError("a camera is written camera:NUMBER or camera:/dev/videoNUMBER")
+        return SourceAddress("camera", number, f"camera {number}", options)
+    name = redact(address) if scheme == "gst" else address
+    return SourceAddress(scheme, rest, name, options)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _path_name(path: str) -> str:
+    return path if _exists(path) else redact(path)
+
+
+def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptions]:
+    address, mark, tail = text.rpartition("#")
+    if not mark or (not _OPTIONS.fullmatch(tail) and not _is_network(text)):
+        return text, defaults
+    if not _OPTIONS.fullmatch(tail):
+        raise SourceError(
+            f"{redact(text.partition('#')[0] + '@')}: what follows '#' is no list of options such "
+            "as #fps=5&timeout=2; in a password, # is written %23"
+        )
+    changes: dict[str, object] = {}
+    for part in tail.split("&"):
+        key, equals, value = part.partition("=")
+        name = key.replace("-", "_")
+        if name in changes:
+            raise SourceError(f"{redact(address)}: option {key} is given twice; leave one out")
+        changes[name] = _read_option(redact(address), key, value if equals else "")
+    return address, replace(defaults, **changes)  # type: ignore[arg-type]
+
+
+def _is_network(text: str) -> bool:
+    match = _SCHEME.fullmatch(text)
+    return match is not None and match[1].lower() in NETWORK
+
+
+_KINDS = {field.name: str(field.type) for field in fields(SourceOptions)}
+
+
+def _read_option(address: str, key: str, value: str) -> object:
+    kind = _KINDS.get(key.replace("-", "_"))
+    if kind is None or "_" in key:
+        known = ", ".join(name.replace("_", "-") for name in _KINDS)
+        raise SourceError(f"{address}: unknown option after '#'; these are known: {known}")
+    try:
+        if kind.startswith("bool"):
+            return _YES[value.lower()]
+        if kind.startswith("float"):
+            return float(value)
+        if kind.startswith("int"):
+            return int(value)
+    except (KeyError, ValueError):
+        expected = {"b": "yes or no", "f": "a number", "i": "a whole number"}[kind[0]]
+        raise SourceError(f"{address}: option {key} expects {expected}") from None
+    return value
