@@ -6,9 +6,6 @@ take the same calls; what only some have is asked for by name.
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,14 +18,12 @@ from streamseg.errors import BackendError, PluginNotFound
 from streamseg.export.tensorrt import lowered_graph, plugin_graph
 from streamseg.plugins.loader import find_tensorrt_library
 from streamseg.runtime.bundle import Bundle, digest
-from streamseg.runtime.engines import FLAVOURS, EngineRecord, engine_cache, write_engine
+from streamseg.runtime.engines import EngineRecord, engine_cache, write_engine
 from streamseg.runtime.gpu import Gpu, find_gpu
+from streamseg.runtime.tensorrt import hash_library, import_tensorrt, load_plugins
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (10, 0)
-# TensorRT-RTX loads its plugin support by a name that its wheel does not contain.
-RTX_LIBRARY = "libtensorrt_rtx.so"
 Progress = Callable[[str, int, int], bool]
 
 
@@ -57,29 +52,6 @@ class EngineOptions:
     progress: Progress | None = None
 
 
-def import_tensorrt(flavour: str | None = None) -> tuple[str, Any]:
-    """The installed TensorRT: its flavour and module.
-
-    Raises:
-        BackendError: none is installed, the one asked for is not, or it is older than 10.0.
-    """
-    wanted = FLAVOURS if flavour is None else (flavour,)
-    reasons = []
-    for name in wanted:
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        version = tuple(int(part) for part in module.__version__.split(".")[:2])
-        if name == "tensorrt" and version < OLDEST:
-            raise BackendError(
-                f"TensorRT is {module.__version__}, expected 10.0 or newer (JetPack 6.1 or newer)"
-            )
-        return name, module
-    raise BackendError(f"TensorRT is not installed ({'; '.join(reasons)}). Run: streamseg doctor")
-
-
 def build_engines(
     bundle: Bundle, *, out: Path | None = None, options: EngineOptions | None = None
 ) -> list[tuple[Path, EngineRecord]]:
@@ -105,7 +77,7 @@ def build_engines(
         raise BackendError("no GPU here to build for; name one, such as: --capability 8.6")
     plugins = find_plugins(chosen)
     if plugins is not None:
-        _load_plugins(trt, flavour, plugins)
+        load_plugins(trt, flavour, plugins)
     built = []
     for name, content in bundle.graphs.items():
         engine = _build(trt, flavour, content, name, plugins is not None, capabilities, chosen)
@@ -118,7 +90,7 @@ def build_engines(
             capabilities=tuple(capabilities),
             driver=_driver(gpu),
             precision=str(bundle.manifest.model.get("precision", "fp32")),
-            plugins_sha256=_sha256(plugins) if plugins else "",
+            plugins_sha256=hash_library(plugins) if plugins else "",
             engine_sha256=digest(engine),
         )
         folder = engine_cache() / record.key if out is None else out
@@ -143,26 +115,6 @@ def find_plugins(options: EngineOptions) -> Path | None:
 
 def _driver(gpu: Gpu | None) -> str:
     return gpu.driver if gpu else ""
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _load_plugins(trt: Any, flavour: str, library: Path) -> None:
-    if flavour == "tensorrt_rtx":
-        try:
-            ctypes.CDLL(RTX_LIBRARY)
-        except OSError:
-            # Without this the process would abort on the first plugin node.
-            raise BackendError(
-                f"TensorRT-RTX looks for its plugins' support under the name {RTX_LIBRARY}, which "
-                f"its wheel lacks. Make a folder with a link {RTX_LIBRARY} to the wheel's "
-                f"tensorrt_rtx_libs/{RTX_LIBRARY}.1, and start again with that folder in "
-                "LD_LIBRARY_PATH"
-            ) from None
-    if trt.get_plugin_registry().load_library(str(library)) is None:
-        raise BackendError(f"TensorRT {trt.__version__} does not load plugin library {library}")
 
 
 def _build(

@@ -182,6 +182,48 @@ def check_record(
         )
 
 
+def find_engine(
+    graph: str, *, content: bytes, machine: Machine, place: Path | None = None, bundle: str
+) -> Path:
+    """The engine of a graph that fits this machine; its bytes are not checked yet.
+
+    Args:
+        graph: name of the bundle's graph.
+        content: its ONNX bytes.
+        machine: what is here.
+        place: an engine file, or the folder that ``streamseg build --engine`` wrote; ``None``
+            searches the cache, where an engine with plugins is preferred to one without.
+        bundle: named in the command that builds.
+    Raises:
+        EngineMismatch: there is none, or those that there are fit something else.
+    """
+    if place is not None:
+        path = place / f"{graph}.engine" if place.is_dir() else place
+        if not path.is_file():
+            raise EngineMismatch(f"engine {path} is not there. {_rebuild(bundle)} --engine FOLDER")
+        return path
+    wrong: EngineMismatch | None = None
+    fitting: list[tuple[bool, float, Path]] = []
+    for path in sorted(engine_cache().glob(f"*/{graph}.engine")):
+        try:
+            record = read_record(path)
+            if record.graph_sha256 != digest(content):
+                continue
+            check_record(record, path, graph=content, machine=machine, bundle=bundle)
+        except EngineMismatch as error:
+            wrong = error
+            continue
+        fitting.append((bool(record.plugins_sha256), path.stat().st_mtime, path))
+    if fitting:
+        return max(fitting)[2]
+    if wrong is not None:
+        raise wrong
+    raise EngineMismatch(
+        f"no engine of graph '{graph}' was built for {bundle} in {engine_cache()}. "
+        f"{_rebuild(bundle)}"
+    )
+
+
 def _target(record: EngineRecord) -> str:
     capabilities = ", ".join(record.capabilities)
     return f"'{record.gpu}' ({capabilities})" if record.gpu else f"compute {capabilities}"

@@ -202,9 +202,11 @@ class Stream:
         )
 
     def close(self) -> None:
-        """Release the backend; closing twice is fine."""
-        if not self._closed and self._owner:
-            self._executable.close()
+        """Release buffers and backend; closing twice is fine."""
+        if not self._closed:
+            self._lane.close()
+            if self._owner:
+                self._executable.close()
         self._closed = True
 
     def __enter__(self) -> Stream:
@@ -248,6 +250,7 @@ def open_stream(
     library: str | os.PathLike[str] | None = None,
     letterbox: bool | None = None,
     threads: int | None = None,
+    engine: str | os.PathLike[str] | None = None,
 ) -> Stream:
     """Open a bundle for streaming; exported as ``streamseg.open``.
 
@@ -259,13 +262,20 @@ def open_stream(
         library: absolute path of a native library instead of the installed one.
         letterbox: keep the aspect of frames; ``None`` follows the bundle's resize rule.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
+        engine: TensorRT engine file, or the folder of several; ``None`` searches the cache.
     Raises:
         BundleError: the bundle is damaged or disagrees with its graphs.
+        EngineMismatch: an engine is missing, damaged or of another machine.
         BackendError: the backend is missing or refuses a graph.
         PluginNotFound: ``native=True`` and there is no usable library.
     """
     opened = read_bundle(bundle)
-    options = BackendOptions(native, None if library is None else Path(library), threads)
+    options = BackendOptions(
+        native=native,
+        library=None if library is None else Path(library),
+        threads=threads,
+        engine=None if engine is None else Path(engine),
+    )
     executable = load_executable(opened, backend, options)
     if letterbox is None:
         letterbox = opened.manifest.frame.resize == "letterbox"

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.errors import BackendError
+from streamseg.runtime.cuda import DeviceArray
 from streamseg.runtime.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
@@ -32,11 +34,13 @@ class BackendOptions:
             is there.
         library: absolute path of a native library to use instead of the installed one.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
+        engine: TensorRT engine file, or folder of them; ``None`` searches the cache.
     """
 
     native: bool | None = None
     library: Path | None = None
     threads: int | None = None
+    engine: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,16 @@ def plan_step(manifest: Manifest, step: int) -> StepPlan:
 class Lane(ABC):
     """One stream's buffers on an executable: frame, labels, perhaps logits, and state.
 
+    Ask for the attributes anew after every call: a lane may alternate between buffers.
+
     Attributes:
+        depth: steps that may be under way at once.
         frame: ``[H, W, 3]`` uint8, to be filled before a run.
-        labels: ``[H, W]`` uint8, overwritten by every run.
-        logits: ``[K, H, W]`` float32, overwritten by every run, or ``None``.
+        labels: ``[H, W]`` uint8, of the last step finished.
+        logits: ``[K, H, W]`` float32, of the last step finished, or ``None``.
     """
 
+    depth: int = 1
     frame: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32] | None
@@ -97,6 +105,33 @@ class Lane(ABC):
         Raises:
             BackendError: the backend failed; the state is then undefined until the next reset.
         """
+
+    def start(self, plan: StepPlan) -> None:
+        """Begin a step on ``frame``; where a backend cannot overlap steps, this completes it."""
+        self.run(plan)
+
+    def finish(self) -> None:  # noqa: B027 - nothing to wait for where start completes
+        """Wait for the oldest step begun; ``labels`` and ``logits`` are then its."""
+
+    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+        """Run one step on a frame in device memory, without copying it.
+
+        Args:
+            plan: the step.
+            frame: ``[1, H, W, 3]`` uint8 of the model's size, dense, kept alive by the caller
+                until the step after this one.
+        Returns:
+            Labels ``[H, W]`` uint8 in device memory, valid until the next step.
+        Raises:
+            BackendError: this backend keeps no arrays on a device, or it failed.
+        """
+        raise BackendError(
+            "this backend takes no frames from device memory; open the bundle with "
+            "backend='tensorrt' or 'cuda'"
+        )
+
+    def close(self) -> None:  # noqa: B027 - NumPy's buffers need no release
+        """Release the buffers; closing twice is fine."""
 
     @abstractmethod
     def read(self, state: str, buffer: int) -> Array:

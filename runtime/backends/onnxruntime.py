@@ -19,8 +19,9 @@ from streamseg.runtime.backends.interface import (
     StepPlan,
     is_finite,
 )
+from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs, output_tensors
 from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.manifest import GraphSpec, Manifest
+from streamseg.runtime.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ def check_interface(session: Any, name: str, manifest: Manifest) -> None:
     """Raise BundleError unless the graph's names, shapes and types are the manifest's."""
     graph = manifest.graphs[name]
     for what, entries, expected in (
-        ("input", session.get_inputs(), _expected_inputs(graph, manifest)),
-        ("output", session.get_outputs(), _expected_outputs(graph, manifest)),
+        ("input", session.get_inputs(), graph_inputs(graph, manifest)),
+        ("output", session.get_outputs(), graph_outputs(graph, manifest)),
     ):
         found = {entry.name: (tuple(entry.shape), entry.type) for entry in entries}
         differing = sorted(set(found) ^ set(expected))
@@ -117,33 +118,6 @@ def check_interface(session: Any, name: str, manifest: Manifest) -> None:
                     f"graph '{name}': {what} '{tensor}' is {found[tensor][1]} "
                     f"{list(found[tensor][0])}, the manifest says {dtype} {list(shape)}"
                 )
-
-
-def _expected_inputs(
-    graph: GraphSpec, manifest: Manifest
-) -> dict[str, tuple[tuple[int, ...], str]]:
-    expected = {"frame": (tuple(manifest.frame.shape), "uint8")}
-    for spec in map(manifest.state_named, graph.reads):
-        for tensor in spec.inputs(graph.ring_reads.get(spec.name, 1)):
-            expected[tensor] = (spec.shape, spec.dtype)
-    return expected
-
-
-def _expected_outputs(
-    graph: GraphSpec, manifest: Manifest
-) -> dict[str, tuple[tuple[int, ...], str]]:
-    expected = {tensor: output_shape(tensor, manifest) for tensor in graph.outputs}
-    for spec in map(manifest.state_named, graph.writes):
-        expected[spec.output] = (spec.shape, spec.dtype)
-    return expected
-
-
-def output_shape(tensor: str, manifest: Manifest) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of the graph output ``labels`` or ``logits``."""
-    size = (manifest.frame.height, manifest.frame.width)
-    if tensor == "labels":
-        return (1, *size), "uint8"
-    return (1, len(manifest.classes), *size), "float32"
 
 
 class OnnxRuntimeExecutable(Executable):
@@ -182,10 +156,7 @@ class OnnxRuntimeLane(Lane):
         }
         batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
         self._outputs: dict[str, Array] = {}
-        for tensor in sorted(
-            {name for graph in manifest.graphs.values() for name in graph.outputs}
-        ):
-            shape, dtype = output_shape(tensor, manifest)
+        for tensor, (shape, dtype) in output_tensors(manifest).items():
             self._outputs[tensor] = np.zeros(shape, dtype=dtype)
         self._batch = batch
         self.frame = batch[0]

@@ -35,6 +35,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
 @click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
 @click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
+@click.option("--engine", type=FOLDER, help="TensorRT engine, or folder of several.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
 def command(
     bundle: Path,
@@ -49,6 +50,7 @@ def command(
     backend: str,
     native: bool | None,
     library: Path | None,
+    engine: Path | None,
     threads: int | None,
 ) -> int:
     """Segment a video, a folder of images or a camera with BUNDLE."""
@@ -77,6 +79,7 @@ def command(
                 library=library,
                 letterbox=letterbox,
                 threads=threads,
+                engine=engine,
             )
         )
         height, width = opened.size

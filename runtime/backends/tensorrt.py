@@ -1,0 +1,263 @@
+"""TensorRT: engines from checked files, one execution context for every lane and graph."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamseg.errors import BackendError, EngineMismatch, PluginNotFound
+from streamseg.plugins.loader import find_tensorrt_library
+from streamseg.runtime.backends.interface import BackendOptions, Executable
+from streamseg.runtime.backends.tensorrt_lane import TensorRtLane
+from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs
+from streamseg.runtime.bundle import Bundle
+from streamseg.runtime.cuda import Cuda, open_cuda
+from streamseg.runtime.engines import EngineRecord, Machine, find_engine, read_engine, read_record
+from streamseg.runtime.gpu import Gpu, find_gpu
+from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.tensorrt import hash_library, import_tensorrt, load_plugins, make_log
+
+logger = logging.getLogger(__name__)
+
+# TensorRT's name of a type, and NumPy's.
+TYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+}
+# What is called of TensorRT, besides building; tests look for it in the real modules.
+USED = {
+    "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
+    "ICudaEngine": (
+        *("num_io_tensors", "get_tensor_name", "get_tensor_shape", "get_tensor_dtype"),
+        *("get_tensor_mode", "create_execution_context"),
+    ),
+    "IExecutionContext": ("set_tensor_address", "execute_async_v3"),
+    "IPluginRegistry": ("get_creator", "load_library"),
+    "TensorIOMode": ("INPUT", "OUTPUT"),
+    "ILogger": ("ERROR", "INTERNAL_ERROR", "WARNING"),
+    "DataType": tuple(TYPES),
+}
+USED_OF_RTX = {
+    "ICudaEngine": ("create_runtime_config",),
+    "IRuntimeConfig": ("create_runtime_cache", "set_runtime_cache"),
+    "IRuntimeCache": ("serialize", "deserialize"),
+    "IExecutionContext": ("is_stream_capturable",),
+}
+
+
+def load_tensorrt(
+    bundle: Bundle, options: BackendOptions, flavour: str | None = None
+) -> Executable:
+    """Open the engines of every graph of ``bundle``.
+
+    Args:
+        bundle: from ``read_bundle``.
+        options: ``engine`` says where the engines are.
+        flavour: ``tensorrt``, ``tensorrt_rtx``, or ``None`` for the one that is installed.
+    Raises:
+        BackendError: TensorRT, cuda-python or the GPU is missing, or an engine is refused.
+        EngineMismatch: an engine is missing, damaged, or was built for something else.
+        BundleError: an engine's tensors disagree with the manifest.
+    """
+    flavour, trt = import_tensorrt(flavour)
+    gpu = find_gpu()
+    if gpu is None:
+        raise BackendError(
+            f"{flavour} needs an NVIDIA GPU, and no driver tells of one here. "
+            "Run: streamseg doctor, or use --backend onnxruntime"
+        )
+    library = _find_plugins(options)
+    machine = Machine(
+        flavour, str(trt.__version__), gpu, "" if library is None else hash_library(library)
+    )
+    if options.engine is not None and options.engine.is_file() and len(bundle.graphs) > 1:
+        raise BackendError(
+            f"{bundle.path} has the graphs {', '.join(bundle.graphs)}, and {options.engine} is one "
+            "engine; give the folder of all of them"
+        )
+    files = {
+        name: _read(name, content, bundle, machine, options)
+        for name, content in bundle.graphs.items()
+    }
+    if library is not None and any(entry.record.plugins_sha256 for entry in files.values()):
+        load_plugins(trt, flavour, library)
+    cuda = open_cuda()
+    return TensorRtExecutable(trt, cuda, files, machine, bundle.manifest)
+
+
+def _find_plugins(options: BackendOptions) -> Path | None:
+    """The plugin library; where there is none, only engines of the lowering can be opened."""
+    if options.native is False:
+        return None
+    try:
+        return find_tensorrt_library(options.library)
+    except PluginNotFound as error:
+        if options.native or options.library is not None:
+            raise
+        logger.info("opening engines of the lowering only: %s", error)
+        return None
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """A checked engine: where it lies, its record, its bytes."""
+
+    path: Path
+    record: EngineRecord
+    content: bytes
+
+
+def _read(
+    graph: str, content: bytes, bundle: Bundle, machine: Machine, options: BackendOptions
+) -> EngineFile:
+    named = str(bundle.path)
+    path = find_engine(graph, content=content, machine=machine, place=options.engine, bundle=named)
+    data = read_engine(path, graph=content, machine=machine, bundle=named)
+    record = read_record(path)
+    if options.native and not record.plugins_sha256:
+        raise EngineMismatch(
+            f"{path} was built from the lowering, and --native asks for our plugins. "
+            f"Run: streamseg build {named} --native"
+        )
+    return EngineFile(path, record, data)
+
+
+class TensorRtExecutable(Executable):
+    """Engines of one bundle; see ``load_tensorrt``."""
+
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Cuda,
+        files: Mapping[str, EngineFile],
+        machine: Machine,
+        manifest: Manifest,
+    ) -> None:
+        self.trt, self.cuda, self.manifest = trt, cuda, manifest
+        self.log = make_log(trt)
+        self._runtime = trt.Runtime(self.log)
+        # The default, said here because it matters: an engine may carry no host code.
+        self._runtime.engine_host_code_allowed = False
+        self._engines: dict[str, Any] = {}
+        self._caches: dict[Path, Any] = {}
+        self._configs: dict[str, Any] = {}
+        self._lanes: set[TensorRtLane] = set()
+        for name, file in files.items():
+            self._engines[name] = self._open(name, file)
+            if machine.flavour == "tensorrt_rtx":
+                assert machine.gpu is not None
+                self._configs[name] = self._configure(
+                    name, runtime_cache_of(file.path, machine.gpu)
+                )
+        self.description = _describe(machine, [file.record for file in files.values()])
+        logger.info("running on %s", self.description)
+
+    def _open(self, name: str, file: EngineFile) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(file.content)
+        if engine is None:
+            raise BackendError(f"TensorRT does not open engine {file.path}: {self.log.reason}")
+        check_engine(self.trt, engine, name, self.manifest, file.path)
+        return engine
+
+    def _configure(self, name: str, path: Path) -> Any:
+        """A TensorRT-RTX configuration that keeps what is compiled for this GPU in ``path``."""
+        config = self._engines[name].create_runtime_config()
+        cache = config.create_runtime_cache()
+        if path.is_file() and not cache.deserialize(path.read_bytes()):
+            logger.warning("%s is not of this TensorRT-RTX and GPU; compiling anew", path)
+        config.set_runtime_cache(cache)
+        self._caches[path] = cache
+        return config
+
+    def new_context(self, graph: str) -> Any:
+        """An execution context of a graph, with device memory of its own."""
+        engine = self._engines.get(graph)
+        if engine is None:
+            raise BackendError("the stream is closed")
+        config = self._configs.get(graph)
+        context = (
+            engine.create_execution_context()
+            if config is None
+            else engine.create_execution_context(config)
+        )
+        if context is None:
+            free, total = self.cuda.call("cudaMemGetInfo")
+            raise BackendError(
+                f"TensorRT makes no execution context for graph '{graph}': {self.log.reason} "
+                f"({free >> 20} of {total >> 20} MiB of GPU memory are free)"
+            )
+        return context
+
+    def new_lane(self) -> TensorRtLane:
+        """Make the buffers of one stream on the device."""
+        lane = TensorRtLane(self, self.manifest, on_close=self._lanes.discard)
+        self._lanes.add(lane)
+        self._save_caches()
+        return lane
+
+    def _save_caches(self) -> None:
+        """Keep what TensorRT-RTX compiled while a lane was made."""
+        for path, cache in self._caches.items():
+            content = bytes(cache.serialize())
+            partial = path.with_name(f"{path.name}.partial")
+            try:
+                if path.is_file() and path.read_bytes() == content:
+                    continue
+                partial.write_bytes(content)
+                partial.replace(path)
+            except OSError as error:
+                logger.warning("cannot keep %s: %s", path, error.strerror)
+
+    def close(self) -> None:
+        """Release lanes, then engines."""
+        for lane in list(self._lanes):
+            lane.close()
+        self._configs.clear()
+        self._caches.clear()
+        self._engines.clear()
+        self._runtime = None
+
+
+def runtime_cache_of(engine: Path, gpu: Gpu) -> Path:
+    """Where what TensorRT-RTX compiles for this GPU lies: beside its engine."""
+    name = hashlib.sha256(gpu.name.encode()).hexdigest()[:8]
+    return engine.with_suffix(f".{gpu.capability}-{name}.rtxcache")
+
+
+def _describe(machine: Machine, records: list[EngineRecord]) -> str:
+    assert machine.gpu is not None
+    precision = ", ".join(sorted({record.precision for record in records}))
+    kernels = "plugins" if all(record.plugins_sha256 for record in records) else "lowering"
+    return f"{machine.flavour} {machine.version} on {machine.gpu.label}, {precision}, {kernels}"
+
+
+def check_engine(trt: Any, engine: Any, name: str, manifest: Manifest, path: Path) -> None:
+    """Raise EngineMismatch unless an engine's names, shapes and types are the manifest's."""
+    graph = manifest.graphs[name]
+    found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {"input": {}, "output": {}}
+    for i in range(engine.num_io_tensors):
+        tensor = engine.get_tensor_name(i)
+        side = "input" if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else "output"
+        kind = engine.get_tensor_dtype(tensor).name
+        shape = tuple(int(extent) for extent in engine.get_tensor_shape(tensor))
+        found[side][tensor] = (shape, TYPES.get(kind, kind))
+    expected = {"input": graph_inputs(graph, manifest), "output": graph_outputs(graph, manifest)}
+    for side, tensors in expected.items():
+        for tensor in sorted(set(tensors) ^ set(found[side])):
+            raise EngineMismatch(
+                f"{path} and the manifest disagree about {side} '{tensor}'. Build the engine again"
+            )
+        for tensor, wanted in tensors.items():
+            if found[side][tensor] != wanted:
+                raise EngineMismatch(
+                    f"{path}: {side} '{tensor}' is {found[side][tensor][1]} "
+                    f"{list(found[side][tensor][0])}, the manifest says {wanted[1]} "
+                    f"{list(wanted[0])}. Build the engine again"
+                )
