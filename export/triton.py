@@ -19,7 +19,7 @@ from typing import Any
 
 from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
 from streamseg.plugins.loader import find_library, find_tensorrt_library
-from streamseg.runtime.backends.onnxruntime import output_shape
+from streamseg.runtime.backends.tensors import output_shape
 from streamseg.runtime.bundle import Bundle, digest
 from streamseg.runtime.engines import read_record
 from streamseg.runtime.manifest import Manifest
