@@ -16,7 +16,11 @@ from streamseg.calibration.datasets import Clip, Dataset, StillClip
 from streamseg.errors import BackendError, DatasetError, StateMismatch
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.backends.interface import plan_step
-from streamseg.runtime.backends.onnxruntime import find_native, import_onnxruntime
+from streamseg.runtime.backends.onnxruntime import (
+    find_native,
+    import_onnxruntime,
+    open_cpu_session,
+)
 from streamseg.runtime.bundle import Bundle
 from streamseg.runtime.manifest import Manifest
 from streamseg.runtime.resize import FitMode, FrameFitter
@@ -176,7 +180,7 @@ def _open_session(content: bytes, options: BackendOptions) -> Any:
     if native is not None:
         settings.register_custom_ops_library(native)
     try:
-        return runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        return open_cpu_session(content, settings)
     except Exception as error:  # ONNX Runtime's errors share no public base class
         reason = str(error).splitlines()[0]
         raise BackendError(f"ONNX Runtime {runtime.__version__} refuses the graph: {reason}") from (

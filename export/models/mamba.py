@@ -59,8 +59,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to the same shape."""
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + RMS_NORM_EPS)
-        return x * scale * self.weight
+        # A quotient, not a product with rsqrt: runtimes fuse this form into one pass.
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + RMS_NORM_EPS) * self.weight
 
 
 class WindowedMamba(nn.Module):

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
+from transformers.models.segformer.modeling_segformer import (
+    SegformerAttention,
+    SegformerSequenceReduction,
+)
 
 from streamseg.errors import CheckpointError
 from streamseg.export.models.keys import KeyMap, count_entries
@@ -48,6 +53,32 @@ MIT_PRESETS: dict[str, MiTConfig] = {
 }
 
 
+class TokenReduction(nn.Module):
+    """Sequence reduction as a linear layer over patches of tokens.
+
+    Published as a convolution whose kernel is its stride. Patches of tokens in raster order are
+    copied in long runs, where the convolution needs the whole map transposed, and a linear layer
+    can become INT8.
+    """
+
+    def __init__(self, published: SegformerSequenceReduction) -> None:
+        super().__init__()
+        self.sequence_reduction = published.sequence_reduction
+        self.layer_norm = published.layer_norm
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """``[n, height * width, C]`` to ``[n, (height // r) * (width // r), C]``."""
+        conv = self.sequence_reduction
+        ratio, channels = conv.stride[0], conv.in_channels
+        rows, columns = height // ratio, width // ratio
+        maps = tokens.reshape(-1, height, width, channels)[:, : rows * ratio, : columns * ratio]
+        patches = maps.reshape(-1, rows, ratio, columns, ratio, channels).transpose(2, 3)
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
+        reduced = F.linear(patches.reshape(-1, rows * columns, weight.shape[1]), weight, conv.bias)
+        normed: Tensor = self.layer_norm(reduced)
+        return normed
+
+
 class MiTEncoder(nn.Module):
     """Image ``[n, 3, H, W]`` to four maps ``[n, C_i, ceil(H/s), ceil(W/s)]``, s = 4, 8, 16, 32."""
 
@@ -68,6 +99,9 @@ class MiTEncoder(nn.Module):
         for name, module in self.stages.named_modules():
             if isinstance(module, nn.LayerNorm) and _STAGE_OR_BLOCK_NORM.fullmatch(name):
                 module.eps = BLOCK_NORM_EPS
+            if isinstance(module, SegformerAttention) and module.sequence_reduction_ratio > 1:
+                reduction = TokenReduction(module.sequence_reduction)
+                module.sequence_reduction = reduction  # type: ignore[assignment]
 
     @property
     def widths(self) -> tuple[int, ...]:
