@@ -16,6 +16,7 @@ from streamseg.errors import FrameMismatch, StateMismatch, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.bundle import read_bundle
+from streamseg.runtime.confidence import confidence_of
 from streamseg.runtime.manifest import Manifest
 from streamseg.runtime.resize import FitMode, FrameFitter
 from streamseg.runtime.state import StateSnapshot
@@ -62,6 +63,7 @@ class Stream:
         self._mode: FitMode = "letterbox" if letterbox else "stretch"
         self._lane = executable.new_lane()
         self._fitter: FrameFitter | None = None
+        self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
         self._step = 0
         self._closed = False
         self._given: dict[str, npt.NDArray[np.generic]] = {}
@@ -109,6 +111,30 @@ class Stream:
         result = StepResult(labels, self._lane.logits, self._step, timings)
         self._step += 1
         return result
+
+    def confidence(self) -> npt.NDArray[np.uint8]:
+        """How sure the network is of the last step's labels: 255 times their probability.
+
+        Returns:
+            (height, width) uint8 at the frame's size, valid until the next call.
+        Raises:
+            StreamsegError: the bundle gives no logits, or no frame was stepped yet.
+        """
+        self._require_open()
+        logits = self._lane.logits
+        if logits is None:
+            raise StreamsegError(
+                "this bundle gives no logits, which confidences are made from; "
+                "export it again with --logits"
+            )
+        if self._fitter is None:
+            raise StreamsegError("no frame was segmented yet")
+        if self._confidence is None or self._confidence[0].frame_size != self._fitter.frame_size:
+            fitter = self._make_fitter(self._fitter.frame_size)
+            self._confidence = fitter, np.empty_like(self._lane.labels)
+        fitter, inner = self._confidence
+        confidence_of(logits, inner)
+        return fitter.restore(inner)
 
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a new video."""
@@ -234,12 +260,15 @@ class Stream:
 
     def _fitter_of(self, frame_size: tuple[int, int]) -> FrameFitter:
         if self._fitter is None or self._fitter.frame_size != frame_size:
-            spec = self.manifest.frame
-            red, green, blue = (round(value) for value in spec.mean)
-            self._fitter = FrameFitter(
-                frame_size, (spec.height, spec.width), self._mode, fill=(red, green, blue)
-            )
+            self._fitter = self._make_fitter(frame_size)
         return self._fitter
+
+    def _make_fitter(self, frame_size: tuple[int, int]) -> FrameFitter:
+        spec = self.manifest.frame
+        red, green, blue = (round(value) for value in spec.mean)
+        return FrameFitter(
+            frame_size, (spec.height, spec.width), self._mode, fill=(red, green, blue)
+        )
 
 
 def open_stream(

@@ -1,8 +1,21 @@
-"""Where results go: overlay video, label maps, contact sheet."""
+"""Where results go: overlay video, label maps, confidences, areas, contact sheet, window."""
 
-from streamseg.runtime.sinks.labels import LabelSink
+from streamseg.runtime.sinks.labels import ConfidenceSink, LabelSink
+from streamseg.runtime.sinks.lines import AreaSink, JsonLines
 from streamseg.runtime.sinks.sheet import SheetSink
 from streamseg.runtime.sinks.sink import SegmentedFrame, Sink
 from streamseg.runtime.sinks.video import VideoSink
+from streamseg.runtime.sinks.window import NullSink, WindowSink
 
-__all__ = ["LabelSink", "SegmentedFrame", "SheetSink", "Sink", "VideoSink"]
+__all__ = [
+    "AreaSink",
+    "ConfidenceSink",
+    "JsonLines",
+    "LabelSink",
+    "NullSink",
+    "SegmentedFrame",
+    "SheetSink",
+    "Sink",
+    "VideoSink",
+    "WindowSink",
+]

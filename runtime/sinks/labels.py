@@ -1,53 +1,103 @@
-"""Label maps as PNG files, one a frame."""
+"""Label maps and confidences as PNG files, one a frame."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from streamseg.errors import SinkError
+from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks.sink import SegmentedFrame, write_failure
 
+LabelIds = Literal["train", "cityscapes"]
+LABEL_IDS: tuple[LabelIds, ...] = ("train", "cityscapes")
 
-class LabelSink:
-    """Writes ``<index>.png`` (six digits, 8-bit grey, class ids as in the manifest, 255 = none).
+# Label ids of the 19 evaluated classes of Cityscapes (Cordts et al., CVPR 2016), in the order of
+# their train ids. Id 0 is "unlabeled".
+CITYSCAPES = {
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+
+
+def cityscapes_ids(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """(256,) uint8: the Cityscapes label id of each class id, found by its name; 0 for none.
+
+    Raises:
+        SinkError: a class that Cityscapes does not have.
+    """
+    table = np.zeros(256, np.uint8)
+    for entry in classes:
+        if entry.name not in CITYSCAPES:
+            raise SinkError(
+                f"class {entry.id} of the bundle is '{entry.name}', which Cityscapes does not "
+                "have; use --label-ids train"
+            )
+        table[entry.id] = CITYSCAPES[entry.name]
+    return table
+
+
+class PngFolder:
+    """Writes ``<index>.png``, six digits, 8-bit grey, into a folder.
 
     Other files in an existing folder stay; files of the same name are replaced. Each file is
     whole or absent.
+
+    Args:
+        path: the folder.
+        content: what the files are, for messages.
 
     Raises:
         SinkError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._made = not self._path.exists()
-        self._frames = 0
+    def __init__(self, path: str | Path, content: str) -> None:
+        self.path = Path(path)
+        self.frames = 0
+        self._content = content
+        self._made = not self.path.exists()
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._draft.touch()
             self._draft.unlink()
         except OSError as error:
-            raise SinkError(f"cannot write into {self._path}: {error.strerror}") from None
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._path
+            raise SinkError(f"cannot write into {self.path}: {error.strerror}") from None
 
     @property
     def _draft(self) -> Path:
-        return self._path / ".labels.part"
+        return self.path / ".streamseg.part"
 
-    def write(self, frame: SegmentedFrame) -> None:
-        """Write one label map.
+    def write(self, image: Image, index: int) -> None:
+        """Write one (height, width) uint8 image.
 
         Raises:
             SinkError: the disk is full, or the file cannot be written for another reason.
         """
-        _, content = cv2.imencode(".png", frame.labels)
-        target = self._path / f"{frame.index:06d}.png"
+        _, content = cv2.imencode(".png", image)
+        target = self.path / f"{index:06d}.png"
         try:
             self._draft.write_bytes(content.tobytes())
             self._draft.replace(target)
@@ -55,13 +105,61 @@ class LabelSink:
             failure = write_failure(target, error)
             self._draft.unlink(missing_ok=True)
             raise failure from None
-        self._frames += 1
+        self.frames += 1
 
     def finish(self) -> str:
         """Say how many were written."""
-        return f"{self._path}: {self._frames} label maps"
+        return f"{self.path}: {self.frames} {self._content}"
 
     def discard(self) -> None:
-        """Keep whole label maps; remove the folder if it was made here and is empty."""
-        if self._made and self._path.is_dir() and not any(self._path.iterdir()):
-            self._path.rmdir()
+        """Keep whole files; remove the folder if it was made here and is empty."""
+        if self._made and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+class LabelSink:
+    """Label maps; see ``PngFolder``.
+
+    Args:
+        path: the folder.
+        ids: (256,) uint8, what to write for each label; by default the labels themselves, class
+            ids as in the manifest and 255 = none.
+
+    Raises:
+        SinkError: the folder cannot be made or written.
+    """
+
+    needs_picture = False
+    needs_confidence = False
+
+    def __init__(self, path: str | Path, ids: NDArray[np.uint8] | None = None) -> None:
+        self._folder = PngFolder(path, "label maps")
+        self._ids = ids
+        self.path = self._folder.path
+        self.finish, self.discard = self._folder.finish, self._folder.discard
+
+    def write(self, frame: SegmentedFrame) -> None:
+        """Write one label map. Raises SinkError."""
+        labels = frame.labels if self._ids is None else cv2.LUT(frame.labels, self._ids)
+        self._folder.write(np.asarray(labels, dtype=np.uint8), frame.index)
+
+
+class ConfidenceSink:
+    """Probabilities of the labels, 255 = certain; see ``PngFolder``.
+
+    Raises:
+        SinkError: the folder cannot be made or written.
+    """
+
+    needs_picture = False
+    needs_confidence = True
+
+    def __init__(self, path: str | Path) -> None:
+        self._folder = PngFolder(path, "confidence maps")
+        self.path = self._folder.path
+        self.finish, self.discard = self._folder.finish, self._folder.discard
+
+    def write(self, frame: SegmentedFrame) -> None:
+        """Write one map. Raises SinkError."""
+        assert frame.confidence is not None
+        self._folder.write(frame.confidence, frame.index)

@@ -28,6 +28,9 @@ class SheetSink:
         SinkError: another suffix, or a place that cannot be written.
     """
 
+    needs_picture = True
+    needs_confidence = False
+
     def __init__(
         self, path: str | Path, *, count: int = 12, columns: int = 4, tile_width: int = 400
     ) -> None:

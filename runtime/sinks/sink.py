@@ -21,19 +21,29 @@ class SegmentedFrame:
         labels: (height, width) uint8 class ids, 255 = none.
         index: of the frame in its source.
         timestamp: seconds, from the source.
+        confidence: (height, width) uint8, 255 times the probability of the label; only where a
+            sink of the run needs it.
     """
 
     picture: Image
     labels: Image
     index: int
     timestamp: float
+    confidence: Image | None = None
 
 
 class Sink(Protocol):
     """An output. Making one proves that the place can be written, before any work is done.
 
     Exactly one of ``finish`` and ``discard`` ends it; later calls of either do nothing.
+
+    Attributes:
+        needs_picture: ``write`` uses ``picture``; where no sink does, none is drawn.
+        needs_confidence: ``write`` uses ``confidence``.
     """
+
+    needs_picture: bool
+    needs_confidence: bool
 
     @property
     def path(self) -> Path:

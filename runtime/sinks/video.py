@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import av.error
-from av.container import OutputContainer
-from av.video.stream import VideoStream
-
 from streamseg.errors import SinkError
-from streamseg.runtime.resize import Size
-from streamseg.runtime.sinks.sink import SegmentedFrame, reserve_draft, write_failure
-
-FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-TIME_BASE = Fraction(1, 90_000)
-BT709 = 1  # matrix, primaries and transfer share the number in H.264
-LIMITED_RANGE = 1
+from streamseg.runtime.sinks.encoding import FORMATS, H264File, reserve_part
+from streamseg.runtime.sinks.sink import SegmentedFrame
 
 
 class VideoSink:
     """H.264 video that browsers play (yuv420p, BT.709, index first), at the source's times.
 
-    Written beside the target under a hidden name and renamed when complete. H.264 in yuv420p has
-    even sizes: an odd last row or column is cut off, and ``finish`` says so.
+    Recorded as ``street.part.mp4`` beside ``street.mp4``, which can be played at any moment and
+    outlives the process however that ends; renamed when complete. Where frames change size, the
+    next file begins: ``street-2.mp4``.
 
     Args:
         path: target; ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. An older file is replaced.
@@ -35,109 +24,91 @@ class VideoSink:
         SinkError: another suffix, or a place that cannot be written.
     """
 
+    needs_picture = True
+    needs_confidence = False
+
     def __init__(self, path: str | Path, fps: float) -> None:
         self._path = Path(path)
         if self._path.suffix.lower() not in FORMATS:
             raise SinkError(
                 f"cannot write {self._path} as video; expected a name in " + " ".join(FORMATS)
             )
-        self._rate = Fraction(fps).limit_denominator(1001)
-        self._draft: Path | None = reserve_draft(self._path)
-        self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
-        self._size: Size = (0, 0)
-        self._frames = 0
-        self._origin = 0.0
-        self._last_pts = -1
+        self._fps = fps
+        self._reserved: Path | None = reserve_part(self._path)
+        self._file: H264File | None = None
+        self._done: list[str] = []
+        self._ended = False
 
     @property
     def path(self) -> Path:
-        """The target."""
+        """The target; the first, where there are several."""
         return self._path
 
-    def _open(self, size: Size) -> VideoStream:
-        if min(size) < 2:
-            raise SinkError(f"{self._path}: H.264 needs at least 2x2 pixels, frames are {size}")
-        suffix = FORMATS[self._path.suffix.lower()]
-        options = {} if suffix == "matroska" else {"movflags": "faststart"}
-        self._container = av.open(str(self._draft), "w", format=suffix, options=options)
-        stream = self._container.add_stream("libx264", rate=self._rate)
-        stream.options = {"preset": "veryfast", "crf": "21"}
-        stream.height, stream.width = size[0] - size[0] % 2, size[1] - size[1] % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.time_base = TIME_BASE
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
-        return stream
-
     def write(self, frame: SegmentedFrame) -> None:
-        """Encode one frame; all must have the size of the first.
+        """Encode one frame.
 
         Raises:
-            SinkError: the disk is full, or the file cannot be written for another reason.
+            SinkError: the disk is full, or the file cannot be written for another reason. What
+                can be played of it stays, and the message names it.
         """
-        height, width = frame.picture.shape[:2]
+        size = (frame.picture.shape[0], frame.picture.shape[1])
+        if self._file is not None and self._file.size != size:
+            self._complete(self._file)
         try:
-            if self._stream is None:
-                self._size = (height, width)
-                self._origin = frame.timestamp
-                self._stream = self._open(self._size)
-            elif (height, width) != self._size:
-                raise SinkError(
-                    f"{self._path}: frame {frame.index} is {height}x{width}, "
-                    f"expected {self._size[0]}x{self._size[1]} as before"
-                )
-            self._encode(self._stream, frame)
-        except av.error.FFmpegError as error:
+            if self._file is None:
+                self._file = self._begin(size, frame.timestamp)
+            self._file.write(frame.picture, frame.timestamp)
+        except SinkError as error:
             raise self._fail(error) from None
 
-    def _encode(self, stream: VideoStream, frame: SegmentedFrame) -> None:
-        assert self._container is not None
-        even = frame.picture[: stream.height, : stream.width]
-        picture = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
-        )
-        # Times of a source may repeat; those of a file must grow.
-        due = round((frame.timestamp - self._origin) / TIME_BASE)
-        picture.pts = self._last_pts = max(due, self._last_pts + 1)
-        picture.time_base = TIME_BASE
-        self._container.mux(stream.encode(picture))
-        self._frames += 1
+    def _begin(self, size: tuple[int, int], timestamp: float) -> H264File:
+        number = len(self._done) + 1
+        name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
+        path = self._path.with_name(name)
+        part, self._reserved = self._reserved or reserve_part(path), None
+        return H264File(path, part, fps=self._fps, size=size, origin=timestamp)
+
+    def _complete(self, file: H264File) -> None:
+        try:
+            self._done.append(file.finish())
+        except SinkError as error:
+            raise self._fail(error) from None
+        self._file = None
 
     def finish(self) -> str:
-        """Flush, close and rename.
+        """Complete the file or files and say what they hold.
 
         Raises:
-            SinkError: the file cannot be completed, for lack of space perhaps; none is left.
+            SinkError: a file cannot be completed, for lack of space perhaps; what can be played
+                of it stays, and the message names it.
         """
-        if self._draft is None:
+        if self._ended:
             return ""
-        if self._stream is None or self._container is None or self._frames == 0:
-            self.discard()
+        if self._file is not None:
+            self._complete(self._file)
+        self._ended = True
+        if not self._done:
+            self._remove_reserved()
             return f"{self._path}: no frames, not written"
-        try:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            self._draft.replace(self._path)
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._fail(error) from None
-        self._draft = None
-        height, width = self._stream.height, self._stream.width
-        cut = f", cut from {self._size[0]}x{self._size[1]}" if self._size != (height, width) else ""
-        return f"{self._path}: {self._frames} frames, H.264 {height}x{width}{cut}"
+        return "; ".join(self._done)
 
-    def _fail(self, error: av.error.FFmpegError | OSError) -> SinkError:
-        failure = write_failure(self._path, error)
-        self.discard()
-        return failure
+    def _fail(self, error: SinkError) -> SinkError:
+        self._ended = True
+        kept = list(self._done)
+        if self._file is not None and self._file.give_up():
+            kept.append(f"{self._file.part}: up to {self._file.frames} frames")
+        self._remove_reserved()
+        return SinkError(f"{error} (kept {'; '.join(kept)})") if kept else error
 
     def discard(self) -> None:
-        """Remove the unfinished file."""
-        if self._draft is None:
-            return
-        if self._container is not None:
-            with contextlib.suppress(av.error.FFmpegError):
-                self._container.close()
-        self._draft.unlink(missing_ok=True)
-        self._draft = None
+        """Close; a recording that can be played stays as it is, an empty one is removed."""
+        if not self._ended:
+            self._ended = True
+            if self._file is not None:
+                self._file.give_up()
+            self._remove_reserved()
+
+    def _remove_reserved(self) -> None:
+        if self._reserved is not None:
+            self._reserved.unlink(missing_ok=True)
+            self._reserved = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import av
@@ -8,8 +9,20 @@ import numpy as np
 import pytest
 
 from streamseg.errors import SinkError
+from streamseg.runtime.manifest import ClassInfo
 from streamseg.runtime.resize import Size
-from streamseg.runtime.sinks import LabelSink, SegmentedFrame, SheetSink, Sink, VideoSink
+from streamseg.runtime.sinks import (
+    AreaSink,
+    ConfidenceSink,
+    JsonLines,
+    LabelSink,
+    SegmentedFrame,
+    SheetSink,
+    Sink,
+    VideoSink,
+    WindowSink,
+)
+from streamseg.runtime.sinks.labels import CITYSCAPES, cityscapes_ids
 from tests.runtime.clips import gradient_frame, read_clip, small_disk
 
 
@@ -88,24 +101,74 @@ def test_odd_sizes_are_cut_to_even_and_said(tmp_path: Path) -> None:
     assert read_clip(tmp_path / "o.mp4")[0].shape == (48, 64, 3)
 
 
-def test_video_refuses_another_size_midway(tmp_path: Path) -> None:
+def test_another_size_goes_into_the_next_file(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "o.mp4", 10)
-    sink.write(segmented(0))
-    with pytest.raises(SinkError, match="frame 1 is 32x32, expected 48x64"):
-        sink.write(segmented(1, (32, 32)))
+    sizes = [(48, 64), (48, 64), (32, 32), (48, 64)]
+    for index, size in enumerate(sizes):
+        sink.write(segmented(index, size))
+    assert sink.finish().split("; ") == [
+        f"{tmp_path / name}: {frames} frames, H.264 {size}"
+        for name, frames, size in (
+            ("o.mp4", 2, "48x64"),
+            ("o-2.mp4", 1, "32x32"),
+            ("o-3.mp4", 1, "48x64"),
+        )
+    ]
+    assert names(tmp_path) == ["o-2.mp4", "o-3.mp4", "o.mp4"]
+    shapes = [read_clip(tmp_path / name)[0].shape for name in ("o.mp4", "o-2.mp4")]
+    assert shapes == [(48, 64, 3), (32, 32, 3)]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_video_can_be_played_while_it_is_recorded(tmp_path: Path, suffix: str) -> None:
+    sink = VideoSink(tmp_path / f"o.{suffix}", 10)
+    for index in range(12):
+        sink.write(segmented(index))
+        # The muxer holds one frame back, whose length it learns from the next.
+        if index:
+            assert len(read_clip(tmp_path / f"o.part.{suffix}")) == index
     sink.finish()
-    assert len(read_clip(tmp_path / "o.mp4")) == 1
+    assert len(read_clip(tmp_path / f"o.{suffix}")) == 12
+    assert names(tmp_path) == [f"o.{suffix}"]
 
 
-def test_discarded_video_leaves_the_older_file(tmp_path: Path) -> None:
+def test_discarded_video_keeps_what_can_be_played_and_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "o.mp4"
     path.write_bytes(b"older")
     sink = VideoSink(path, 10)
-    sink.write(segmented(0))
+    for index in range(3):
+        sink.write(segmented(index))
     sink.discard()
     assert sink.finish() == ""
-    assert names(tmp_path) == ["o.mp4"]
+    assert names(tmp_path) == ["o.mp4", "o.part.mp4"]
     assert path.read_bytes() == b"older"
+    assert len(read_clip(tmp_path / "o.part.mp4")) == 3
+    VideoSink(path, 10).discard()
+    assert names(tmp_path) == ["o.mp4", "o.part.mp4"]
+
+
+def test_recordings_of_killed_runs_are_never_touched(tmp_path: Path) -> None:
+    left = [tmp_path / "o.part.mp4", tmp_path / "o.part-2.mp4"]
+    for path in left:
+        path.write_bytes(b"killed")
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    sink.write(segmented(0))
+    assert (tmp_path / "o.part-3.mp4").exists()
+    sink.finish()
+    assert names(tmp_path) == ["o.mp4", "o.part-2.mp4", "o.part.mp4"]
+    assert all(path.read_bytes() == b"killed" for path in left)
+
+
+def test_video_stays_in_fragments_where_no_second_copy_fits(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 600) as disk:
+        sink = VideoSink(disk / "o.mp4", 10)
+        index = 0
+        while index < 2 or (disk / "o.part.mp4").stat().st_size < 350_000:
+            sink.write(noisy(index, (96, 128)))
+            index += 1
+        assert sink.finish().endswith(f"{index} frames, H.264 96x128, in fragments")
+        assert names(disk) == ["o.mp4"]
+        assert len(read_clip(disk / "o.mp4")) == index
 
 
 def test_video_without_frames_is_not_written(tmp_path: Path) -> None:
@@ -135,8 +198,8 @@ def test_unwritable_outputs_are_told_at_once(tmp_path: Path, make: object, match
 
 
 @pytest.mark.parametrize("kind", ["video", "labels", "sheet"])
-def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, kind: str) -> None:
-    with small_disk(tmp_path / "disk", 200) as disk:
+def test_full_disk_is_one_line_and_leaves_only_what_can_be_used(tmp_path: Path, kind: str) -> None:
+    with small_disk(tmp_path / "disk", 400) as disk:
         sink: Sink
         if kind == "video":
             sink = VideoSink(disk / "o.mp4", 10)
@@ -150,8 +213,13 @@ def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, k
         assert str(disk) in str(caught.value)
         sink.discard()
         left = [path for path in disk.rglob("*") if path.is_file()]
-        assert all(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).shape == (192, 256) for p in left)
-        assert bool(left) == (kind == "labels")
+        if kind == "video":
+            assert [path.name for path in left] == ["o.part.mp4"]
+            assert len(read_clip(left[0])) >= 2
+            assert f"kept {left[0]}: up to " in str(caught.value)
+        else:
+            assert all(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).shape == (192, 256) for p in left)
+            assert bool(left) == (kind == "labels")
 
 
 def write_until_full(sink: Sink) -> None:
@@ -196,3 +264,89 @@ def test_sheet_spreads_its_pictures_over_the_stream(tmp_path: Path, frames: int)
     tiles = [sheet[4 + i // 3 * 14 + 5, 4 + i % 3 * 24 + 10, 0] for i in range(number)]
     expected = np.linspace(0, frames - 1, number) * 255 / 1000
     np.testing.assert_allclose(tiles, expected, atol=2 + frames * 0.03)
+
+
+def test_labels_can_be_written_as_cityscapes_label_ids(tmp_path: Path) -> None:
+    classes = [ClassInfo(i, name, (0, 0, 0)) for i, name in enumerate(CITYSCAPES)]
+    sink = LabelSink(tmp_path / "l", cityscapes_ids(classes))
+    labels = np.array([[0, 10, 13, 18, 255]], np.uint8)
+    sink.write(SegmentedFrame(np.zeros((1, 5, 3), np.uint8), labels, 4, 0.0))
+    written = cv2.imread(str(tmp_path / "l" / "000004.png"), cv2.IMREAD_UNCHANGED)
+    assert written.tolist() == [[7, 23, 26, 33, 0]]
+    with pytest.raises(SinkError, match=r"class 1 of the bundle is 'tree'.*--label-ids train"):
+        cityscapes_ids([classes[0], ClassInfo(1, "tree", (0, 0, 0))])
+
+
+def test_confidences_are_grey_png(tmp_path: Path) -> None:
+    sink = ConfidenceSink(tmp_path / "c")
+    picture = np.zeros((2, 3, 3), np.uint8)
+    confidence = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    sink.write(SegmentedFrame(picture, picture[..., 0], 7, 0.0, confidence))
+    assert sink.finish() == f"{tmp_path / 'c'}: 1 confidence maps"
+    written = cv2.imread(str(tmp_path / "c" / "000007.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(written, confidence)
+
+
+def test_areas_are_shares_of_the_frame(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "areas.jsonl"
+    classes = [ClassInfo(0, "road", (0, 0, 0)), ClassInfo(1, "sky", (9, 9, 9))]
+    for run in range(2):
+        sink = AreaSink(path, classes)
+        labels = np.array([[0, 0, 0, 255], [1, 1, 200, 255]], np.uint8)
+        sink.write(SegmentedFrame(np.zeros((2, 4, 3), np.uint8), labels, 7 + run, 0.28))
+        assert len(path.read_text().splitlines()) == run + 1
+        assert sink.finish() == f"{path}: 1 lines"
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert first == {"frame": 7, "time": 0.28, "areas": {"road": 0.375, "sky": 0.25, "none": 0.375}}
+    assert second["frame"] == 8
+
+
+def test_lines_end_what_a_killed_process_left_unfinished(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b'{"a": 1}\n{"b": ')
+    lines = JsonLines(path)
+    lines.write({"c": 2})
+    lines.close()
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"b": ', '{"c": 2}']
+    unused = JsonLines(tmp_path / "unused")
+    unused.close()
+    assert names(tmp_path) == ["lines"]
+
+
+def test_lines_tell_of_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 16) as disk:
+        lines = JsonLines(disk / "lines")
+        lines.write({"text": "first"})
+        with pytest.raises(SinkError, match="No space left"):
+            lines.write({"text": "x" * 100_000})
+        assert (disk / "lines").read_text().splitlines()[0] == '{"text": "first"}'
+        lines.close()
+
+
+def test_window_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                NONE\n")
+    with pytest.raises(SinkError, match="pip install opencv-python"):
+        WindowSink("title", lambda: None)
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                QT5\n")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SinkError, match="no display"):
+        WindowSink("title", lambda: None)
+
+
+def test_window_shows_frames_until_a_key_is_pressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HighGUI itself is replaced: the OpenCV that is installed has none."""
+    shown, calls = [], []
+    monkeypatch.setattr("streamseg.runtime.sinks.window.require_windows", lambda: None)
+    for name in ("namedWindow", "resizeWindow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *words, name=name: calls.append((name, *words)))
+    monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    closed: list[bool] = []
+    sink = WindowSink("street", lambda: closed.append(True))
+    for index in range(5):
+        sink.write(segmented(index))
+    assert (len(shown), closed) == (3, [True])
+    np.testing.assert_array_equal(shown[2], segmented(2).picture[..., ::-1])
+    assert sink.finish() == "window: 3 frames"

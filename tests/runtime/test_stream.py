@@ -188,3 +188,27 @@ def test_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     replace_graph(toy, "step.onnx", b"nonsense")
     with pytest.raises(BackendError, match="refuses graph 'step'"):
         streamseg.open(toy)
+
+
+def test_confidence_is_the_probability_of_the_label(toy: Path) -> None:
+    with streamseg.open(toy) as stream:
+        with pytest.raises(StreamsegError, match="no frame was segmented yet"):
+            stream.confidence()
+        for image in frames(5):
+            result = stream.step(image.repeat(2, axis=0))
+            assert result.logits is not None
+            odds = np.exp(result.logits.astype(float))
+            expected = (odds / odds.sum(0)).max(0).repeat(2, axis=0)
+            labels = result.labels.copy()
+            seen = stream.confidence()
+            assert seen.shape == (2 * HEIGHT, WIDTH)
+            np.testing.assert_allclose(seen / 255, expected, atol=0.51 / 255)
+            assert np.array_equal(result.labels, labels)
+
+
+def test_confidence_needs_logits(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with streamseg.open(toy) as stream:
+        stream.step(frames(1)[0])
+        monkeypatch.setattr(stream._lane, "logits", None)
+        with pytest.raises(StreamsegError, match="export it again with --logits"):
+            stream.confidence()

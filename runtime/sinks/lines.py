@@ -1,0 +1,105 @@
+"""JSON lines: areas of the classes, one line a frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamseg.errors import SinkError
+from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.sinks.sink import SegmentedFrame, make_parent, write_failure
+
+
+class JsonLines:
+    """A file that objects are appended to, one a line; each line is there once it was written.
+
+    Lines that the file has already stay; one that a killed process left unfinished is ended.
+
+    Raises:
+        SinkError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.count = 0
+        make_parent(self.path)
+        self._made = not self.path.exists()
+        try:
+            self._file = self.path.open("ab+", buffering=0)
+            if self._file.seek(0, 2) > 0:
+                self._file.seek(-1, 2)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+        except OSError as error:
+            raise SinkError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            SinkError: the disk is full, or the file cannot be written for another reason.
+        """
+        line = json.dumps(content).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise write_failure(self.path, error) from None
+        self.count += 1
+
+    def close(self) -> None:
+        """Close the file, and remove it if it was made here and nothing was written."""
+        self._file.close()
+        if self._made and self.count == 0:
+            self.path.unlink(missing_ok=True)
+
+
+class AreaSink:
+    """Share of the frame that each class covers: ``{"frame": 7, "time": 0.28, "areas": {...}}``.
+
+    Classes that do not occur are left out; ``none`` stands for pixels without a class.
+
+    Args:
+        path: file to append to.
+        classes: of the bundle.
+
+    Raises:
+        SinkError: the file cannot be opened or written.
+    """
+
+    needs_picture = False
+    needs_confidence = False
+
+    def __init__(self, path: str | Path, classes: Sequence[ClassInfo]) -> None:
+        self._lines = JsonLines(path)
+        self._names = ["none"] * 256
+        for entry in classes:
+            self._names[entry.id] = entry.name
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._lines.path
+
+    def write(self, frame: SegmentedFrame) -> None:
+        """Append one line. Raises SinkError."""
+        counts = np.bincount(frame.labels.reshape(-1), minlength=256)
+        areas: dict[str, float] = {}
+        for label in np.flatnonzero(counts).tolist():
+            name = self._names[label]
+            areas[name] = round(areas.get(name, 0.0) + counts[label] / frame.labels.size, 6)
+        content = {"frame": frame.index, "time": round(frame.timestamp, 6), "areas": areas}
+        self._lines.write(content)
+
+    def finish(self) -> str:
+        """Close the file and say how many lines were written."""
+        self._lines.close()
+        return f"{self.path}: {self._lines.count} lines"
+
+    def discard(self) -> None:
+        """Close the file; lines that were written stay."""
+        self._lines.close()
