@@ -180,11 +180,12 @@ def test_change_of_geometry_is_one_line_and_keeps_the_first_part(
     assert len(read_clip(tmp_path / "o.mp4")) == 5
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(
+def test_full_disk_is_one_line_and_leaves_what_can_be_played(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "images", [(480, 640)] * 40)
     with small_disk(tmp_path / "disk", 16) as disk:
         line = refusal(capsys, "run", bundle, "--source", folder, "--out", disk / "o.mp4")
         assert re.search(r"cannot write .*o\.mp4: No space left on device \(0\.0 MiB free", line)
-        assert list(disk.iterdir()) == []
+        assert [path.name for path in disk.iterdir()] == ["o.part.mp4"]
+        assert read_clip(disk / "o.part.mp4")

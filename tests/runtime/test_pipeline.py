@@ -202,10 +202,11 @@ def test_full_disk_reaches_the_caller(tmp_path: Path) -> None:
         sinks = [LabelSink(tmp_path / "labels"), VideoSink(disk / "o.mp4", 10)]
         with (
             open_source(str(folder)) as source,
-            pytest.raises(StreamsegError, match="No space left"),
+            pytest.raises(StreamsegError, match=r"No space left.*kept .*o\.part\.mp4"),
         ):
             run_stream(CountingStream(), source, Overlay(CLASSES), sinks)
-        assert list(disk.iterdir()) == []
+        assert [path.name for path in disk.iterdir()] == ["o.part.mp4"]
+        assert read_clip(disk / "o.part.mp4")
     assert list((tmp_path / "labels").glob("*.png"))
 
 
