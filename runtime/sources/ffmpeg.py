@@ -6,7 +6,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -19,7 +18,7 @@ from av.video.stream import VideoStream
 from streamseg.errors import SourceError
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.hardware import find_accelerator
-from streamseg.runtime.sources.options import SourceAddress
+from streamseg.runtime.sources.options import SourceAddress, is_there
 from streamseg.runtime.sources.reader import Picture
 
 DEFAULT_FPS = 25.0
@@ -52,7 +51,7 @@ class FFmpegReader:
         self._damaged_at: float | None = None
         self._position = 0.0
         network = address.scheme != "file"
-        if not network and not Path(address.target).exists():
+        if not network and not is_there(address.target):
             raise SourceError(f"no such video: {self._name}")
         accelerator, self.detail = find_accelerator(address.options.decode)
         self._container = self._open(address, accelerator, network=network)
@@ -73,6 +72,9 @@ class FFmpegReader:
             self.detail = f"software decoding, {self.detail} does not take {context.name}"
             logger.warning("%s: %s", self._name, self.detail)
         self.detail = f"{context.name}, {self.detail}"
+        if context.name == "mjpeg":
+            # Every picture stands alone, and damage is otherwise filled with grey unmarked.
+            context.options = {"err_detect": "explode"}
         self._timeless = bool(set(self._container.format.name.split(",")) & TIMELESS_FORMATS)
         self._packets = self._container.demux()
         self._seek(address.options.start)
@@ -199,7 +201,8 @@ class FFmpegReader:
 
     def _reason(self, error: av.error.FFmpegError, begin: float) -> str:
         # Some demuxers tell of an interrupted read as of invalid data.
-        if time.monotonic() - begin >= self._options.timeout:
+        waited = time.monotonic() - begin >= self._options.timeout
+        if waited or isinstance(error, av.error.ExitError):
             return f"no data for {self._options.timeout:g} s"
         return str(error.strerror)
 

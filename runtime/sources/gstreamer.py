@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from streamseg.errors import SourceError
+from streamseg.redaction import redact
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
-from streamseg.runtime.sources.redaction import redact
 
 DEFAULT_FPS = 25.0
 SINK = "streamseg_frames"

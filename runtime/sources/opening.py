@@ -12,7 +12,7 @@ from streamseg.runtime.sources.camera import open_camera
 from streamseg.runtime.sources.ffmpeg import FFmpegReader
 from streamseg.runtime.sources.folder import FolderReader
 from streamseg.runtime.sources.frame import Source
-from streamseg.runtime.sources.options import SourceAddress, SourceOptions, parse_source
+from streamseg.runtime.sources.options import SourceAddress, SourceOptions, is_there, parse_source
 from streamseg.runtime.sources.reader import Reader
 from streamseg.runtime.sources.streaming import Backoff, StreamingSource
 
@@ -79,6 +79,6 @@ def open_reader(address: SourceAddress) -> Reader:
         from streamseg.runtime.sources.gstreamer import GStreamerReader
 
         return GStreamerReader(address)
-    if address.scheme == "file" and Path(address.target).is_dir():
+    if address.scheme == "file" and is_there(address.target) and Path(address.target).is_dir():
         return FolderReader(address)
     return FFmpegReader(address)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from streamseg.errors import SourceError
-from streamseg.runtime.sources.redaction import redact
+from streamseg.redaction import redact
 
 Transport = Literal["tcp", "udp"]
 NETWORK = ("http", "https", "rtsp", "udp")
 SCHEMES = ("camera", "file", "gst", *NETWORK, "synthetic")
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(.*)", re.DOTALL)
-_OPTION = r"[a-z][a-z-]*(?:=[^&#@/\s]*)?"
+_OPTION = r"[a-z][a-z_-]*(?:=[^&#@/\s]*)?"
 _OPTIONS = re.compile(rf"{_OPTION}(?:&{_OPTION})*")
 _YES = {"": True, "1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
@@ -96,58 +96,52 @@ class SourceAddress:
 def parse_source(text: str, defaults: SourceOptions | None = None) -> SourceAddress:
     """Take an address apart.
 
-    Digits alone are a camera; what exists as a file or folder is that, whatever it looks like.
+    Digits alone are a camera; what else exists as a file or folder is that, whatever it looks like.
 
     Raises:
         SourceError: unknown scheme or option, or a value outside its range.
     """
-    defaults = defaults or SourceOptions()
     if "\0" in text or not text:
         raise SourceError("the address of a source is empty or holds a zero byte")
-    if _exists(text):
-        return SourceAddress("file", text, text, defaults)
-    address, options = _split_options(text, defaults)
-    if re.fullmatch(r"[0-9]{1,4}", address):
-        return SourceAddress("camera", address, f"camera {address}", options)
-    if re.fullmatch(r"/dev/video[0-9]{1,4}", address):
-        number = address.removeprefix("/dev/video")
+    defaults = defaults or SourceOptions()
+    whole = is_there(text) and not _camera_number(text)
+    address, options = (text, defaults) if whole else _split_options(text, defaults)
+    if number := _camera_number(address):
         return SourceAddress("camera", number, f"camera {number}", options)
+    if is_there(address):
+        return SourceAddress("file", address, address, options)
     match = _SCHEME.fullmatch(address)
-    if match is None or _exists(address):
-        return SourceAddress("file", address, _path_name(address), options)
-    scheme, rest = match[1].lower(), match[2]
-    if scheme not in SCHEMES:
-        if rest.startswith("//"):
-            raise SourceError(
-                f"source scheme '{scheme}:' is not known; expected a video file, a folder of "
-                "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
-            )
-        return SourceAddress("file", address, _path_name(address), options)
+    scheme, rest = (match[1].lower(), match[2]) if match else ("", "")
+    if scheme == "file":
+        path = rest.removeprefix("//")
+        return SourceAddress("file", path, path if is_there(path) else redact(address), options)
     if scheme in NETWORK:
         if not re.match(r"//[^/]", rest):
             raise SourceError(f"{redact(address)} names no host; expected {scheme}://HOST/...")
         return SourceAddress(scheme, f"{scheme}:{rest}", redact(address), options)
-    if scheme == "file":
-        path = rest.removeprefix("//")
-        return SourceAddress("file", path, _path_name(path), options)
-    if scheme == "camera":
-        number = rest.removeprefix("/dev/video")
-        if not re.fullmatch(r"[0-9]{1,4}", number):
+    if scheme in SCHEMES:
+        if scheme == "camera":
             raise SourceError("a camera is written camera:NUMBER or camera:/dev/videoNUMBER")
-        return SourceAddress("camera", number, f"camera {number}", options)
-    name = redact(address) if scheme == "gst" else address
-    return SourceAddress(scheme, rest, name, options)
+        return SourceAddress(scheme, rest, redact(address), options)
+    if rest.startswith("//"):
+        raise SourceError(
+            f"source scheme '{scheme}:' is not known; expected a video file, a folder of "
+            "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
+        )
+    return SourceAddress("file", address, redact(address), options)
 
 
-def _exists(path: str) -> bool:
+def _camera_number(address: str) -> str:
+    match = re.fullmatch(r"(?:camera:)?(?:/dev/video)?([0-9]{1,4})", address)
+    return match[1] if match else ""
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file or folder of that name, however odd the name."""
     try:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
-
-
-def _path_name(path: str) -> str:
-    return path if _exists(path) else redact(path)
 
 
 def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptions]:

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 
 from streamseg import __version__
 from streamseg.errors import StreamsegError
+from streamseg.redaction import RedactingFilter
 
 # Sub-command -> (module under streamseg.cli, one-line help). Help stands here so that
 # `streamseg --help` imports none of them.
@@ -60,6 +61,7 @@ def cli(debug: bool, verbose: bool) -> None:
     """Stateful video segmentation: export a checkpoint, stream video, calibrate INT8."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=False)
+    handler.addFilter(RedactingFilter())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("streamseg").setLevel(level)
 

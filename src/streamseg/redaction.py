@@ -9,7 +9,7 @@ HIDDEN = "***"
 # Everything between :// and the last @ of the word: a password may hold / ? # : and @ unescaped.
 _ADDRESS = re.compile(r"\A[a-zA-Z][a-zA-Z0-9+.-]*://.*@", re.DOTALL)
 _USER_IN_TEXT = re.compile(r"(?<=://)\S*@")
-_USER_WITHOUT_SCHEME = re.compile(r"\A[^/:@]*:[^@]*@", re.DOTALL)
+_USER_WITHOUT_SCHEME = re.compile(r"\A[^/:@\s]*:\S*@")
 # Cameras take passwords in queries and even in paths; GStreamer elements as properties.
 _SECRET = re.compile(
     r"([\w-]*(?:pass|pwd|pw|token|secret|auth|credential|signature|sig|apikey|api[-_]key)[\w-]*"
