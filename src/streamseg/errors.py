@@ -51,3 +51,7 @@ class SinkError(StreamsegError):
 
 class DatasetError(StreamsegError):
     """A dataset's tree is missing, incomplete or unreadable."""
+
+
+class BatchError(StreamsegError):
+    """A batch cannot begin or go on: its list, journal or executor is at fault."""

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "triton": ("triton", "Write a Triton model repository that streams a bundle."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
+    "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
     "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
