@@ -22,7 +22,7 @@ from setuptools.errors import ExecError
 
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
-CUDA_LIBRARIES = ("libstreamseg_cuda.so", "libstreamseg_tensorrt.so")
+CUDA_LIBRARIES = ("libstreamseg_cuda.so", "libstreamseg_ort_cuda.so", "libstreamseg_tensorrt.so")
 
 PACKAGE_DIR = {
     "streamseg": "src/streamseg",

@@ -12,6 +12,7 @@ from streamseg.errors import PluginNotFound
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
 CUDA_LIBRARY = "libstreamseg_cuda.so"
+ORT_CUDA_LIBRARY = "libstreamseg_ort_cuda.so"
 TENSORRT_LIBRARY = "libstreamseg_tensorrt.so"
 _NEXT_STEP = (
     "Install CMake 3.22 or newer and a C++17 compiler, then build it: in a checkout 'make native', "
@@ -45,6 +46,11 @@ def find_library(path: str | Path | None = None) -> Path:
 def find_cuda_library(path: str | Path | None = None) -> Path:
     """Path of the CUDA operator library; as ``find_library``."""
     return _find("CUDA operator", CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
+
+
+def find_ort_cuda_library(path: str | Path | None = None) -> Path:
+    """Path of the operator library for ONNX Runtime's CUDA provider; as ``find_library``."""
+    return _find("ONNX Runtime CUDA operator", ORT_CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
 
 
 def find_tensorrt_library(path: str | Path | None = None) -> Path:

@@ -16,10 +16,16 @@ from streamseg.errors import PluginNotFound
 from streamseg.runtime.engines import FLAVOURS
 from streamseg.runtime.gpu import find_gpu
 
-# What must be there to run bundles on the CPU, and to build and check TensorRT engines.
+# What must be there to run bundles on the CPU, by ONNX Runtime on a GPU, and by TensorRT.
 NEEDS = {
     "cpu": ("ONNX Runtime",),
-    "tensorrt": ("GPU", "TensorRT", "TensorRT plugins"),
+    "cuda": (
+        "GPU",
+        "ONNX Runtime",
+        "ONNX Runtime's CUDA provider",
+        "CUDA operators of ONNX Runtime",
+    ),
+    "tensorrt": ("GPU", "cuda-python", "TensorRT", "TensorRT plugins"),
 }
 RELEASE_FILE = Path("/etc/nv_tegra_release")
 # First L4T release of a JetPack with TensorRT 10.3.
@@ -48,11 +54,14 @@ def examine() -> list[Finding]:
     findings = [
         Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
         _onnxruntime(),
+        _cuda_provider(),
         _library("operator library", "find_library"),
         _gpu(),
         _nvcc(),
         _tensorrt(),
+        _cuda_python(),
         _library("CUDA library", "find_cuda_library"),
+        _library("CUDA operators of ONNX Runtime", "find_ort_cuda_library"),
         _library("TensorRT plugins", "find_tensorrt_library"),
     ]
     if RELEASE_FILE.exists():
@@ -75,6 +84,39 @@ def _onnxruntime() -> Finding:
         name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()
     )
     return Finding("ONNX Runtime", True, f"{runtime.__version__} ({providers})")
+
+
+def _cuda_provider() -> Finding:
+    """Asked of ONNX Runtime's list; whether CUDA and cuDNN load shows when a session is opened."""
+    subject = "ONNX Runtime's CUDA provider"
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return Finding(subject, False, "no ONNX Runtime", "pip install 'streamseg[cuda]'")
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        return Finding(subject, True, "in this build")
+    fix = (
+        "pip uninstall onnxruntime, then pip install 'streamseg[cuda]'; PyPI has none for JetPack 6"
+    )
+    return Finding(subject, False, "not in this build", fix)
+
+
+def _cuda_python() -> Finding:
+    try:
+        bindings = importlib.import_module("cuda.bindings")
+        importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        fix = (
+            "pip install 'streamseg[jetpack6]', '[jetpack7]' or '[tensorrt]': cuda-bindings 12.9 "
+            "for CUDA 12 drivers, 13 for CUDA 13"
+        )
+        return Finding("cuda-python", False, str(error), fix)
+    gpu = find_gpu()
+    version = str(bindings.__version__)
+    if gpu is not None and int(version.split(".")[0]) > int(gpu.driver.split(".")[0]):
+        fix = f"pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
+        return Finding("cuda-python", False, f"{version}, the driver has CUDA {gpu.driver}", fix)
+    return Finding("cuda-python", True, version)
 
 
 def _library(subject: str, finder: str) -> Finding:

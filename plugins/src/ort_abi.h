@@ -11,7 +11,7 @@ namespace streamseg::ort {
 
 constexpr uint32_t kApiVersion = 17;
 
-enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6 };
+enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum Presence : int { kRequired = 0, kOptional = 1 };
 constexpr int kMemoryDefault = 0;
@@ -81,6 +81,10 @@ struct Api {
   }
   void release_status(Status* status) const { get<93, void(Status*)>()(status); }
   void release_info(TensorInfo* info) const { get<99, void(TensorInfo*)>()(info); }
+  // The provider's stream, a cudaStream_t; null on the CPU.
+  Status* compute_stream(const KernelContext* context, void** out) const {
+    return get<193, Status*(const KernelContext*, void**)>()(context, out);
+  }
   // Calls task(argument, i) for i in [0, total) on the session's own threads.
   Status* parallel_for(const KernelContext* context, void (*task)(void*, size_t), size_t total,
                        size_t batches, void* argument) const {

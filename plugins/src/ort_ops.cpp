@@ -1,52 +1,15 @@
 // The operators as an ONNX Runtime custom-operator library, CPU provider.
 #include <algorithm>
-#include <climits>
 #include <mutex>
-#include <new>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "c_api.h"
 #include "operators.h"
-#include "ort_abi.h"
+#include "ort_kernel.h"
 
 namespace streamseg::ort {
 namespace {
-
-using Shape = std::vector<int64_t>;
-
-// An error that ONNX Runtime itself reported; it goes back as it came.
-struct StatusError {
-  Status* status;
-};
-
-void check(Status* status) {
-  if (status != nullptr) throw StatusError{status};
-}
-
-template <class Body>
-Status* guarded(const Api& api, const char* op, const Body& body) noexcept {
-  const auto fail = [&](ErrorCode code, const char* text) noexcept {
-    try {
-      return api.create_status(code, (std::string(op) + ": " + text).c_str());
-    } catch (...) {
-      return api.create_status(code, text);
-    }
-  };
-  try {
-    body();
-    return nullptr;
-  } catch (const StatusError& error) {
-    return error.status;
-  } catch (const InvalidArgument& error) {
-    return fail(kInvalidArgument, error.what());
-  } catch (const std::bad_alloc&) {
-    return fail(kFail, "out of memory");
-  } catch (const std::exception& error) {
-    return fail(kFail, error.what());
-  }
-}
 
 // The session's own pool. Its width is not told, so there is one task for every core; tasks take
 // items until none is left, and surplus ones return at once.
@@ -69,76 +32,6 @@ class SessionExecutor : public Executor {
   const KernelContext* context_;
 };
 
-std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) {
-    out += (i > 0 ? ", " : "") + (shape[i] < 0 ? std::string("?") : std::to_string(shape[i]));
-  }
-  return out + "]";
-}
-
-struct Tensor {
-  const char* name;
-  Shape shape;
-  const void* data;
-
-  const float* floats() const { return static_cast<const float*>(data); }
-
-  // -1 stands for any size.
-  void expect(const Shape& wanted, const char* axes) const {
-    bool same = shape.size() == wanted.size();
-    for (size_t i = 0; same && i < wanted.size(); ++i) {
-      same = wanted[i] < 0 || shape[i] == wanted[i];
-    }
-    if (!same) {
-      throw InvalidArgument(std::string(name) + " has shape " + text(shape) + ", expected " +
-                            text(wanted) + " (" + axes + ")");
-    }
-  }
-};
-
-Tensor read_input(const Api& api, const KernelContext* context, size_t index, const char* name) {
-  const Value* value = nullptr;
-  check(api.input(context, index, &value));
-  if (value == nullptr) throw InvalidArgument(std::string(name) + " is missing");
-  TensorInfo* info = nullptr;
-  check(api.tensor_info(value, &info));
-  Tensor tensor{name, {}, nullptr};
-  int type = 0;
-  size_t rank = 0;
-  Status* status = api.element_type(info, &type);
-  if (status == nullptr) status = api.rank(info, &rank);
-  if (status == nullptr) {
-    tensor.shape.resize(rank);
-    status = api.dimensions(info, tensor.shape.data(), rank);
-  }
-  api.release_info(info);
-  check(status);
-  if (type != kFloat) {
-    throw InvalidArgument(std::string(name) + " has element type " + std::to_string(type) +
-                          ", expected float32 (1)");
-  }
-  void* data = nullptr;
-  check(api.tensor_data(const_cast<Value*>(value), &data));
-  tensor.data = data;
-  return tensor;
-}
-
-void* make_output(const Api& api, KernelContext* context, size_t index, const Shape& shape) {
-  Value* value = nullptr;
-  check(api.output(context, index, shape.data(), shape.size(), &value));
-  if (value == nullptr) throw InvalidArgument("output " + std::to_string(index) + " is missing");
-  void* data = nullptr;
-  check(api.tensor_data(value, &data));
-  return data;
-}
-
-int64_t read_attribute(const Api& api, const KernelInfo* info, const char* name) {
-  int64_t value = 0;
-  check(api.attribute(info, name, &value));
-  return value;
-}
-
 struct WindowedKernel {
   WindowedKernel(const Api& api, const KernelInfo* info)
       : api(api),
@@ -146,6 +39,10 @@ struct WindowedKernel {
                        read_attribute(api, info, "window_h"), read_attribute(api, info, "window_w"),
                        read_attribute(api, info, "offset_h"),
                        read_attribute(api, info, "offset_w"))) {}
+
+  static constexpr const char* kProvider = nullptr;
+  static int input_type(size_t) { return kFloat; }
+  static int output_type(size_t) { return kFloat; }
 
   const Api& api;
   WindowGrid grid;
@@ -156,7 +53,6 @@ struct ConvKernel : WindowedKernel {
   static constexpr size_t kInputs = 4;
   static constexpr size_t kOptional = 3;  // order, inverse, tail: only the lowering reads them
   static constexpr size_t kOutputs = 2;
-  static constexpr int kOutputType = kFloat;
   using WindowedKernel::WindowedKernel;
 
   void compute(KernelContext* context) const {
@@ -184,7 +80,6 @@ struct ScanKernel : WindowedKernel {
   static constexpr size_t kInputs = 9;
   static constexpr size_t kOptional = 2;  // order, inverse: only the lowering reads them
   static constexpr size_t kOutputs = 2;
-  static constexpr int kOutputType = kFloat;
   using WindowedKernel::WindowedKernel;
 
   void compute(KernelContext* context) const {
@@ -223,7 +118,9 @@ struct ArgmaxOpKernel {
   static constexpr size_t kInputs = 1;
   static constexpr size_t kOptional = 0;
   static constexpr size_t kOutputs = 1;
-  static constexpr int kOutputType = kUint8;
+  static constexpr const char* kProvider = nullptr;
+  static int input_type(size_t) { return kFloat; }
+  static int output_type(size_t) { return kUint8; }
 
   ArgmaxOpKernel(const Api& api, const KernelInfo* info)
       : api(api), height(read_attribute(api, info, "height")),
@@ -250,50 +147,6 @@ struct ArgmaxOpKernel {
   int64_t height;
   int64_t width;
 };
-
-template <class Kernel>
-Status* create_kernel(const CustomOp*, const Api* api, const KernelInfo* info, void** kernel) {
-  *kernel = nullptr;
-  return guarded(*api, Kernel::kName, [&] { *kernel = new Kernel(*api, info); });
-}
-
-template <class Kernel>
-Status* compute(void* kernel, KernelContext* context) {
-  const auto& self = *static_cast<const Kernel*>(kernel);
-  return guarded(self.api, Kernel::kName, [&] { self.compute(context); });
-}
-
-template <class Kernel>
-const CustomOp& describe() {
-  static const CustomOp op = [] {
-    CustomOp d{};
-    d.version = kApiVersion;
-    d.name = [](const CustomOp*) { return Kernel::kName; };
-    d.provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU's
-    d.input_type = [](const CustomOp*, size_t index) -> int {
-      return index < Kernel::kInputs ? kFloat : kInt32;
-    };
-    d.input_count = [](const CustomOp*) { return Kernel::kInputs + Kernel::kOptional; };
-    d.output_type = [](const CustomOp*, size_t) { return Kernel::kOutputType; };
-    d.output_count = [](const CustomOp*) { return Kernel::kOutputs; };
-    d.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
-    d.input_presence = [](const CustomOp*, size_t index) -> int {
-      return index < Kernel::kInputs ? kRequired : kOptional;
-    };
-    d.output_presence = [](const CustomOp*, size_t) -> int { return kRequired; };
-    d.input_memory = [](const CustomOp*, size_t) { return kMemoryDefault; };
-    d.variadic_input_min = [](const CustomOp*) { return 1; };
-    d.variadic_input_same = [](const CustomOp*) { return 1; };
-    d.variadic_output_min = [](const CustomOp*) { return 1; };
-    d.variadic_output_same = [](const CustomOp*) { return 1; };
-    d.create_kernel_v2 = create_kernel<Kernel>;
-    d.compute_v2 = compute<Kernel>;
-    d.start_version = [](const CustomOp*) { return 1; };
-    d.end_version = [](const CustomOp*) { return INT_MAX; };
-    return d;
-  }();
-  return op;
-}
 
 // Sessions keep a pointer to the domain, so it lives as long as the library.
 OpDomain* shared_domain(const Api& api) {

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from streamseg.errors import BackendError
 from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.bundle import Bundle
+from streamseg.runtime.gpu import find_gpu
 
-BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx")
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx")
 
 __all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable"]
 
@@ -16,8 +21,9 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
 
     Args:
         bundle: from ``read_bundle``.
-        backend: ``onnxruntime`` (CPU), ``tensorrt`` (whichever TensorRT is installed) or
-            ``tensorrt_rtx``; ``auto`` takes TensorRT where an engine is named, else ONNX Runtime.
+        backend: ``onnxruntime`` (CPU), ``cuda`` (ONNX Runtime on a GPU), ``tensorrt`` (whichever
+            TensorRT is installed), ``tensorrt_rtx``, or ``auto``: TensorRT where there are a GPU
+            and engines of this bundle, else ONNX Runtime on the CPU.
         options: how to load.
     Raises:
         BackendError: an unknown backend, one that is not installed, or a graph that it refuses.
@@ -25,14 +31,30 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
     """
     if backend not in BACKENDS:
         raise BackendError(f"backend '{backend}' is unknown; there are: {', '.join(BACKENDS)}")
-    if backend == "auto" and options.engine is not None:
-        backend = "tensorrt"
-    if backend.startswith("tensorrt"):
-        from streamseg.runtime.backends.tensorrt import load_tensorrt
-
-        return load_tensorrt(bundle, options, "tensorrt_rtx" if backend.endswith("rtx") else None)
-    if options.engine is not None:
+    if backend == "auto":
+        return _load_best(bundle, options)
+    if options.engine is not None and not backend.startswith("tensorrt"):
         raise BackendError(f"backend '{backend}' opens no engine; use --backend tensorrt")
-    from streamseg.runtime.backends.onnxruntime import load_onnxruntime
+    if backend == "cuda":
+        from streamseg.runtime.backends.onnxruntime_cuda import load_onnxruntime_cuda
 
-    return load_onnxruntime(bundle, options)
+        return load_onnxruntime_cuda(bundle, options)
+    if backend == "onnxruntime":
+        from streamseg.runtime.backends.onnxruntime import load_onnxruntime
+
+        return load_onnxruntime(bundle, options)
+    from streamseg.runtime.backends.tensorrt import load_tensorrt
+
+    return load_tensorrt(bundle, options, "tensorrt_rtx" if backend == "tensorrt_rtx" else None)
+
+
+def _load_best(bundle: Bundle, options: BackendOptions) -> Executable:
+    """A library or the lowering, asked for by name, is the CPU's: ``auto`` then means the CPU."""
+    if options.engine is not None:
+        return load_executable(bundle, "tensorrt", options)
+    if options.native is None and options.library is None and find_gpu() is not None:
+        try:
+            return load_executable(bundle, "tensorrt", options)
+        except BackendError as error:
+            logger.warning("there is a GPU, and this runs on the CPU: %s", error)
+    return load_executable(bundle, "onnxruntime", options)

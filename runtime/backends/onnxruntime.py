@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,22 +75,37 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
             settings.intra_op_num_threads = threads
         if native is not None:
             settings.register_custom_ops_library(native)
-        try:
-            # From bytes, not from the path: what was hashed is what runs, and the model cannot
-            # refer to files outside itself.
-            session = open_cpu_session(content, settings)
-        except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BackendError(
-                f"ONNX Runtime {runtime.__version__} refuses graph '{name}' of {bundle.path}: "
-                f"{_first_line(error)}"
-            ) from error
-        check_interface(session, name, bundle.manifest)
-        sessions[name] = session
-    kernels = "native kernels" if native else _lowering_reason(options)
+        sessions[name] = open_session(
+            name, bundle, functools.partial(open_cpu_session, content, settings)
+        )
+    kernels = "native kernels" if native else lowering_reason(options)
     counted = "default threads" if threads is None else f"{threads} threads"
     description = f"onnxruntime {runtime.__version__} CPU, {counted}, {kernels}"
     logger.info("running on %s", description)
     return OnnxRuntimeExecutable(runtime, sessions, bundle.manifest, description)
+
+
+def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:
+    """A session of one graph, checked against the manifest.
+
+    Args:
+        name: of the graph.
+        bundle: that it is of.
+        open_it: opens it, from verified bytes and not from the path: what was hashed is what runs,
+            and the model cannot refer to files outside itself.
+    Raises:
+        BackendError: ONNX Runtime refuses the graph.
+        BundleError: its tensors disagree with the manifest.
+    """
+    try:
+        session = open_it()
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise BackendError(
+            f"ONNX Runtime {import_onnxruntime().__version__} refuses graph '{name}' of "
+            f"{bundle.path}: {first_line(error)}"
+        ) from error
+    check_interface(session, name, bundle.manifest)
+    return session
 
 
 def find_native(options: BackendOptions) -> str | None:
@@ -105,7 +121,8 @@ def find_native(options: BackendOptions) -> str | None:
         return None
 
 
-def _lowering_reason(options: BackendOptions) -> str:
+def lowering_reason(options: BackendOptions) -> str:
+    """Why the lowering runs, for people."""
     return "lowering (as asked)" if options.native is False else "lowering (no native library)"
 
 
@@ -185,7 +202,7 @@ class OnnxRuntimeLane(Lane):
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BackendError(f"graph '{plan.graph}' failed: {_first_line(error)}") from error
+            raise BackendError(f"graph '{plan.graph}' failed: {first_line(error)}") from error
 
     def _bind(self, session: Any, plan: StepPlan) -> Any:
         binding = session.io_binding()
@@ -219,5 +236,6 @@ class OnnxRuntimeLane(Lane):
                 buffer.fill(0)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

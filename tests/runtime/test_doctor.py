@@ -66,3 +66,18 @@ def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert json.loads(done.stdout)["ready"] is (code == 0)
+
+
+def test_cuda_python_newer_than_the_driver_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = pytest.importorskip("cuda.bindings", reason="it comes with the extra dev")
+    major = int(bindings.__version__.split(".")[0])
+    for driver, ok in ((f"{major - 1}.6", False), (f"{major}.0", True)):
+        monkeypatch.setattr(doctor, "find_gpu", lambda driver=driver: Gpu("Orin", "8.7", driver))
+        entry = found("cuda-python", examine())
+        assert entry.ok is ok
+        assert ok or entry.fix == f"pip install 'cuda-bindings<{major}'"
+
+
+def test_every_need_is_looked_for() -> None:
+    subjects = [entry.subject for entry in examine()]
+    assert {need for needs in doctor.NEEDS.values() for need in needs} <= set(subjects)
