@@ -62,9 +62,14 @@ class Decoder(threading.Thread):
             self._changed.notify_all()
         return frame
 
-    def wait(self, stop: threading.Event | None = None) -> Frame | None:
+    def wait(
+        self, stop: threading.Event | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> Frame | None:
         """Wait for the next frame; None at the end or once ``stop`` is set.
 
+        Args:
+            stop: ends the wait.
+            meanwhile: called several times a second while no frame comes.
         Raises:
             SourceError: the source broke off; all frames before that were given.
         """
@@ -72,8 +77,11 @@ class Decoder(threading.Thread):
             with self._changed:
                 if not self._frames and not self._over:
                     self._changed.wait(WAIT)
-                if not self._frames and not self._over:
-                    continue
+                waiting = not self._frames and not self._over
+            if waiting:
+                if meanwhile is not None:
+                    meanwhile()
+                continue
             frame = self.take()
             if frame is None and self.error is not None:
                 raise self.error

@@ -46,5 +46,14 @@ class Event:
     cause: ResetCause | Literal[""] = ""
     time: float = field(default_factory=time.time)
 
+    def __str__(self) -> str:
+        """One line for people."""
+        stream = f"{self.stream}: " if self.stream else ""
+        cause = f" ({self.cause})" if self.cause else ""
+        return (
+            f"{stream}frame {self.frame} at {self.timestamp:.3f} s: {self.kind}{cause}: "
+            f"{self.reason}"
+        )
+
 
 EventHandler = Callable[[Event], None]

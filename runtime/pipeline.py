@@ -8,22 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from streamseg.errors import SourceError, StreamsegError
-from streamseg.runtime.decoding import QUEUE_LENGTH, Decoder, WhenBehind
-from streamseg.runtime.events import EventHandler
+from streamseg.errors import SourceError, StateMismatch, StreamsegError
+from streamseg.runtime.decoding import Decoder, WhenBehind
+from streamseg.runtime.events import EventHandler, EventKind
 from streamseg.runtime.latency import LatencyWatch
 from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks import Sink
+from streamseg.runtime.snapshots import Position
 from streamseg.runtime.sources import Frame, Source
 from streamseg.runtime.times import StageTime, StageTimes
-from streamseg.runtime.writing import Slot, Writer
+from streamseg.runtime.writing import Writer
+
+SAME_TIME = 1e-3  # seconds
 
 
-class StepResult(Protocol):
-    """What a stream's step gives (see ``streamseg.runtime.stream``)."""
+class Result(Protocol):
+    """What a step gives (see ``streamseg.runtime.stream.StepResult``)."""
 
     @property
     def labels(self) -> Image:
@@ -35,10 +36,24 @@ class StepResult(Protocol):
 
 
 class Steppable(Protocol):
-    """A stream, as far as the loop is concerned."""
+    """A session, as far as the loop is concerned (see ``streamseg.runtime.session.Session``)."""
 
-    def step(self, frame: Image) -> StepResult:
-        """Advance by one (height, width, 3) uint8 RGB frame."""
+    beside: Callable[[Callable[[], None]], None]
+
+    def process(self, frame: Frame) -> Result:
+        """Advance by one frame."""
+
+    def confidence(self) -> Image:
+        """(height, width) uint8 of the last result."""
+
+    def serve(self) -> None:
+        """Do what other threads asked for."""
+
+    def end(self) -> None:
+        """Do what is left to do after the last frame."""
+
+    def note(self, kind: EventKind, reason: str) -> object:
+        """Report something that happened to the stream."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class RunReport:
 
 
 def run_stream(
-    stream: Steppable,
+    session: Steppable,
     source: Source,
     overlay: Overlay,
     sinks: Sequence[Sink],
@@ -87,11 +102,14 @@ def run_stream(
     when_behind: WhenBehind | None = None,
     max_latency: float | None = None,
     on_event: EventHandler | None = None,
+    after: Position | None = None,
 ) -> RunReport:
-    """Segment a source into sinks; ends the sinks, not the source or the stream.
+    """Segment a source into sinks; ends the sinks, not the source or the session.
+
+    Snapshots are written in the sinks' thread: whatever one covers is in the outputs before it.
 
     Args:
-        stream: anything with a ``step``.
+        session: of the stream.
         source: of the frames; iterated in a thread of its own.
         overlay: draws the pictures that sinks get.
         sinks: outputs, written in a thread of their own.
@@ -102,90 +120,132 @@ def run_stream(
             default live sources drop.
         max_latency: seconds from a frame's arrival to its labels; what takes longer is counted.
         on_event: gets events ``late``.
+        after: position of the snapshot that the session goes on from. The frames of a source that
+            can be read again are passed over up to there; a live one just goes on.
 
     Raises:
-        SourceError: the source broke off, or its frames change size.
-        SinkError: an output failed; that one is removed.
+        SourceError: the source broke off.
+        StateMismatch: the source has another frame at the position ``after``.
+        SinkError: an output failed.
         StreamsegError: whatever the step raises. In every case the outputs that hold frames are
             completed, and the message says so.
     """
     times = StageTimes()
     decoder = Decoder(source, times, when_behind=when_behind)
     writer = Writer(overlay, sinks, times)
-    watch = LatencyWatch(max_latency, source.name, on_event)
-    request = stop or threading.Event()
+    loop = _Loop(
+        session,
+        decoder,
+        writer,
+        times,
+        LatencyWatch(max_latency, source.name, on_event),
+        limit,
+        stop or threading.Event(),
+        on_frame,
+        None if source.live else after,
+    )
     begin = time.perf_counter()
     decoder.start()
     writer.start()
+    beside, session.beside = session.beside, writer.do
     error: BaseException | None = None
-    stopped = False
     try:
-        stopped = _loop(stream, decoder, writer, times, watch, limit, request, on_frame)
+        loop.run()
     except BaseException as failure:
         error = failure
     decoder.halt()
     writer.halt()
+    session.beside = beside
     error = writer.error or error
     outputs, error = _end_sinks(sinks, writer, error)
+    session.note("end", loop.reason if error is None else str(error))
     if error is not None:
         raise _with_kept(error, outputs)
     seconds = time.perf_counter() - begin
     return RunReport(
         writer.written,
         seconds,
-        stopped,
+        loop.stopped,
         times.summary(),
         outputs,
         dropped=decoder.dropped,
         passed_over=source.passed_over,
         corrupt=source.corrupt,
         reconnects=source.reconnects,
-        late=watch.late,
+        late=loop.watch.late,
     )
 
 
-def _loop(
-    stream: Steppable,
-    decoder: Decoder,
-    writer: Writer,
-    times: StageTimes,
-    watch: LatencyWatch,
-    limit: int | None,
-    stop: threading.Event,
-    on_frame: Callable[[int], None] | None,
-) -> bool:
-    """Step until the source, the limit or a request ends it; True for a request."""
-    count = 0
-    first: Frame | None = None
-    while (limit is None or count < limit) and writer.error is None:
-        frame = decoder.wait(stop)
-        if stop.is_set():
-            return True
-        if frame is None:
+@dataclass
+class _Loop:
+    """Takes frames from the decoder to the writer until the source, the limit or a request ends.
+
+    Attributes:
+        stopped: a request ended it.
+        reason: what ended it.
+    """
+
+    session: Steppable
+    decoder: Decoder
+    writer: Writer
+    times: StageTimes
+    watch: LatencyWatch
+    limit: int | None
+    stop: threading.Event
+    on_frame: Callable[[int], None] | None
+    after: Position | None
+    stopped: bool = False
+    reason: str = "the source ended"
+    count: int = 0
+
+    def run(self) -> None:
+        """Step frame after frame, then let the session end if the state is sound."""
+        try:
+            while self.writer.error is None:
+                if self.limit is not None and self.count >= self.limit:
+                    self.reason = f"{self.limit} frames, as asked"
+                    break
+                frame = self.decoder.wait(self.stop, meanwhile=self.session.serve)
+                if self.stop.is_set():
+                    self.stopped, self.reason = True, "stopped by a request"
+                    break
+                if frame is None:
+                    break
+                if not self._is_past(frame):
+                    self._step(frame)
+        except SourceError:
+            self.session.end()
+            raise
+        self.session.end()
+
+    def _is_past(self, frame: Frame) -> bool:
+        """Whether the snapshot covers this frame already."""
+        after = self.after
+        if after is None or frame.index > after.index:
             return False
-        if first is None:
-            first = frame
-            for _ in range(QUEUE_LENGTH):
-                labels = np.empty(frame.size, np.uint8)
-                writer.free.put(Slot(labels, np.empty_like(frame.image)))
-        elif frame.size != first.size:
-            raise SourceError(
-                f"frame {frame.index} is {frame.size[0]}x{frame.size[1]}, the frames before it are "
-                f"{first.size[0]}x{first.size[1]}: an output holds one size; "
-                "split the source there"
+        if frame.index == after.index and abs(frame.timestamp - after.timestamp) > SAME_TIME:
+            raise StateMismatch(
+                f"frame {frame.index} of the source is at {frame.timestamp:.3f} s, that of the "
+                f"state at {after.timestamp:.3f} s: go on with the source and the options of the "
+                "run that wrote the state"
             )
-        result = stream.step(frame.image)
-        watch.check(frame)
+        return True
+
+    def _step(self, frame: Frame) -> None:
+        if self.count == 0:
+            height, width = frame.size
+            self.session.note("start", f"frames of {height}x{width}")
+        result = self.session.process(frame)
+        self.watch.check(frame)
         for stage in ("preprocess", "step"):
-            times.add(stage, result.timings[stage])
-        slot = writer.free.get()
-        np.copyto(slot.labels, result.labels)
-        slot.frame = frame
-        writer.submit(slot)
-        count += 1
-        if on_frame is not None:
-            on_frame(count)
-    return False
+            self.times.add(stage, result.timings[stage])
+        confidence = self.session.confidence() if self.writer.needs_confidence else None
+        slot = self.writer.free.get()
+        slot.fill(frame, result.labels, confidence)
+        self.writer.submit(slot)
+        self.count += 1
+        if self.on_frame is not None:
+            self.on_frame(self.count)
 
 
 def _end_sinks(

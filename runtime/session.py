@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from streamseg.errors import StreamsegError
 from streamseg.runtime.events import Event, EventHandler, EventKind, ResetCause
 from streamseg.runtime.policy import CutDetector, StatePolicy
+from streamseg.runtime.resize import Image
 from streamseg.runtime.snapshots import Position, SessionSnapshot, read_snapshot, write_snapshot
 from streamseg.runtime.sources import Frame
 from streamseg.runtime.stream import StepResult, Stream
+
+logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -28,11 +33,16 @@ class Session:
         stream: stepped by this session only; not closed by it.
         policy: what resets the state.
         name: of the stream in events, without passwords.
-        on_event: called in the session's thread for every event.
+        on_event: called for every event, in the session's thread or where files are written;
+            without it events are logged.
+        snapshot: file for snapshots that name no other, rewritten each time.
+        snapshot_every: frames between two snapshots to that file; ``None`` makes none unasked.
 
     Attributes:
         frames: processed so far.
         resets: how often the state was forgotten, by cause.
+        beside: what runs the writing of snapshot files. At once by default; a loop that has a
+            thread for outputs lets that do it.
     """
 
     def __init__(
@@ -42,13 +52,23 @@ class Session:
         *,
         name: str = "",
         on_event: EventHandler | None = None,
+        snapshot: str | os.PathLike[str] | None = None,
+        snapshot_every: int | None = None,
     ) -> None:
+        if snapshot_every is not None and (snapshot is None or snapshot_every < 1):
+            raise StreamsegError(
+                f"snapshots every {snapshot_every} frames of {snapshot}: expected a file, and 1 or "
+                "more frames"
+            )
         self.stream = stream
         self.policy = policy or StatePolicy()
         self.name = name
         self.frames = 0
         self.resets: Counter[ResetCause] = Counter()
+        self.beside: Callable[[Callable[[], None]], None] = lambda job: job()
         self._on_event = on_event
+        self._snapshot, self._snapshot_every = snapshot, snapshot_every
+        self._saved = 0
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last: Position | None = None
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
@@ -93,7 +113,10 @@ class Session:
         return None
 
     def serve(self) -> None:
-        """Do what was asked for since the last call."""
+        """Do what was asked for since the last call, and write the snapshot that is due."""
+        every = self._snapshot_every
+        if every is not None and self.frames - self._saved >= every:
+            self._save_unasked()
         while True:
             try:
                 request = self._requests.get_nowait()
@@ -101,32 +124,71 @@ class Session:
                 return
             request()
 
+    def end(self) -> None:
+        """Do what is left to do: requests, and the snapshot of the last frame if any are made.
+
+        Not to be called after a step that failed: the state is then undefined.
+        """
+        self.serve()
+        if self._snapshot is not None and self.frames > self._saved:
+            self._save_unasked()
+
+    def _save_unasked(self) -> None:
+        assert self._snapshot is not None
+        self._saved = self.frames
+        self._write(self._snapshot, Future())
+
     def request_reset(self, reason: str = "asked for") -> Future[Event]:
         """Forget the state before the next frame; the future gives the event."""
-        return self._request(lambda: self._reset("request", reason, *self._position()))
+        future: Future[Event] = Future()
 
-    def request_snapshot(self, path: str | os.PathLike[str]) -> Future[Event]:
-        """Write the state to a file before the next frame.
+        def act() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(self._reset("request", reason, *self._next()))
+
+        self._requests.put(act)
+        return future
+
+    def request_snapshot(self, path: str | os.PathLike[str] | None = None) -> Future[Event]:
+        """Write the state as it is before the next frame, to ``path`` or the session's own file.
 
         The future gives the event, or the StreamsegError where the file could not be written;
         the stream goes on in both cases.
         """
-        return self._request(lambda: self.save(path))
-
-    def _request(self, action: Callable[[], Event]) -> Future[Event]:
         future: Future[Event] = Future()
 
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(action())
-            except StreamsegError as error:
-                self._emit("failed", str(error), *self._position())
-                future.set_exception(error)
+        def act() -> None:
+            if future.set_running_or_notify_cancel():
+                self._write(self._snapshot if path is None else path, future)
 
-        self._requests.put(run)
+        self._requests.put(act)
         return future
+
+    def _write(self, path: str | os.PathLike[str] | None, future: Future[Event]) -> None:
+        """Copy the state now, let it be written beside, tell both of the outcome."""
+        index, timestamp = self._next()
+
+        def fail(error: StreamsegError) -> None:
+            self._emit("failed", str(error), index, timestamp)
+            future.set_exception(error)
+
+        def write(file: str | os.PathLike[str], snapshot: SessionSnapshot) -> None:
+            try:
+                write_snapshot(file, snapshot)
+            except StreamsegError as error:
+                fail(error)
+                return
+            reason = f"state after {snapshot.state.step} frames written to {Path(file)}"
+            future.set_result(self._emit("snapshot", reason, index, timestamp))
+
+        try:
+            if path is None:
+                raise StreamsegError("no file for snapshots was named; give --snapshot FILE")
+            snapshot = self.snapshot()
+        except StreamsegError as error:
+            fail(error)
+            return
+        self.beside(partial(write, path, snapshot))
 
     def snapshot(self) -> SessionSnapshot:
         """Copy what the next result depends on: state, step counter, and the last frame's traces.
@@ -151,15 +213,18 @@ class Session:
         self._cuts.restore(snapshot.thumbnail, snapshot.scores)
 
     def save(self, path: str | os.PathLike[str]) -> Event:
-        """Write a snapshot file, whole or not at all.
+        """Write a snapshot file now, whole or not at all.
 
         Raises:
             StreamsegError: no frame was processed yet, or the file cannot be written.
         """
-        snapshot = self.snapshot()
-        write_snapshot(path, snapshot)
-        reason = f"state after {snapshot.state.step} frames written to {Path(path)}"
-        return self._emit("snapshot", reason, *self._position())
+        future: Future[Event] = Future()
+        beside, self.beside = self.beside, lambda job: job()
+        try:
+            self._write(path, future)
+        finally:
+            self.beside = beside
+        return future.result()
 
     def load(self, path: str | os.PathLike[str]) -> SessionSnapshot:
         """Go on from a snapshot file.
@@ -170,10 +235,18 @@ class Session:
         snapshot = read_snapshot(path, self.stream.manifest.state, self.stream.identity)
         self.restore(snapshot)
         reason = f"state after {snapshot.state.step} frames read from {Path(path)}"
-        self._emit("restore", reason, *self._position())
+        self._emit("restore", reason, *self._next())
         return snapshot
 
-    def _position(self) -> tuple[int, float]:
+    def note(self, kind: EventKind, reason: str) -> Event:
+        """Report something else that concerns the stream, before its next frame."""
+        return self._emit(kind, reason, *self._next())
+
+    def confidence(self) -> Image:
+        """Of the last result; see ``Stream.confidence``."""
+        return self.stream.confidence()
+
+    def _next(self) -> tuple[int, float]:
         """Index of the next frame, time of the last."""
         if self._last is None:
             return 0, 0.0
@@ -195,4 +268,6 @@ class Session:
         event = Event(kind, self.name, index, timestamp, reason, cause or "")
         if self._on_event is not None:
             self._on_event(event)
+        else:
+            logger.info("%s", event)
         return event

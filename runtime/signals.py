@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -39,3 +39,24 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
     finally:
         restore()
+
+
+@contextmanager
+def call_on_signals(actions: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Call an action whenever its signal comes; what was there before comes back at the end.
+
+    Python calls it in the main thread between two instructions: it should do no more than put
+    something into a queue that bears that (``queue.SimpleQueue``).
+    """
+    previous = {number: signal.getsignal(number) for number in actions}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        actions[signal.Signals(number)]()
+
+    for number in actions:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -85,7 +85,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         StreamsegError: the place cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{path.name}.part")
     try:
         with draft.open("wb") as file:
             file.write(content)

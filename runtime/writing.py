@@ -5,28 +5,42 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
+
+from streamseg.runtime.decoding import QUEUE_LENGTH
 from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks import SegmentedFrame, Sink
 from streamseg.runtime.sources import Frame
 from streamseg.runtime.times import StageTimes
 
+EMPTY: Image = np.empty((0, 0), np.uint8)
+
 
 @dataclass
 class Slot:
     """A frame on its way from the step to the sinks, in buffers that are used again."""
 
-    labels: Image
-    picture: Image
+    labels: Image = field(default_factory=lambda: EMPTY)
+    picture: Image = field(default_factory=lambda: EMPTY)
+    confidence: Image | None = None
     frame: Frame | None = None
 
-    def segmented(self) -> SegmentedFrame:
-        """What the sinks get."""
-        assert self.frame is not None
-        return SegmentedFrame(self.picture, self.labels, self.frame.index, self.frame.timestamp)
+    def fill(self, frame: Frame, labels: Image, confidence: Image | None) -> None:
+        """Copy a result in; buffers are made anew where the size is another."""
+        if self.labels.shape != frame.size:
+            self.labels = np.empty(frame.size, np.uint8)
+            self.picture = np.empty_like(frame.image)
+        np.copyto(self.labels, labels)
+        if confidence is not None:
+            if self.confidence is None or self.confidence.shape != frame.size:
+                self.confidence = np.empty(frame.size, np.uint8)
+            np.copyto(self.confidence, confidence)
+        self.frame = frame
 
 
 class Writer(threading.Thread):
@@ -41,35 +55,52 @@ class Writer(threading.Thread):
         self.failed: Sink | None = None
         self.written = 0
         self.free: queue.Queue[Slot] = queue.Queue()
-        self._work: queue.Queue[Slot | None] = queue.Queue()
+        for _ in range(QUEUE_LENGTH):
+            self.free.put(Slot())
+        self.needs_confidence = any(sink.needs_confidence for sink in sinks)
+        self._needs_picture = any(sink.needs_picture for sink in sinks)
+        self._work: queue.SimpleQueue[Slot | Callable[[], None] | None] = queue.SimpleQueue()
         self._overlay, self._sinks, self._times = overlay, sinks, times
 
     def submit(self, slot: Slot) -> None:
         """Hand over a filled slot; it comes back through ``free``."""
         self._work.put(slot)
 
+    def do(self, job: Callable[[], None]) -> None:
+        """Call ``job`` in this thread after the frames that were submitted, if all were written."""
+        self._work.put(job)
+
     def run(self) -> None:
         """Write what is submitted until ``halt`` is called."""
-        while (slot := self._work.get()) is not None:
+        while (work := self._work.get()) is not None:
             if self.error is None:
-                try:
-                    self._write(slot)
-                except BaseException as error:
-                    self.error = error
-            slot.frame = None
-            self.free.put(slot)
+                self._try(partial(self._write, work) if isinstance(work, Slot) else work)
+            if isinstance(work, Slot):
+                work.frame = None
+                self.free.put(work)
+
+    def _try(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            self.error = self.error or error
 
     def _write(self, slot: Slot) -> None:
-        assert slot.frame is not None
+        frame = slot.frame
+        assert frame is not None
         begin = time.perf_counter()
-        self._overlay.draw(slot.frame.image, slot.labels, slot.picture)
+        if self._needs_picture:
+            self._overlay.draw(frame.image, slot.labels, slot.picture)
         drawn = time.perf_counter()
-        segmented = slot.segmented()
+        segmented = SegmentedFrame(
+            slot.picture, slot.labels, frame.index, frame.timestamp, slot.confidence
+        )
         for sink in self._sinks:
             self.failed = sink
             sink.write(segmented)
         self.failed = None
-        self._times.add("overlay", drawn - begin)
+        if self._needs_picture:
+            self._times.add("overlay", drawn - begin)
         self._times.add("encode", time.perf_counter() - drawn)
         self.written += 1
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import SinkError
-from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.manifest import ClassInfo, Manifest
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks.sink import SegmentedFrame, write_failure
 
@@ -58,6 +58,19 @@ def cityscapes_ids(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
             )
         table[entry.id] = CITYSCAPES[entry.name]
     return table
+
+
+def require_logits(manifest: Manifest) -> None:
+    """Check that a bundle gives what confidences are made from.
+
+    Raises:
+        SinkError: it gives no logits.
+    """
+    if not any("logits" in graph.outputs for graph in manifest.graphs.values()):
+        raise SinkError(
+            "this bundle gives no logits, which confidences are made from; "
+            "export it again with --logits"
+        )
 
 
 class PngFolder:

@@ -168,16 +168,19 @@ def test_unwritable_output_is_refused_before_the_bundle_is_read(
 
 def test_run_without_outputs_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", bundle, "--source", "0") == 2
-    assert "give --out, --labels or --sheet" in capsys.readouterr().err
+    assert "nothing to write: give --out, --labels, " in capsys.readouterr().err
 
 
-def test_change_of_geometry_is_one_line_and_keeps_the_first_part(
+def test_change_of_geometry_is_an_event_and_begins_the_next_file(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = join_clips(tmp_path / "joined.ts", [(48, 64), (32, 80)])
-    line = refusal(capsys, "run", bundle, "--source", clip, "--out", tmp_path / "o.mp4")
-    assert "frame 5 is 32x80, the frames before it are 48x64" in line
-    assert len(read_clip(tmp_path / "o.mp4")) == 5
+    assert call("run", bundle, "--source", clip, "--out", tmp_path / "o.mp4") == 0
+    text = capsys.readouterr().out
+    assert "frame 5 at 0.500 s: reset (geometry): frames are 32x80 from here on" in text
+    assert "state reset 1 times: 1 by geometry" in text
+    assert f"{tmp_path / 'o-2.mp4'}: 5 frames, H.264 32x80" in text
+    assert [len(read_clip(tmp_path / name)) for name in ("o.mp4", "o-2.mp4")] == [5, 5]
 
 
 def test_full_disk_is_one_line_and_leaves_what_can_be_played(

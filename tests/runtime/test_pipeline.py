@@ -4,13 +4,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
-from streamseg.errors import BackendError, SinkError, SourceError, StreamsegError
+from streamseg.errors import (
+    BackendError,
+    SinkError,
+    SourceError,
+    StateMismatch,
+    StreamsegError,
+)
 from streamseg.runtime.decoding import QUEUE_LENGTH
 from streamseg.runtime.manifest import ClassInfo
 from streamseg.runtime.overlay import Overlay
@@ -18,7 +27,8 @@ from streamseg.runtime.pipeline import run_stream
 from streamseg.runtime.resize import Image
 from streamseg.runtime.signals import stop_on_signals
 from streamseg.runtime.sinks import LabelSink, SegmentedFrame, VideoSink
-from streamseg.runtime.sources import open_source
+from streamseg.runtime.snapshots import Position
+from streamseg.runtime.sources import Frame, Source, open_source
 from streamseg.runtime.times import STAGES
 from tests.runtime.clips import join_clips, read_clip, small_disk, write_clip, write_folder
 
@@ -32,28 +42,44 @@ class Result:
 
 
 class CountingStream:
-    """Labels are the number of the step, in one buffer as the contract allows."""
+    """A session whose labels are the number of the step, in one buffer as the contract allows."""
 
     def __init__(self, *, fail_at: int = -1, seconds: float = 0.0) -> None:
-        self.steps = 0
+        self.steps, self.served, self.ended = 0, 0, False
+        self.notes: list[tuple[str, str]] = []
+        self.beside: Callable[[Callable[[], None]], None] = lambda job: job()
         self._fail_at, self._seconds = fail_at, seconds
         self._labels = np.zeros((0, 0), np.uint8)
 
-    def step(self, frame: Image) -> Result:
+    def process(self, frame: Frame) -> Result:
         time.sleep(self._seconds)
         if self.steps == self._fail_at:
             raise BackendError(f"graph failed at {self.steps}")
-        if self._labels.shape != frame.shape[:2]:
-            self._labels = np.empty(frame.shape[:2], np.uint8)
+        if self._labels.shape != frame.size:
+            self._labels = np.empty(frame.size, np.uint8)
         self._labels[...] = self.steps
         self.steps += 1
         return Result(self._labels, {"preprocess": 0.001, "step": 0.002})
+
+    def confidence(self) -> Image:
+        return self._labels + 100
+
+    def serve(self) -> None:
+        self.served += 1
+
+    def end(self) -> None:
+        self.ended = True
+
+    def note(self, kind: str, reason: str) -> None:
+        self.notes.append((kind, reason))
 
 
 @dataclass
 class MemorySink:
     """Remembers what it was given."""
 
+    needs_picture = True
+    needs_confidence = False
     path: Path = Path("memory")
     fail_at: int = -1
     seconds: float = 0.0
@@ -139,17 +165,22 @@ def test_stop_request_completes_the_outputs(clip: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["video", "folder"])
-def test_change_of_geometry_is_told_and_what_came_before_is_kept(tmp_path: Path, kind: str) -> None:
-    sizes = [(48, 64), (32, 80)]
+def test_change_of_geometry_goes_on_and_nothing_is_lost(tmp_path: Path, kind: str) -> None:
+    sizes = [(48, 64), (32, 80), (48, 64)]
     if kind == "video":
         path, number = join_clips(tmp_path / "joined.ts", sizes), 5
     else:
         path, number = write_folder(tmp_path / "images", sizes), 1
-    out = tmp_path / "o.mp4"
-    match = rf"frame {number} is 32x80, the frames before it are 48x64.*kept: .*o\.mp4: {number} "
-    with open_source(str(path)) as source, pytest.raises(SourceError, match=match):
-        run_stream(CountingStream(), source, Overlay(CLASSES), [VideoSink(out, 10)])
-    assert len(read_clip(out)) == number
+    sinks = [VideoSink(tmp_path / "o.mp4", 10), LabelSink(tmp_path / "l"), MemorySink()]
+    with open_source(str(path)) as source:
+        report = run_stream(CountingStream(), source, Overlay(CLASSES), sinks)
+    assert report.frames == 3 * number
+    files = [tmp_path / name for name in ("o.mp4", "o-2.mp4", "o-3.mp4")]
+    clips = [read_clip(file) for file in files]
+    assert [len(clip) for clip in clips] == [number] * 3
+    assert [clip[0].shape[:2] for clip in clips] == sizes
+    shapes = [cv2.imread(str(p), -1).shape for p in sorted((tmp_path / "l").iterdir())]
+    assert shapes == [size for size in sizes for _ in range(number)]
     assert no_threads_left()
 
 
@@ -188,9 +219,9 @@ def test_failing_sink_is_discarded_and_the_others_are_completed(clip: Path) -> N
 
 
 def test_programming_errors_pass_through_unchanged(clip: Path) -> None:
-    class Broken:
-        def step(self, frame: Image) -> Result:
-            raise ZeroDivisionError(frame.shape)
+    class Broken(CountingStream):
+        def process(self, frame: Frame) -> Result:
+            raise ZeroDivisionError(frame.size)
 
     with open_source(str(clip)) as source, pytest.raises(ZeroDivisionError):
         run_stream(Broken(), source, Overlay(CLASSES), [MemorySink()])
@@ -220,3 +251,84 @@ def test_first_signal_asks_and_handlers_come_back(number: signal.Signals) -> Non
         assert request.signal == number
         assert signal.getsignal(number) is before
     assert signal.getsignal(number) is before
+
+
+def test_sessions_are_told_of_start_and_end_and_served_while_no_frame_comes(clip: Path) -> None:
+    class Slow:
+        """A source that makes its reader wait."""
+
+        def __init__(self, source: Source) -> None:
+            self._source = source
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._source, name)
+
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in self._source:
+                time.sleep(0.3 if frame.index == 2 else 0.0)
+                yield frame
+
+    stream = CountingStream()
+    with open_source(str(clip)) as source:
+        run_stream(stream, Slow(source), Overlay(CLASSES), [MemorySink()])
+    assert stream.served >= 2
+    assert stream.ended
+    assert stream.notes == [("start", "frames of 48x64"), ("end", "the source ended")]
+
+
+def test_failed_step_leaves_no_sound_state_to_end_with(clip: Path) -> None:
+    stream = CountingStream(fail_at=4)
+    with open_source(str(clip)) as source, pytest.raises(BackendError):
+        run_stream(stream, source, Overlay(CLASSES), [MemorySink()])
+    assert not stream.ended
+    assert stream.notes[-1] == ("end", "graph failed at 4")
+
+
+def test_pictures_and_confidences_are_made_only_for_who_needs_them(clip: Path) -> None:
+    class Undrawn(Overlay):
+        def draw(self, frame: Image, labels: Image, out: Image) -> None:
+            raise AssertionError((frame.shape, labels.shape, out.shape))
+
+    @dataclass
+    class Sure(MemorySink):
+        needs_picture = False
+        needs_confidence = True
+
+        def write(self, frame: SegmentedFrame) -> None:
+            super().write(frame)
+            assert frame.confidence is not None
+            assert (frame.confidence == frame.labels + 100).all()
+
+    sink = Sure()
+    with open_source(str(clip)) as source:
+        report = run_stream(CountingStream(), source, Undrawn(CLASSES), [sink])
+    assert report.frames == 12
+    assert "overlay" not in report.times
+
+
+def test_jobs_of_the_session_come_after_the_frames_before_them(clip: Path) -> None:
+    sink, seen = MemorySink(seconds=0.01), []
+
+    class Asking(CountingStream):
+        def process(self, frame: Frame) -> Result:
+            self.beside(lambda: seen.append(list(sink.labels)))
+            return super().process(frame)
+
+    stream = Asking()
+    with open_source(str(clip)) as source:
+        run_stream(stream, source, Overlay(CLASSES), [sink])
+    assert seen == [list(range(index)) for index in range(12)]
+
+
+def test_resumed_run_passes_over_the_frames_before_and_knows_another_source(clip: Path) -> None:
+    sink = MemorySink()
+    with open_source(str(clip)) as source:
+        after = Position(6, 0.6, (48, 64))
+        report = run_stream(CountingStream(), source, Overlay(CLASSES), [sink], after=after)
+    assert report.frames == 5
+    after = Position(6, 0.9, (48, 64))
+    with (
+        open_source(str(clip)) as source,
+        pytest.raises(StateMismatch, match=r"frame 6 of the source is at 0\.600 s.* 0\.900 s"),
+    ):
+        run_stream(CountingStream(), source, Overlay(CLASSES), [sink], after=after)

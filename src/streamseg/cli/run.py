@@ -1,4 +1,4 @@
-"""``streamseg run``: bundle and video in, overlay video, label maps and contact sheet out."""
+"""``streamseg run``: bundle and video in; pictures, labels, areas and events out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.output_options import OutputArguments, output_options
+from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
 
 if TYPE_CHECKING:
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from streamseg.runtime.pipeline import RunReport
-    from streamseg.runtime.sinks import Sink
-    from streamseg.runtime.sources import Source
+    from streamseg.runtime.session import Session
 
 FOLDER = click.Path(path_type=Path)
 
@@ -25,13 +26,10 @@ FOLDER = click.Path(path_type=Path)
 @click.command()
 @click.argument("bundle", type=FOLDER)
 @source_options()
-@click.option("--out", type=FOLDER, help="Overlay video, H.264 (.mp4, .mov, .mkv).")
-@click.option("--labels", type=FOLDER, help="Folder for label maps, one 8-bit PNG a frame.")
-@click.option("--sheet", type=FOLDER, help="Contact sheet of the stream (.png).")
+@output_options
+@policy_options
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
-@click.option("--opacity", default=0.5, show_default=True, type=click.FloatRange(0, 1))
-@click.option("--legend/--no-legend", default=True, help="Class names in the picture.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
 @click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
 @click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
@@ -40,37 +38,40 @@ FOLDER = click.Path(path_type=Path)
 def command(
     bundle: Path,
     source: SourceArguments,
-    out: Path | None,
-    labels: Path | None,
-    sheet: Path | None,
+    outputs: OutputArguments,
+    state: PolicyArguments,
     frames: int | None,
     letterbox: bool | None,
-    opacity: float,
-    legend: bool,
     backend: str,
     native: bool | None,
     library: Path | None,
     engine: Path | None,
     threads: int | None,
 ) -> int:
-    """Segment a video, a folder of images or a camera with BUNDLE."""
-    if out is None and labels is None and sheet is None:
-        raise click.UsageError("nothing to write: give --out, --labels or --sheet")
+    """Segment a video, a folder of images or a live stream with BUNDLE.
+
+    SIGUSR1 resets the state, SIGUSR2 writes it to the file of --snapshot.
+    """
+    outputs.require_one()
+    state.check()
     from rich.console import Console
 
-    from streamseg.runtime.overlay import Overlay
+    from streamseg.runtime.bundle import read_manifest
+    from streamseg.runtime.event_log import EventLog
     from streamseg.runtime.pipeline import run_stream
-    from streamseg.runtime.signals import stop_on_signals
+    from streamseg.runtime.signals import call_on_signals, stop_on_signals
     from streamseg.runtime.sources import open_source
     from streamseg.runtime.stream import open_stream
 
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
+        log = EventLog(lambda line: console.print(line, markup=False), state.events)
+        stack.callback(log.close)
         opened = stack.enter_context(
-            open_source(source.uris[0], source.options(), stop=request.event)
+            open_source(source.uris[0], source.options(), on_event=log, stop=request.event)
         )
-        sinks = make_sinks(stack, opened, out=out, labels=labels, sheet=sheet)
+        sinks = outputs.open(stack, opened, lambda: read_manifest(bundle), request.event.set)
         stream = stack.enter_context(
             open_stream(
                 bundle,
@@ -88,45 +89,35 @@ def command(
             f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps{detail}", markup=False
         )
         console.print(stream.execution, markup=False)
-        overlay = Overlay(stream.manifest.classes, opacity=opacity, legend=legend)
+        session = state.session(stream, opened.name, log)
+        after = state.load(session)
+        stack.enter_context(
+            call_on_signals(
+                {
+                    signal.SIGUSR1: lambda: session.request_reset("signal SIGUSR1"),
+                    signal.SIGUSR2: session.request_snapshot,
+                }
+            )
+        )
         expected = min((n for n in (opened.frame_count, frames) if n), default=None)
         progress = stack.enter_context(make_progress(console, expected))
         task = progress.task_ids[0]
         report = run_stream(
-            stream,
+            session,
             opened,
-            overlay,
+            outputs.overlay(stream.manifest),
             sinks,
             limit=frames,
             stop=request.event,
             on_frame=lambda count: progress.update(task, completed=count),
             when_behind=source.when_behind,
             max_latency=source.max_latency,
+            on_event=log,
+            after=after,
         )
         progress.stop()
-        print_report(console, report, request.signal)
+        print_report(console, report, session, request.signal)
     return 128 + request.signal if report.stopped and request.signal else 0
-
-
-def make_sinks(
-    stack: ExitStack, source: Source, *, out: Path | None, labels: Path | None, sheet: Path | None
-) -> list[Sink]:
-    """Open the outputs; what is not finished when ``stack`` closes is removed."""
-    from streamseg.runtime.sinks import LabelSink, SheetSink, VideoSink
-
-    sinks: list[Sink] = []
-
-    def add(sink: Sink) -> None:
-        stack.callback(sink.discard)
-        sinks.append(sink)
-
-    if out is not None:
-        add(VideoSink(out, source.fps))
-    if labels is not None:
-        add(LabelSink(labels))
-    if sheet is not None:
-        add(SheetSink(sheet))
-    return sinks
 
 
 def make_progress(console: Console, expected: int | None) -> Progress:
@@ -160,7 +151,9 @@ def make_progress(console: Console, expected: int | None) -> Progress:
     return progress
 
 
-def print_report(console: Console, report: RunReport, signal_number: int | None) -> None:
+def print_report(
+    console: Console, report: RunReport, session: Session, signal_number: int | None
+) -> None:
     """Print the times of the stages and what was written."""
     from rich.table import Table
 
@@ -179,6 +172,9 @@ def print_report(console: Console, report: RunReport, signal_number: int | None)
     )
     for sentence in count_sentences(report):
         console.print(sentence)
+    if session.resets:
+        causes = ", ".join(f"{count} by {cause}" for cause, count in session.resets.items())
+        console.print(f"state reset {session.resets.total()} times: {causes}")
     for sentence in report.outputs:
         console.print(sentence, markup=False)
 

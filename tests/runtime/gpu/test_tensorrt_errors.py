@@ -19,6 +19,8 @@ from streamseg.runtime.engines import EngineRecord, read_record, write_engine
 from streamseg.runtime.gpu import Gpu
 from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.pipeline import run_stream
+from streamseg.runtime.policy import StatePolicy
+from streamseg.runtime.session import Session
 from streamseg.runtime.sinks import VideoSink
 from streamseg.runtime.sources import open_source
 from tests.runtime.gpu.conftest import Machine, MakeMachine
@@ -228,9 +230,10 @@ def test_cuda_error_in_the_middle_leaves_a_playable_video(
     with open_engine(machine) as stream, open_source("synthetic:street?size=48x64") as source:
         machine.cuda.fail(call, cudaError_t.cudaErrorIllegalAddress, after=30)
         overlay = Overlay(stream.manifest.classes, opacity=0.5, legend=False)
+        session = Session(stream, StatePolicy(check_every=0))
         told = rf"{call}.*cudaErrorIllegalAddress.*start the program again.*kept: "
         with pytest.raises(BackendError, match=told):
-            run_stream(stream, source, overlay, [VideoSink(out, 25)], limit=200)
+            run_stream(session, source, overlay, [VideoSink(out, 25)], limit=200)
         with pytest.raises(BackendError):
             stream.step(FRAME)
     with av.open(str(out)) as video:

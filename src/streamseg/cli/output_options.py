@@ -1,0 +1,140 @@
+"""The options of outputs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from streamseg.runtime.manifest import Manifest
+    from streamseg.runtime.overlay import Overlay
+    from streamseg.runtime.sinks import Sink
+    from streamseg.runtime.sources import Source
+
+PLACE = click.Path(path_type=Path)
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "out": click.option("--out", type=PLACE, help="Overlay video, H.264 (.mp4, .mov, .mkv)."),
+    "labels": click.option(
+        "--labels", type=PLACE, help="Folder for label maps, one 8-bit PNG a frame."
+    ),
+    "label_ids": click.option(
+        "--label-ids",
+        type=click.Choice(["train", "cityscapes"]),
+        default="train",
+        show_default=True,
+        help="Values of the label maps: the bundle's class ids, or Cityscapes' label ids.",
+    ),
+    "confidence": click.option(
+        "--confidence",
+        type=PLACE,
+        help="Folder for PNGs of the labels' probabilities, 255 = certain; needs logits.",
+    ),
+    "areas": click.option(
+        "--areas", type=PLACE, help="Append each frame's share of every class, JSON lines."
+    ),
+    "sheet": click.option("--sheet", type=PLACE, help="Contact sheet of the stream (.png)."),
+    "window": click.option("--window", is_flag=True, help="Show the pictures in a window."),
+    "null": click.option("--null", is_flag=True, help="Write nothing; print the times only."),
+    "opacity": click.option(
+        "--opacity", default=0.5, show_default=True, type=click.FloatRange(0, 1)
+    ),
+    "legend": click.option("--legend/--no-legend", default=True, help="Class names in pictures."),
+}
+_PLACES = ("out", "labels", "confidence", "areas", "sheet", "window", "null")
+
+
+@dataclass(frozen=True)
+class OutputArguments:
+    """What the shared options say."""
+
+    out: Path | None
+    labels: Path | None
+    label_ids: str
+    confidence: Path | None
+    areas: Path | None
+    sheet: Path | None
+    window: bool
+    null: bool
+    opacity: float
+    legend: bool
+
+    def require_one(self) -> None:
+        """Raise click's UsageError where no output was asked for."""
+        if not any(getattr(self, name) for name in _PLACES):
+            names = ", ".join(f"--{name}" for name in _PLACES[:-1])
+            raise click.UsageError(f"nothing to write: give {names} or --null")
+
+    def overlay(self, manifest: Manifest) -> Overlay:
+        """What draws the pictures."""
+        from streamseg.runtime.overlay import Overlay
+
+        return Overlay(manifest.classes, opacity=self.opacity, legend=self.legend)
+
+    def open(
+        self,
+        stack: ExitStack,
+        source: Source,
+        manifest: Callable[[], Manifest],
+        stop: Callable[[], None],
+    ) -> list[Sink]:
+        """Open the outputs; what is not finished when ``stack`` closes is discarded.
+
+        Args:
+            stack: discards the sinks.
+            source: gives the video's rate.
+            manifest: reads that of the bundle, where an output needs it.
+            stop: called when the user closes the window.
+        """
+        from streamseg.runtime.sinks import (
+            AreaSink,
+            ConfidenceSink,
+            LabelSink,
+            NullSink,
+            SheetSink,
+            VideoSink,
+            WindowSink,
+        )
+        from streamseg.runtime.sinks.labels import cityscapes_ids, require_logits
+
+        sinks: list[Sink] = []
+
+        def add(sink: Sink) -> None:
+            stack.callback(sink.discard)
+            sinks.append(sink)
+
+        if self.window:
+            add(WindowSink(source.name, stop))
+        if self.out is not None:
+            add(VideoSink(self.out, source.fps))
+        if self.labels is not None:
+            ids = cityscapes_ids(manifest().classes) if self.label_ids == "cityscapes" else None
+            add(LabelSink(self.labels, ids))
+        if self.confidence is not None:
+            require_logits(manifest())
+            add(ConfidenceSink(self.confidence))
+        if self.areas is not None:
+            add(AreaSink(self.areas, manifest().classes))
+        if self.sheet is not None:
+            add(SheetSink(self.sheet))
+        if self.null:
+            add(NullSink())
+        return sinks
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of outputs as one argument ``outputs``."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        settings = {name: given.pop(name) for name in _OPTIONS}
+        return function(*args, outputs=OutputArguments(**settings), **given)
+
+    for option in reversed(_OPTIONS.values()):
+        call = option(call)
+    return call

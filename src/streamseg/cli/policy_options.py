@@ -1,0 +1,140 @@
+"""The options of state: when it is forgotten, written and read."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from streamseg.runtime.events import EventHandler
+    from streamseg.runtime.policy import StatePolicy
+    from streamseg.runtime.session import Session
+    from streamseg.runtime.snapshots import Position
+    from streamseg.runtime.stream import Stream
+
+PLACE = click.Path(path_type=Path)
+
+
+def _read_threshold(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """A number above 0, or ``off`` (as infinity)."""
+    if value is None or value == "off":
+        return None if value is None else math.inf
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise click.BadParameter(
+            f"{value!r} is neither a number above 0 nor 'off'", context, parameter
+        )
+    return number
+
+
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "gap_reset": click.option(
+        "--gap-reset",
+        callback=_read_threshold,
+        metavar="SECONDS|off",
+        default="1",
+        show_default=True,
+        help="Reset the state after so many seconds without a frame.",
+    ),
+    "scene_cut": click.option(
+        "--scene-cut",
+        callback=_read_threshold,
+        metavar="SCORE|off",
+        help="Reset the state at scene cuts of this score. [default: the bundle's]",
+    ),
+    "check_every": click.option(
+        "--check-every",
+        type=click.IntRange(min=0),
+        default=25,
+        show_default=True,
+        help="Frames between two looks for NaN and infinity in the state; 0 = never.",
+    ),
+    "events": click.option(
+        "--events", type=PLACE, help="Append every decision about the state, JSON lines."
+    ),
+    "snapshot": click.option(
+        "--snapshot", type=PLACE, help="File for the state: at the end, and on SIGUSR2."
+    ),
+    "snapshot_every": click.option(
+        "--snapshot-every",
+        type=click.IntRange(min=1),
+        help="Write the snapshot every so many frames as well.",
+    ),
+    "resume": click.option(
+        "--resume",
+        type=PLACE,
+        help="Go on from a snapshot. The file of --snapshot may be missing: a fresh start then.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PolicyArguments:
+    """What the shared options say."""
+
+    gap_reset: float
+    scene_cut: float | None
+    check_every: int
+    events: Path | None
+    snapshot: Path | None
+    snapshot_every: int | None
+    resume: Path | None
+
+    def check(self) -> None:
+        """Raise click's UsageError where options contradict each other."""
+        if self.snapshot_every is not None and self.snapshot is None:
+            raise click.UsageError("--snapshot-every needs the file: give --snapshot")
+
+    def policy(self) -> StatePolicy:
+        """What resets the state."""
+        from streamseg.runtime.policy import StatePolicy
+
+        gap = None if self.gap_reset == math.inf else self.gap_reset
+        return StatePolicy(gap, self.scene_cut, self.check_every)
+
+    def session(self, stream: Stream, name: str, on_event: EventHandler) -> Session:
+        """A session of ``stream`` under this policy."""
+        from streamseg.runtime.session import Session
+
+        return Session(
+            stream,
+            self.policy(),
+            name=name,
+            on_event=on_event,
+            snapshot=self.snapshot,
+            snapshot_every=self.snapshot_every,
+        )
+
+    def load(self, session: Session) -> Position | None:
+        """Go on from the snapshot asked for; None where there is none.
+
+        Raises:
+            StateMismatch: no such file, damaged, or of another bundle.
+        """
+        if self.resume is None or (self.resume == self.snapshot and not self.resume.exists()):
+            return None
+        return session.load(self.resume).position
+
+
+def policy_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of state as one argument ``state``."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        settings = {name: given.pop(name) for name in _OPTIONS}
+        return function(*args, state=PolicyArguments(**settings), **given)
+
+    for option in reversed(_OPTIONS.values()):
+        call = option(call)
+    return call

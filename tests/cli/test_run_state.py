@@ -1,0 +1,221 @@
+"""State and outputs of ``streamseg run`` over time: events, signals, resuming, killed processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+import pytest
+
+from tests.cli.test_run import call, refusal
+from tests.runtime.clips import write_clip
+from tests.runtime.toy import write_toy_bundle
+
+SCENE = "synthetic:clean?size=48x64&fps=10"
+COMMAND = [sys.executable, "-c", "from streamseg.cli.main import run; run()", "run"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("toy") / "toy")
+
+
+@contextmanager
+def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """``streamseg run`` in a process of its own, killed at the end."""
+    process = subprocess.Popen(
+        [*COMMAND, *(str(argument) for argument in arguments), "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def labels(folder: Path) -> dict[str, bytes]:
+    """Name -> decoded pixels of every label map."""
+    return {
+        path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tobytes()
+        for path in sorted(folder.glob("*.png"))
+    }
+
+
+def playable_frames(path: Path) -> int:
+    """Frames up to the first that does not decode, as a player shows them."""
+    count = 0
+    try:
+        with av.open(str(path)) as container:
+            for _ in container.decode(video=0):
+                count += 1
+    except av.error.FFmpegError:
+        pass
+    return count
+
+
+def test_every_output_of_a_run_tells_times(bundle: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=6)
+    options = [
+        "--areas",
+        tmp_path / "a",
+        "--confidence",
+        tmp_path / "c",
+        "--events",
+        tmp_path / "e",
+    ]
+    assert call("run", bundle, "--source", clip, *options) == 0
+    areas = lines(tmp_path / "a")
+    assert [line["time"] for line in areas] == pytest.approx([i / 10 for i in range(6)])
+    assert all(sum(line["areas"].values()) == pytest.approx(1, abs=1e-5) for line in areas)
+    assert len(list((tmp_path / "c").glob("*.png"))) == 6
+    start, end = lines(tmp_path / "e")
+    assert (start["kind"], start["stream"], start["frame"]) == ("start", str(clip), 0)
+    assert (end["kind"], end["frame"], end["reason"]) == ("end", 6, "the source ended")
+    assert end["timestamp"] == pytest.approx(0.5)
+
+
+def test_run_can_write_nothing(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=6)
+    assert call("run", bundle, "--source", clip, "--null") == 0
+    text = capsys.readouterr().out
+    assert "6 frames, not written" in text
+    assert "overlay" not in text
+
+
+def test_outputs_that_the_bundle_cannot_serve_are_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((bundle / "manifest.json").read_text())
+    for graph in content["graphs"].values():
+        graph["outputs"] = ["labels"]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "manifest.json").write_text(json.dumps(content))
+    run = ("run", plain, "--source", SCENE)
+    assert "export it again with --logits" in refusal(capsys, *run, "--confidence", tmp_path / "c")
+    line = refusal(capsys, *run, "--labels", tmp_path / "l", "--label-ids", "cityscapes")
+    assert "'trace', which Cityscapes does not have" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--snapshot-every", 5), "give --snapshot"),
+        (("--scene-cut", "-1"), "neither a number above 0 nor 'off'"),
+        (("--gap-reset", "never"), "neither a number above 0 nor 'off'"),
+        (("--resume", "none"), "no such state file: none"),
+        (("--resume", __file__), "no streamseg state file"),
+    ],
+)
+def test_options_of_state_are_checked(
+    bundle: Path, options: tuple[object, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", bundle, "--source", SCENE, "--null", *options) == 2
+    assert told in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("split", [1, 7, 20])
+def test_resumed_run_goes_on_bit_for_bit_where_it_ended(
+    bundle: Path, tmp_path: Path, split: int
+) -> None:
+    source = ("--source", f"{SCENE}&frames=30")
+    assert call("run", bundle, *source, "--labels", tmp_path / "whole") == 0
+    state = ("--snapshot", tmp_path / "state", "--resume", tmp_path / "state")
+    split_run = ("run", bundle, *source, "--labels", tmp_path / "split", *state)
+    assert call(*split_run, "--frames", split) == 0
+    assert len(labels(tmp_path / "split")) == split
+    assert call(*split_run, "--events", tmp_path / "events") == 0
+    assert labels(tmp_path / "split") == labels(tmp_path / "whole")
+    kinds = [(line["kind"], line["frame"]) for line in lines(tmp_path / "events")]
+    assert kinds == [("restore", split), ("start", split), ("snapshot", 30), ("end", 30)]
+
+
+def test_state_of_another_source_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, other = write_clip(tmp_path / "a.mp4", fps=10), write_clip(tmp_path / "b.mp4", fps=20)
+    run = ("run", bundle, "--null", "--source")
+    assert call(*run, clip, "--frames", 5, "--snapshot", tmp_path / "state") == 0
+    capsys.readouterr()
+    line = refusal(capsys, *run, other, "--resume", tmp_path / "state")
+    assert "frame 4 of the source is at 0.200 s, that of the state at 0.400 s" in line
+
+
+def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+
+    def seen(kind: str) -> list[dict[str, Any]]:
+        return [line for line in lines(events) if line["kind"] == kind]
+
+    options = ["--null", "--events", events, "--snapshot", tmp_path / "state", "--realtime"]
+    with running(bundle, "--source", SCENE, *options) as process:
+        wait_for(lambda: events.exists() and bool(seen("start")), process)
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: bool(seen("reset")), process)
+        process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: bool(seen("snapshot")), process)
+        assert (tmp_path / "state").exists()
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (reset,) = seen("reset")
+    assert (reset["cause"], reset["reason"]) == ("request", "signal SIGUSR1")
+    assert "reset (request): signal SIGUSR1" in text
+    assert len(seen("snapshot")) == 2
+    assert seen("end")[0]["reason"] == "stopped by a request"
+
+
+def test_killed_runs_leave_playable_video_and_resume_bit_for_bit(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """Twenty processes, killed with SIGKILL at random moments, do one drive together."""
+    random = np.random.default_rng(7)
+    split, events, done = tmp_path / "split", tmp_path / "events", 0
+    file = tmp_path / "state"
+    source = ("--source", f"{SCENE}&frames=100000")
+    state = ("--snapshot", file, "--snapshot-every", 3, "--resume", file)
+    options = ("--labels", split, "--events", events, *state)
+    for attempt in range(20):
+        with running(bundle, *source, "--out", tmp_path / f"{attempt}.mp4", *options) as process:
+            wait_for(lambda before=done: (split / f"{before + 4:06d}.png").exists(), process)
+            time.sleep(random.uniform(0, 0.2))
+            process.kill()
+            process.communicate()
+        first = [line["frame"] for line in lines(events) if line["kind"] == "start"][-1]
+        assert first <= done
+        done = 1 + max(int(path.stem) for path in split.glob("*.png"))
+        # A frame goes to the video before its label map is written.
+        assert playable_frames(tmp_path / f"{attempt}.part.mp4") >= done - first - 5
+        assert not (tmp_path / f"{attempt}.mp4").exists()
+    assert [line["kind"] for line in lines(events)].count("restore") >= 15
+    assert call("run", bundle, *source, "--labels", tmp_path / "whole", "--frames", done) == 0
+    assert labels(split) == labels(tmp_path / "whole")
