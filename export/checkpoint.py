@@ -106,10 +106,16 @@ def published_weights(model: StepModel) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    model: StepModel, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
+    model: StepModel,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    half: bool = False,
 ) -> None:
-    """Write the model's weights as safetensors under published key names."""
+    """Write the model's weights as safetensors under published key names, in float16 if asked."""
     weights = {key: value.detach().contiguous() for key, value in published_weights(model).items()}
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     save_file(weights, os.fspath(path), metadata=dict(metadata or {}))
 
 
@@ -149,9 +155,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from None
     meta: Mapping[str, Any] = {}
     weights = content
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        weights = content["state_dict"]
-        meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
+    if isinstance(content, Mapping):
+        # "model": how Swin's ImageNet classifiers were published.
+        for name in ("state_dict", "model"):
+            if isinstance(content.get(name), Mapping):
+                weights = content[name]
+                meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
+                break
     if not isinstance(weights, Mapping) or not weights:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors")
     tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}

@@ -12,11 +12,13 @@ from streamseg.calibration.datasets.clips import (
     Clip,
     Dataset,
     Frame,
+    IndexedClip,
     Still,
     StillClip,
     VideoClip,
 )
 from streamseg.calibration.datasets.footage import open_footage
+from streamseg.calibration.datasets.synthetic import open_synthetic
 from streamseg.calibration.datasets.vspw import open_vspw
 from streamseg.errors import DatasetError
 
@@ -26,6 +28,7 @@ __all__ = [
     "Clip",
     "Dataset",
     "Frame",
+    "IndexedClip",
     "SegmentationClass",
     "Still",
     "StillClip",
@@ -38,7 +41,7 @@ _LABELLED: dict[str, Callable[..., Dataset]] = {
     "cityscapes": open_cityscapes,
     "vspw": open_vspw,
 }
-DATASETS = (*_LABELLED, "footage")
+DATASETS = (*_LABELLED, "synthetic", "footage")
 
 
 def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Dataset:
@@ -46,7 +49,8 @@ def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Da
 
     Args:
         address: ``NAME:ROOT``, NAME one of ``DATASETS``. ``footage:PATH`` takes any video or folder
-            and has no split and no labels.
+            and has no split and no labels; ``synthetic:PRESET?...`` is drawn, not read (see
+            ``open_synthetic``).
         split: ``train``, ``val`` or ``test``.
         labels: ask for labels; a tree that lacks some is refused. Without, frames come unlabelled.
 
@@ -54,6 +58,8 @@ def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Da
         DatasetError: the name is unknown, or the tree is missing or incomplete.
     """
     name, colon, root = address.partition(":")
+    if name == "synthetic" and colon:
+        return open_synthetic(address, split)
     if not colon or not root:
         raise DatasetError(
             f"{address!r} is not a dataset: expected NAME:ROOT, NAME one of {', '.join(DATASETS)}"

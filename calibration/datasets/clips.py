@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -58,6 +58,20 @@ class Clip(Protocol):
         """
 
 
+@runtime_checkable
+class IndexedClip(Clip, Protocol):
+    """A clip whose frames can be had in any order."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def __getitem__(self, index: int) -> Frame:
+        """Read one frame; negative indices count from the end."""
+
+    def labelled_frames(self) -> list[int]:
+        """Indices of the frames with a label, ascending, told without reading frames."""
+
+
 @dataclass(frozen=True)
 class Still:
     """Where one frame of a clip of image files lies, and when it was taken."""
@@ -84,7 +98,11 @@ class StillClip:
     @property
     def label_count(self) -> int:
         """Number of frames with a label file."""
-        return sum(still.label is not None for still in self.stills)
+        return len(self.labelled_frames())
+
+    def labelled_frames(self) -> list[int]:
+        """Indices of the frames with a label file."""
+        return [index for index, still in enumerate(self.stills) if still.label is not None]
 
     def __len__(self) -> int:
         return len(self.stills)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from streamseg.export.step import Size, StepModel, refuse_size, upsample
 from streamseg.runtime.state import StateSpec
 
 GROWTH_WARNING = 1.25
+
+RunBlocks = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
+"""Maps ``[batch, C, h, w]`` of consecutive frames and state, to maps and state after the last."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,18 @@ class TV3S(StepModel):
         return (scores, *new_state)
 
     def forward_clip(
-        self, frames: Tensor, state: Sequence[Tensor] | None = None
+        self,
+        frames: Tensor,
+        state: Sequence[Tensor] | None = None,
+        *,
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run whole clips at once, layer by layer; for training.
 
         Args:
             frames: uint8 ``[batch, T, H, W, 3]``.
             state: as ``state_spec`` with the batch in front; ``None`` is the empty state.
+            run_blocks: computes ``TemporalBlocks.forward``; ``None`` is the blocks themselves.
         Returns:
             Temporal scores ``[batch, T, K, h, w]``, per-frame auxiliary scores (``linear_pred``)
             of the same shape, and the state after the last frame.
@@ -142,19 +150,27 @@ class TV3S(StepModel):
                 for zeros in self.initial_state((height, width))
             ]
         fused = self.encode(frames.flatten(0, 1))
-        by_frame = list(fused.reshape(batch, length, *fused.shape[1:]).unbind(1))
-        scores, new_state = self._score_sequence(by_frame, (height, width), state)
         auxiliary: Tensor = self.decode_head.linear_pred(fused)
+        # Under autocast the state and all that feeds it stay in float32.
+        with torch.autocast(frames.device.type, enabled=False):
+            wide = fused.to(state[0].dtype).reshape(batch, length, *fused.shape[1:])
+            scores, new_state = self._score_sequence(
+                list(wide.unbind(1)), (height, width), state, run_blocks
+            )
         temporal = torch.stack(scores, dim=1)
         return temporal, auxiliary.reshape(temporal.shape), new_state
 
     def _score_sequence(
-        self, fused: list[Tensor], size: Sequence[int], state: Sequence[Tensor]
+        self,
+        fused: list[Tensor],
+        size: Sequence[int],
+        state: Sequence[Tensor],
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         quarter = (fused[0].shape[2], fused[0].shape[3])
         map_size = self.map_size((size[0], size[1]))
         maps = [upsample(frame, map_size) for frame in fused]
-        outputs, new_state = self.decode_head.vs(maps, state)
+        outputs, new_state = (run_blocks or self.decode_head.vs)(maps, state)
         scores = [upsample(self.decode_head.linear_pred2(out), quarter) for out in outputs]
         return scores, new_state
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from streamseg.errors import SourceError
 
-SCENES_VERSION = 1
+SCENES_VERSION = 2
 """Grows with every change of a preset or of what is drawn: held-out figures belong to a version."""
 
 ROAD, SIDEWALK, BUILDING, POLE, SIGN = 0, 1, 2, 5, 7
@@ -76,17 +76,17 @@ class SceneConfig:
     sway: float = 1.0
     curve: float = 1.0
     traffic: float = 1.0
-    daylight: tuple[float, float] = (0.3, 1.0)
-    fog: float = 0.006
-    rain: float = 0.7
-    contrast: float = 0.8
-    noise: float = 12.0
-    flicker: float = 0.25
-    blur: float = 0.25
-    glare: float = 0.3
-    loss: float = 0.12
-    smear: float = 0.12
-    quality: int = 45
+    daylight: tuple[float, float] = (0.55, 1.0)
+    fog: float = 0.004
+    rain: float = 0.5
+    contrast: float = 0.95
+    noise: float = 6.0
+    flicker: float = 0.2
+    blur: float = 0.2
+    glare: float = 0.2
+    loss: float = 0.14
+    smear: float = 0.16
+    quality: int = 60
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):

@@ -55,3 +55,7 @@ class DatasetError(StreamsegError):
 
 class BatchError(StreamsegError):
     """A batch cannot begin or go on: its list, journal or executor is at fault."""
+
+
+class TrainingError(StreamsegError):
+    """A training run cannot start or go on as asked."""

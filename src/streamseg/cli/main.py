@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
+    "train": ("train", "Train a network on clips of a labelled dataset."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
     "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
@@ -84,3 +85,7 @@ def run(arguments: list[str] | None = None) -> None:
         click.echo(f"streamseg: {error}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    run()

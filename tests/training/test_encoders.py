@@ -1,0 +1,174 @@
+"""Encoders filled from classifiers: transformers' own files, and the publications' key names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+)
+
+from streamseg.errors import CheckpointError
+from streamseg.training.encoders import load_encoder
+from tests.training.small import make_network
+
+SWIN_T = SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7)
+
+
+def randomise(module: torch.nn.Module) -> None:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for value in module.parameters():
+            value.add_(0.05 * torch.randn_like(value))
+
+
+@pytest.fixture(scope="module")
+def mit(tmp_path_factory):
+    classifier = SegformerForImageClassification(SegformerConfig()).eval()
+    randomise(classifier)
+    folder = tmp_path_factory.mktemp("mit")
+    classifier.save_pretrained(folder)
+    return classifier, folder / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def swin(tmp_path_factory):
+    classifier = SwinForImageClassification(SWIN_T).eval()
+    randomise(classifier)
+    folder = tmp_path_factory.mktemp("swin")
+    classifier.save_pretrained(folder)
+    return classifier, folder / "model.safetensors"
+
+
+def test_mit_of_transformers_gives_the_same_maps(mit):
+    classifier, path = mit
+    network = make_network(drop_path=0.0)
+    assert load_encoder(network, path) == []
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = classifier.segformer(image, output_hidden_states=True).hidden_states
+        found = network.backbone(image)
+    for one, other in zip(found, expected, strict=True):
+        # transformers norms with eps 1e-5 where the publication has 1e-6.
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_swin_of_transformers_fills_all_but_the_added_norms(swin):
+    classifier, path = swin
+    network = make_network(encoder="swin_t", drop_path=0.0)
+    kept = load_encoder(network, path)
+    assert kept == [f"norm{i}.{leaf}" for i in range(4) for leaf in ("bias", "weight")]
+    own = network.backbone.backbone.swin.state_dict()
+    for name, value in classifier.swin.state_dict().items():
+        if not name.startswith("layernorm"):
+            assert torch.equal(own[name], value), name
+
+
+def publish_mit(weights):
+    """Key names of mit_b0.pth, written out from the publication."""
+    published = {"head.weight": torch.ones(1000, 256), "head.bias": torch.ones(1000)}
+    rest = {k.removeprefix("segformer.encoder."): v for k, v in weights.items()}
+    for stage in range(4):
+        for leaf in ("weight", "bias"):
+            at = f"patch_embed{stage + 1}"
+            published[f"{at}.proj.{leaf}"] = rest[f"patch_embeddings.{stage}.proj.{leaf}"]
+            published[f"{at}.norm.{leaf}"] = rest[f"patch_embeddings.{stage}.layer_norm.{leaf}"]
+            published[f"norm{stage + 1}.{leaf}"] = rest[f"layer_norm.{stage}.{leaf}"]
+            for block in range(2):
+                old, new = f"block.{stage}.{block}", f"block{stage + 1}.{block}"
+                for theirs, ours in (
+                    ("layer_norm_1", "norm1"),
+                    ("attention.self.query", "attn.q"),
+                    ("attention.self.sr", "attn.sr"),
+                    ("attention.self.layer_norm", "attn.norm"),
+                    ("attention.output.dense", "attn.proj"),
+                    ("layer_norm_2", "norm2"),
+                    ("mlp.dense1", "mlp.fc1"),
+                    ("mlp.dwconv.dwconv", "mlp.dwconv.dwconv"),
+                    ("mlp.dense2", "mlp.fc2"),
+                ):
+                    if f"{old}.{theirs}.{leaf}" in rest:
+                        published[f"{new}.{ours}.{leaf}"] = rest[f"{old}.{theirs}.{leaf}"]
+                published[f"{new}.attn.kv.{leaf}"] = torch.cat(
+                    [rest[f"{old}.attention.self.{part}.{leaf}"] for part in ("key", "value")]
+                )
+    return published
+
+
+def publish_swin(weights):
+    """Key names of swin_tiny_patch4_window7_224.pth, written out from the publication."""
+    published = {
+        "head.weight": torch.ones(1000, 768),
+        "head.bias": torch.ones(1000),
+        "norm.weight": torch.ones(768),
+        "norm.bias": torch.ones(768),
+        "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
+    }
+    rest = {k.removeprefix("swin."): v for k, v in weights.items()}
+    for leaf in ("weight", "bias"):
+        published[f"patch_embed.proj.{leaf}"] = rest[
+            f"embeddings.patch_embeddings.projection.{leaf}"
+        ]
+        published[f"patch_embed.norm.{leaf}"] = rest[f"embeddings.norm.{leaf}"]
+    for stage, depth in enumerate((2, 2, 6, 2)):
+        if stage < 3:
+            for part in ("reduction.weight", "norm.weight", "norm.bias"):
+                key = f"layers.{stage}.downsample.{part}"
+                published[key] = rest[f"encoder.{key}"]
+        for block in range(depth):
+            new = f"layers.{stage}.blocks.{block}"
+            old = f"encoder.{new}"
+            table = "relative_position_bias_table"
+            published[f"{new}.attn.{table}"] = rest[f"{old}.attention.self.{table}"]
+            published[f"{new}.attn.relative_position_index"] = torch.zeros(49, 49).long()
+            for leaf in ("weight", "bias"):
+                published[f"{new}.attn.qkv.{leaf}"] = torch.cat(
+                    [rest[f"{old}.attention.self.{p}.{leaf}"] for p in ("query", "key", "value")]
+                )
+                for theirs, ours in (
+                    ("layernorm_before", "norm1"),
+                    ("layernorm_after", "norm2"),
+                    ("attention.output.dense", "attn.proj"),
+                    ("intermediate.dense", "mlp.fc1"),
+                    ("output.dense", "mlp.fc2"),
+                ):
+                    published[f"{new}.{ours}.{leaf}"] = rest[f"{old}.{theirs}.{leaf}"]
+    return published
+
+
+@pytest.mark.parametrize("wrap", ["", "state_dict", "backbone."])
+def test_published_mit_file_equals_transformers(mit, tmp_path, wrap):
+    published = publish_mit(load_file(mit[1]))
+    if wrap == "backbone.":
+        published = {f"backbone.{k}": v for k, v in published.items() if "head" not in k}
+    torch.save({wrap: published} if wrap == "state_dict" else published, tmp_path / "mit_b0.pth")
+    assert_same_encoders("mit_b0", tmp_path / "mit_b0.pth", mit[1])
+
+
+def test_published_swin_file_equals_transformers(swin, tmp_path):
+    torch.save({"model": publish_swin(load_file(swin[1]))}, tmp_path / "swin.pth")
+    assert_same_encoders("swin_t", tmp_path / "swin.pth", swin[1])
+
+
+def assert_same_encoders(encoder, one, other):
+    first, second = make_network(encoder=encoder), make_network(encoder=encoder)
+    load_encoder(first, one)
+    load_encoder(second, other)
+    for name, value in first.backbone.state_dict().items():
+        assert torch.equal(value, second.backbone.state_dict()[name]), name
+
+
+def test_other_encoders_are_refused(mit, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no swin_t encoder"):
+        load_encoder(make_network(encoder="swin_t"), mit[1])
+    with pytest.raises(CheckpointError, match="holds no mit_b1 encoder"):
+        load_encoder(make_network(encoder="mit_b1"), mit[1])
+    published = publish_mit(load_file(mit[1]))
+    del published["block3.1.attn.kv.weight"]
+    torch.save(published, tmp_path / "cut.pth")
+    with pytest.raises(CheckpointError, match=r"missing: block3.1.attn.kv.weight"):
+        load_encoder(make_network(), tmp_path / "cut.pth")

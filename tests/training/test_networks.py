@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streamseg.errors import CheckpointError, TrainingError
+from streamseg.export import load_checkpoint
+from streamseg.training.networks import ClipNetwork, start_from
+from streamseg.training.saving import save_weights
+from tests.training.small import CLASSES, make_network, run
+
+TOLERANCE = 1e-4
+
+
+def stepped(model, frames):
+    state = model.initial_state(frames.shape[1:3])
+    scores = []
+    with torch.inference_mode():
+        for frame in frames:
+            found, *state = model.score(frame[None], *state)
+            scores.append(found[0])
+    return torch.stack(scores)
+
+
+def test_trained_whole_clip_equals_stepping_the_saved_weights(tmp_path):
+    report = run(tmp_path / "run")
+    model = load_checkpoint(report.weights, window=4, shift=2).eval()
+    frames = torch.randint(0, 256, (5, 32, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        whole, auxiliary = ClipNetwork(model)(frames[None])
+    alone = stepped(model, frames)
+    assert (whole[0] - alone).abs().max() < TOLERANCE
+    assert auxiliary.shape == whole.shape
+    # A state that did nothing would pass too.
+    reset = torch.stack([stepped(model, frame[None])[0] for frame in frames])
+    assert (reset - alone)[1:].abs().max() > 100 * TOLERANCE
+
+
+def test_saved_weights_carry_names_and_licence(tmp_path):
+    network = make_network()
+    save_weights(network, tmp_path / "w.safetensors", license="Apache-2.0", half=True)
+    model = load_checkpoint(tmp_path / "w.safetensors", window=4, shift=2)
+    assert [entry.name for entry in model.classes] == [entry.name for entry in CLASSES]
+    assert [entry.color for entry in model.classes] == [entry.color for entry in CLASSES]
+    assert model.origin.license == "Apache-2.0"
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value.half().to(value.dtype))
+
+
+def test_temporal_network_starts_from_a_frame_network(tmp_path):
+    frame = make_network(model="segformer")
+    with torch.no_grad():
+        for value in frame.parameters():
+            value.normal_()
+    save_weights(frame, tmp_path / "f.safetensors", license="x")
+    network = make_network()
+    before = network.decode_head.vs.layers[0].mixer.in_proj.weight.clone()
+    missing = start_from(network, tmp_path / "f.safetensors")
+    assert missing
+    assert all(name.startswith("decode_head.vs.") for name in missing)
+    head = frame.decode_head
+    assert torch.equal(network.decode_head.linear_pred2.weight, head.linear_pred.weight)
+    assert torch.equal(network.decode_head.linear_fuse.conv.weight, head.linear_fuse.conv.weight)
+    assert torch.equal(network.decode_head.vs.layers[0].mixer.in_proj.weight, before)
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, frame.backbone.state_dict()[name])
+
+
+def test_start_from_other_sizes_is_refused(tmp_path):
+    save_weights(make_network(embed_dim=8), tmp_path / "w.safetensors", license="x")
+    with pytest.raises(CheckpointError, match="the network to train has"):
+        start_from(make_network(), tmp_path / "w.safetensors")
+    save_weights(make_network(encoder="swin_t"), tmp_path / "s.safetensors", license="x")
+    torch.save({"state_dict": {"fc.weight": torch.ones(1)}}, tmp_path / "o.pth")
+    with pytest.raises(CheckpointError, match="no tensor of it fits"):
+        start_from(make_network(), tmp_path / "o.pth")
+
+
+def test_unknown_encoder_is_refused():
+    with pytest.raises(TrainingError, match="expected one of mit_b0"):
+        make_network(encoder="resnet50")
+
+
+def test_seed_decides_the_initial_weights():
+    first, again = make_network().state_dict(), make_network().state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_autocast_leaves_the_temporal_blocks_in_float32():
+    network = make_network()
+    frames = torch.randint(0, 256, (1, 3, 32, 64, 3), dtype=torch.uint8)
+    seen = []
+    network.decode_head.vs.register_forward_pre_hook(
+        lambda _, inputs: seen.extend(tensor.dtype for part in inputs for tensor in part)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores, auxiliary = ClipNetwork(network)(frames)
+    assert set(seen) == {torch.float32}
+    assert scores.dtype == torch.float32
+    assert auxiliary.dtype == torch.bfloat16

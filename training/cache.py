@@ -1,0 +1,172 @@
+"""Decoded frames on disk: drawing or decoding a dataset once instead of at every epoch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamseg.calibration.datasets import VOID, Clip, Dataset, Frame
+from streamseg.calibration.progress import Progress, no_progress
+from streamseg.errors import TrainingError
+from streamseg.runtime.scenes import SCENES_VERSION
+
+_INDEX = "index.json"
+_IMAGES, _LABELS = "images.npy", "labels.npy"
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """A clip whose frames lie in a memory-mapped array."""
+
+    name: str
+    fps: float | None
+    images: Bytes
+    labels: Bytes
+    labelled: tuple[bool, ...]
+    times: tuple[float | None, ...]
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames."""
+        return len(self.labelled)
+
+    @property
+    def label_count(self) -> int:
+        """Number of labelled frames."""
+        return sum(self.labelled)
+
+    def labelled_frames(self) -> list[int]:
+        """Indices of the labelled frames."""
+        return [index for index, labelled in enumerate(self.labelled) if labelled]
+
+    def __len__(self) -> int:
+        return self.frame_count
+
+    def __getitem__(self, index: int) -> Frame:
+        """Copy one frame out; negative indices count from the end."""
+        place = range(len(self))[index]
+        label = np.array(self.labels[place]) if self.labelled[place] else None
+        image = np.array(self.images[place])
+        return Frame(f"{self.name}_{place:06d}", image, label, self.times[place])
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[index] for index in range(len(self)))
+
+
+def cache_frames(dataset: Dataset, folder: Path, *, progress: Progress = no_progress) -> Dataset:
+    """The dataset with its frames in ``folder``, written there unless it holds them already.
+
+    Args:
+        dataset: every frame of one size.
+        folder: made where it is missing; takes ``4 * height * width`` bytes a frame.
+        progress: called after each frame written with the clip's name.
+
+    Raises:
+        TrainingError: the folder holds something else, or frames differ in size.
+        DatasetError: a file is damaged.
+    """
+    key = {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "split": dataset.split,
+        "clips": [[clip.name, clip.frame_count] for clip in dataset.clips],
+        "scenes_version": SCENES_VERSION,
+    }
+    if not (folder / _INDEX).is_file():
+        _write(dataset, folder, key, progress)
+    return _open(dataset, folder, key)
+
+
+def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progress) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise TrainingError(
+            f"cache {folder}: it is not empty and holds no frame cache (or an unfinished one). "
+            "Remove it, or name another folder"
+        )
+    # Renamed into place when whole, so that an interrupted build is never read.
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    total = sum(_count(clip) for clip in dataset.clips)
+    arrays: tuple[Bytes, Bytes] | None = None
+    clips = []
+    at = 0
+    for clip in dataset.clips:
+        labelled, times = [], []
+        for frame in clip:
+            if arrays is None:
+                arrays = _allocate(part, total, frame.image.shape)
+            _store(arrays, at, clip, frame)
+            labelled.append(frame.label is not None)
+            times.append(frame.time)
+            at += 1
+            progress(clip.name)
+        clips.append({"name": clip.name, "fps": clip.fps, "labelled": labelled, "times": times})
+    if arrays is None:
+        raise TrainingError(f"{dataset.name} {dataset.split} holds no frames to cache")
+    del arrays
+    (part / _INDEX).write_text(json.dumps({"key": key, "clips": clips}), encoding="utf-8")
+    if folder.exists():
+        folder.rmdir()
+    part.replace(folder)
+
+
+def _count(clip: Clip) -> int:
+    if clip.frame_count is None:
+        raise TrainingError(f"clip {clip.name} does not tell its length; it cannot be cached")
+    return clip.frame_count
+
+
+def _allocate(folder: Path, total: int, shape: tuple[int, ...]) -> tuple[Bytes, Bytes]:
+    def allocate(name: str, size: tuple[int, ...]) -> Bytes:
+        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.uint8, shape=size)
+
+    return allocate(_IMAGES, (total, *shape)), allocate(_LABELS, (total, *shape[:2]))
+
+
+def _store(arrays: tuple[Bytes, Bytes], at: int, clip: Clip, frame: Frame) -> None:
+    images, labels = arrays
+    if frame.image.shape != images.shape[1:]:
+        raise TrainingError(
+            f"cache: {clip.name} has frames of {frame.image.shape[:2]}, others of "
+            f"{images.shape[1:3]}; a cache takes one size. Train without --cache"
+        )
+    images[at] = frame.image
+    labels[at] = VOID if frame.label is None else frame.label
+
+
+def _open(dataset: Dataset, folder: Path, key: dict[str, Any]) -> Dataset:
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    if index["key"] != key:
+        different = [name for name in key if index["key"].get(name) != key[name]]
+        raise TrainingError(
+            f"cache {folder} holds frames of another dataset (other {', '.join(different)}). "
+            "Remove it, or name another folder"
+        )
+    images = np.load(folder / _IMAGES, mmap_mode="r")
+    labels = np.load(folder / _LABELS, mmap_mode="r")
+    clips: list[Clip] = []
+    at = 0
+    for entry in index["clips"]:
+        end = at + len(entry["labelled"])
+        clips.append(
+            CachedClip(
+                entry["name"],
+                entry["fps"],
+                images[at:end],
+                labels[at:end],
+                tuple(entry["labelled"]),
+                tuple(entry["times"]),
+            )
+        )
+        at = end
+    return Dataset(dataset.name, dataset.root, dataset.split, clips, dataset.classes)

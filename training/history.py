@@ -1,0 +1,102 @@
+"""What a run tells: JSON lines, a picture of its curves, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SMOOTHING = 50
+
+
+class Advance(Protocol):
+    """Shows that a step is done."""
+
+    def __call__(self, step: int, text: str) -> None:
+        """``step`` steps are done; ``text`` says how it goes."""
+
+
+class History:
+    """Appends to a run's log; on resuming, what was logged after the checkpoint is dropped."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        kept = [entry for entry in read_history(path) if entry["step"] <= step]
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        part.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, **entry: Any) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The log's lines; a last one that was cut off is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Draw losses and learning rate over steps."""
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_history(log) if "loss" in line]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    steps = np.array([line["step"] for line in lines])
+    for name in ("loss", "temporal", "auxiliary"):
+        values = np.array([line[name] for line in lines])
+        (drawn,) = top.plot(steps, values, linewidth=0.5, alpha=0.35)
+        top.plot(steps, _smooth(values), color=drawn.get_color(), label=name)
+    top.set_ylabel("cross-entropy")
+    top.set_yscale("log")
+    top.grid(alpha=0.3)
+    top.legend()
+    bottom.plot(steps, [line["lr"] for line in lines])
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("step")
+    figure.savefig(picture, dpi=110)
+
+
+def _smooth(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:
+    width = max(1, min(SMOOTHING, len(values) // 4))
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+@contextmanager
+def step_progress(total: int, *, shown: bool) -> Iterator[Advance]:
+    """A bar over steps on stderr; yields a function to call after each step."""
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(step: int, text: str) -> None:
+            bar.update(task, completed=step, description=text)
+
+        yield advance

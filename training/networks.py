@@ -1,0 +1,136 @@
+"""Networks to train, and how they start: seeded, from our own weights, or from an encoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from streamseg.calibration.datasets import SegmentationClass
+from streamseg.errors import CheckpointError, TrainingError
+from streamseg.export.checkpoint import read_checkpoint
+from streamseg.export.models.encoder import ENCODER_PRESETS
+from streamseg.export.models.keys import below
+from streamseg.export.models.mamba import BlocksConfig
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig
+from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.runtime.manifest import ClassInfo
+from streamseg.training.config import NetworkConfig
+from streamseg.training.fused import find_kernels, run_fused
+
+Network = TV3S | SegFormer
+_TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
+
+
+def build_network(
+    config: NetworkConfig, classes: Sequence[SegmentationClass], *, seed: int
+) -> Network:
+    """The network with weights drawn from ``seed``.
+
+    Raises:
+        TrainingError: the encoder is unknown.
+    """
+    if config.encoder not in ENCODER_PRESETS:
+        known = ", ".join(ENCODER_PRESETS)
+        raise TrainingError(f"encoder is {config.encoder!r}: expected one of {known}")
+    encoder = ENCODER_PRESETS[config.encoder]
+    torch.manual_seed(seed)
+    network: Network
+    if config.model == "segformer":
+        sizes = SegFormerConfig(encoder, config.embed_dim, len(classes))
+        network = SegFormer(sizes, drop_path=config.drop_path)
+    else:
+        blocks = BlocksConfig(
+            config.embed_dim,
+            layers=config.layers,
+            d_inner=config.expand * config.embed_dim,
+            d_state=config.states,
+            dt_rank=max(1, config.embed_dim // 16),
+            window=(config.window, config.window),
+            shift=(config.shift, config.shift),
+        )
+        network = TV3S(TV3SConfig(encoder, blocks, len(classes)), drop_path=config.drop_path)
+    network.classes = tuple(
+        ClassInfo(index, entry.name, entry.color) for index, entry in enumerate(classes)
+    )
+    # No output depends on it; optimisers and launchers want no idle weights.
+    network.decode_head.conv_seg.requires_grad_(False)
+    return network
+
+
+def start_from(network: Network, path: Path) -> list[str]:
+    """Fill the network from a checkpoint with published key names, as far as it goes.
+
+    A TV3S network takes encoder, decoder and ``linear_pred`` of a SegFormer checkpoint, and its
+    ``linear_pred2`` starts as a copy of ``linear_pred``; its temporal blocks keep their seeded
+    weights.
+
+    Returns:
+        The published names that the checkpoint did not fill.
+    Raises:
+        CheckpointError: unreadable, or a tensor has another shape.
+    """
+    weights = {key: value.float() for key, value in read_checkpoint(path).weights.items()}
+    for name in ("weight", "bias"):
+        if _TEMPORAL + name not in weights and _FRAME + name in weights:
+            weights[_TEMPORAL + name] = weights[_FRAME + name]
+    return _fill(network, weights, str(path))
+
+
+def _fill(network: Network, weights: dict[str, Tensor], source: str) -> list[str]:
+    own = network.state_dict()
+    missing: list[str] = []
+    filled: dict[str, Tensor] = {}
+    for prefix, keys in network.published_keys().items():
+        found, _ = keys.translate(below(weights, prefix))
+        filled |= {prefix + key: value for key, value in found.items() if prefix + key in own}
+        missing += [
+            prefix + keys.published(key.removeprefix(prefix))
+            for key in own
+            if key.startswith(prefix) and key.removeprefix(prefix) not in found
+        ]
+    for key, value in filled.items():
+        if value.shape != own[key].shape:
+            raise CheckpointError(
+                f"{source}: {key} has shape {list(value.shape)}, the network to train has "
+                f"{list(own[key].shape)}"
+            )
+    if not filled:
+        raise CheckpointError(f"{source}: no tensor of it fits the network to train")
+    network.load_state_dict(filled, strict=False)
+    return missing
+
+
+class ClipNetwork(nn.Module):
+    """A network as a function of whole clips, from the zero state."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Score clips.
+
+        Args:
+            frames: uint8 ``[batch, T, H, W, 3]``.
+        Returns:
+            Scores ``[batch, T, K, h, w]``, and auxiliary scores of the same shape; None for a
+            network without temporal part.
+        """
+        if isinstance(self.network, TV3S):
+            run = self._run_fused if frames.is_cuda and find_kernels() is not None else None
+            temporal, auxiliary, _ = self.network.forward_clip(frames, run_blocks=run)
+            return temporal, auxiliary
+        scores = self.network.decode_head.linear_pred(self.network.encode(frames.flatten(0, 1)))
+        return scores.unflatten(0, frames.shape[:2]), None
+
+    def _run_fused(
+        self, maps: Sequence[Tensor], state: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        kernels = find_kernels()
+        assert kernels is not None
+        assert isinstance(self.network, TV3S)
+        # The state is zero: whole clips are run from their start.
+        return run_fused(self.network.decode_head.vs, kernels, maps), list(state)

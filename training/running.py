@@ -1,0 +1,120 @@
+"""From a command's options to a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamseg.calibration.datasets import Dataset, open_dataset
+from streamseg.calibration.progress import frame_progress
+from streamseg.errors import TrainingError
+from streamseg.training.cache import cache_frames
+from streamseg.training.clips import count_classes
+from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
+from streamseg.training.encoders import load_encoder
+from streamseg.training.loop import RunOptions, TrainReport, build_accelerator, train
+from streamseg.training.networks import build_network, start_from
+from streamseg.training.saving import RunFolder
+
+SYNTHETIC_LICENSE = "Apache-2.0"
+
+
+def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> TrainReport:
+    """Train as the options of ``streamseg train`` say.
+
+    Args:
+        given: the options by name.
+        command_line: kept in the run's record.
+    Raises:
+        StreamsegError: an option, the dataset or a checkpoint does not fit.
+    """
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    if given["init"] and given["encoder_weights"]:
+        raise TrainingError("--init fills the encoder too: leave out --encoder-weights")
+    config = _read_config(given, class_weights=None)
+    accelerator = build_accelerator(config, given["device"])
+    with accelerator.main_process_first():
+        dataset = _open(given, show=accelerator.is_main_process)
+    weights = _class_weights(given["class_weights"], dataset, config.clips)
+    config = _read_config(given, class_weights=weights)
+    network = build_network(config.network, dataset.classes, seed=config.seed)
+    if given["encoder_weights"]:
+        load_encoder(network, given["encoder_weights"])
+    if given["init"]:
+        start_from(network, given["init"])
+    folder = RunFolder(given["out"])
+    if accelerator.is_main_process:
+        content = {
+            **config.as_json(),
+            "dataset": given["dataset"],
+            "split": given["split"],
+            "init": _name(given["init"] or given["encoder_weights"]),
+        }
+        folder.start(content, resume=given["resume"], command_line=command_line)
+    accelerator.wait_for_everyone()
+    drawn = dataset.name == "synthetic" and not given["init"] and not given["encoder_weights"]
+    options = RunOptions(
+        device=given["device"],
+        workers=given["workers"],
+        save_every=given["save_every"],
+        log_every=given["log_every"],
+        license=given["license_"] or (SYNTHETIC_LICENSE if drawn else "unknown"),
+        half=given["half"],
+        resume=given["resume"],
+        progress=True,
+    )
+    return train(network, dataset, config, folder, options, accelerator=accelerator)
+
+
+def _read_config(
+    given: Mapping[str, Any], *, class_weights: tuple[float, ...] | None
+) -> TrainConfig:
+    network = NetworkConfig(**{k: given[k] for k in NetworkConfig.__dataclass_fields__})
+    clips = ClipConfig(**{k: given[k] for k in ClipConfig.__dataclass_fields__})
+    rest = {k: given[k] for k in TrainConfig.__dataclass_fields__ if k in given}
+    rest |= {"network": network, "clips": clips, "class_weights": class_weights}
+    return TrainConfig(**rest)
+
+
+def _open(given: Mapping[str, Any], *, show: bool) -> Dataset:
+    dataset = open_dataset(given["dataset"], given["split"])
+    if given["cache"] is None:
+        return dataset
+    if not show:
+        return cache_frames(dataset, given["cache"])
+    with frame_progress(dataset.frame_count) as advance:
+        return cache_frames(dataset, given["cache"], progress=advance)
+
+
+def _class_weights(
+    asked: str | None, dataset: Dataset, clips: ClipConfig
+) -> tuple[float, ...] | None:
+    if asked is None:
+        return None
+    if asked == "log":
+        counts = count_classes(dataset, ignore_index=clips.ignore_index)
+        share = counts / max(1, counts.sum())
+        return tuple(float(w) for w in np.round(1 / np.log(1.1 + share), 4))
+    try:
+        found = json.loads(Path(asked).read_text(encoding="utf-8"))
+        weights = tuple(float(value) for value in found)
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"class weights {asked}: expected 'log' or a JSON file with a list of numbers ({error})"
+        ) from None
+    if len(weights) != len(dataset.classes) or min(weights) < 0:
+        raise TrainingError(
+            f"class weights {asked}: {len(weights)} numbers, expected {len(dataset.classes)}, "
+            "0 or more each"
+        )
+    return weights
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name

@@ -1,0 +1,172 @@
+"""A run's folder: its configuration, the checkpoint to resume from, and the weights it gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import streamseg
+from streamseg.errors import TrainingError
+from streamseg.export.checkpoint import save_checkpoint
+from streamseg.training.config import differing
+from streamseg.training.networks import Network
+
+CONFIG, LAST, WEIGHTS = "config.json", "last.pt", "weights.safetensors"
+LOG, CURVES = "log.jsonl", "curves.png"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def last(self) -> Path:
+        """What ``--resume`` goes on from."""
+        return self.root / LAST
+
+    @property
+    def weights(self) -> Path:
+        """Safetensors with published key names."""
+        return self.root / WEIGHTS
+
+    @property
+    def log(self) -> Path:
+        """JSON lines."""
+        return self.root / LOG
+
+    @property
+    def curves(self) -> Path:
+        """The loss curves' picture."""
+        return self.root / CURVES
+
+    def start(
+        self, content: Mapping[str, Any], *, resume: bool, command_line: Sequence[str] = ()
+    ) -> None:
+        """Write the configuration, or on resuming check that it is the same.
+
+        Raises:
+            TrainingError: the folder holds a run already, or none to resume, or another one.
+        """
+        path = self.root / CONFIG
+        if not resume:
+            if path.exists():
+                raise TrainingError(
+                    f"{self.root} holds a run already. Add --resume to go on with it, or name "
+                    "another folder"
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            made_by = {**describe_machine(), "command": shlex.join(command_line)}
+            record = {**content, "made_by": made_by}
+            _replace(path, json.dumps(record, indent=1).encode() + b"\n")
+            return
+        if not path.is_file():
+            raise TrainingError(f"{self.root} holds no run to resume: {path} is missing")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        before.pop("made_by", None)
+        if found := differing(before, json.loads(json.dumps(content))):
+            raise TrainingError(
+                f"{self.root} was started with other settings: {'; '.join(found)}. Resume with "
+                "the same, or start a run in another folder"
+            )
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint; the one before it stays whole until this one is.
+
+        Raises:
+            TrainingError: a weight is not finite; the checkpoint before is kept.
+        """
+        bad = [name for name, value in state["network"].items() if not _finite(value)]
+        if bad:
+            raise TrainingError(
+                f"step {state['step']}: {bad[0]} is not finite, so no checkpoint was written. "
+                f"{self.describe_last()} Lower --lr or set --clip-norm"
+            )
+        part = self.last.with_name(LAST + ".part")
+        torch.save(dict(state), part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(self.last)
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint, or None where a run was stopped before its first.
+
+        Raises:
+            TrainingError: it cannot be read.
+        """
+        if not self.last.is_file():
+            return None
+        try:
+            content = torch.load(self.last, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise TrainingError(f"{self.last} cannot be read: {error}") from error
+        assert isinstance(content, dict)
+        return content
+
+    def describe_last(self) -> str:
+        """A sentence on the last good checkpoint."""
+        found = self.load()
+        if found is None:
+            return "There is no checkpoint before it."
+        return f"The last good checkpoint is {self.last} of step {found['step']}."
+
+
+def save_weights(network: Network, path: Path, *, license: str, half: bool = False) -> None:  # noqa: A002
+    """Write weights as ``load_checkpoint`` reads them, with class names and palette.
+
+    Args:
+        network: on any device.
+        path: the safetensors file.
+        license: of the weights, which follows from the data's.
+        half: float16 tensors.
+    """
+    metadata = {
+        "CLASSES": json.dumps([entry.name for entry in network.classes]),
+        "PALETTE": json.dumps([list(entry.color) for entry in network.classes]),
+        "license": license,
+        "made_by": f"streamseg {streamseg.__version__} train",
+    }
+    save_checkpoint(network, path, metadata=metadata, half=half)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, commit and processor, for the record."""
+    return {
+        "streamseg": streamseg.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
