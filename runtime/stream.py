@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,11 +14,13 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import FrameMismatch, StateMismatch, StreamsegError
+from streamseg.errors import BackendError, FrameMismatch, StateMismatch, StreamsegError
+from streamseg.runtime.arrays import is_device_array, view_device_array
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
-from streamseg.runtime.backends.interface import plan_step
+from streamseg.runtime.backends.interface import StepPlan, plan_step
 from streamseg.runtime.bundle import read_bundle
 from streamseg.runtime.confidence import confidence_of
+from streamseg.runtime.cuda import DeviceArray
 from streamseg.runtime.manifest import Manifest
 from streamseg.runtime.resize import FitMode, FrameFitter
 from streamseg.runtime.state import StateSnapshot
@@ -37,6 +41,30 @@ class StepResult:
     logits: npt.NDArray[np.float32] | None
     step: int
     timings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class DeviceStepResult:
+    """What one step on the device hands out.
+
+    Attributes:
+        labels: ``[H, W]`` uint8 at the model's size, in device memory; ``cupy.asarray`` and
+            ``torch.as_tensor`` take it without a copy. Valid until the stream's next step.
+        step: number of this frame since the last reset, from 0.
+    """
+
+    labels: DeviceArray
+    step: int
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step under way: who brings its labels back, its number, when it was begun and fitted."""
+
+    fitter: FrameFitter
+    step: int
+    started: float
+    fitted: float
 
 
 class Stream:
@@ -66,6 +94,7 @@ class Stream:
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
         self._step = 0
         self._closed = False
+        self._owners: deque[object] = deque(maxlen=2)  # of device frames that may be in use
         self._given: dict[str, npt.NDArray[np.generic]] = {}
         for name, content in (given or {}).items():
             self.give(name, content)
@@ -90,10 +119,75 @@ class Stream:
             StateMismatch: a given state has not been set.
             BackendError: the backend failed.
         """
+        begun = self._begin(frame, self._lane.run)
+        return self._hand_out(begun)
+
+    def steps_through(self, frames: Iterable[npt.NDArray[np.uint8]]) -> Iterator[StepResult]:
+        """Segment frames one after the other, uploads and downloads beside the steps.
+
+        Where the backend overlaps steps (TensorRT), a result comes when the next frame has been
+        given; elsewhere this is ``step`` in a loop. Use the stream for nothing else until the
+        iterator has ended or was closed.
+
+        Args:
+            frames: as ``step`` takes them.
+        Raises:
+            FrameMismatch, StateMismatch, BackendError: as ``step``.
+        """
+        under_way: deque[_Begun] = deque()
+        try:
+            for frame in frames:
+                under_way.append(self._begin(frame, self._lane.start))
+                if len(under_way) == self._lane.depth:
+                    self._lane.finish()
+                    yield self._hand_out(under_way.popleft())
+            while under_way:
+                self._lane.finish()
+                yield self._hand_out(under_way.popleft())
+        finally:
+            for _ in under_way:
+                with contextlib.suppress(BackendError):
+                    self._lane.finish()
+
+    def step_device(self, frame: object) -> DeviceStepResult:
+        """Segment a frame that lies in device memory; labels stay there, and nothing is copied.
+
+        Args:
+            frame: ``[H, W, 3]`` or ``[1, H, W, 3]`` uint8 RGB of the model's size, dense, by
+                ``__cuda_array_interface__`` or DLPack (CuPy, torch, pycuda, numba). Where it names
+                a CUDA stream, that stream's work is waited for, and later work of that stream
+                waits for this step; where it names none it must be ready, and stay as it is until
+                the labels have been read.
+        Raises:
+            FrameMismatch: another shape, dtype, layout or device.
+            StateMismatch: a given state has not been set.
+            BackendError: the backend failed, or keeps no arrays on a device.
+        """
+        self._require_open()
+        self._require_given()
+        array, owner = view_device_array(frame, self._lane.stream)
+        spec = self.manifest.frame
+        if array.dtype != "uint8" or array.shape not in (spec.shape, spec.shape[1:]):
+            raise FrameMismatch(
+                f"frame on the device is {array.dtype} {list(array.shape)}, expected uint8 "
+                f"{[spec.height, spec.width, 3]}, the model's size; resize it there first, or "
+                "give it in host memory"
+            )
+        batch = DeviceArray(array.pointer, spec.shape, array.dtype, array.stream)
+        labels = self._lane.run_device(plan_step(self.manifest, self._step), batch)
+        self._owners.append(owner)
+        self._step += 1
+        return DeviceStepResult(labels, self._step - 1)
+
+    def _begin(self, frame: npt.NDArray[np.uint8], run: Callable[[StepPlan], None]) -> _Begun:
+        """Check a frame, bring it to the model's size, and run or start its step."""
         self._require_open()
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
             got = getattr(frame, "dtype", type(frame).__name__)
-            raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]")
+            hint = (
+                "; a frame in device memory goes to step_device" if is_device_array(frame) else ""
+            )
+            raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]{hint}")
         if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
         self._require_given()
@@ -101,16 +195,19 @@ class Stream:
         fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
         fitter.fit(frame, self._lane.frame)
         fitted = time.perf_counter()
-        self._lane.run(plan_step(self.manifest, self._step))
-        stepped = time.perf_counter()
-        labels = fitter.restore(self._lane.labels)
-        timings = {
-            "preprocess": fitted - started + time.perf_counter() - stepped,
-            "step": stepped - fitted,
-        }
-        result = StepResult(labels, self._lane.logits, self._step, timings)
+        run(plan_step(self.manifest, self._step))
         self._step += 1
-        return result
+        return _Begun(fitter, self._step - 1, started, fitted)
+
+    def _hand_out(self, begun: _Begun) -> StepResult:
+        """The result of a step that is finished."""
+        stepped = time.perf_counter()
+        labels = begun.fitter.restore(self._lane.labels)
+        timings = {
+            "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
+            "step": stepped - begun.fitted,
+        }
+        return StepResult(labels, self._lane.logits, begun.step, timings)
 
     def confidence(self) -> npt.NDArray[np.uint8]:
         """How sure the network is of the last step's labels: 255 times their probability.

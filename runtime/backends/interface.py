@@ -88,12 +88,14 @@ class Lane(ABC):
 
     Attributes:
         depth: steps that may be under way at once.
+        stream: handle of the CUDA stream that steps run on; 0 where there is none to know.
         frame: ``[H, W, 3]`` uint8, to be filled before a run.
         labels: ``[H, W]`` uint8, of the last step finished.
         logits: ``[K, H, W]`` float32, of the last step finished, or ``None``.
     """
 
     depth: int = 1
+    stream: int = 0
     frame: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32] | None

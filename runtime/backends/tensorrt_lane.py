@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError
+from streamseg.errors import BackendError, FrameMismatch
 from streamseg.runtime.backends.interface import Array, Feed, Lane, StepPlan
 from streamseg.runtime.backends.tensors import output_tensors
 from streamseg.runtime.cuda import Cuda, DeviceArray
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # Frames of other libraries come at addresses that recur, or not; graphs are kept for so many.
 MAX_GRAPHS = 64
+# Of the addresses of inputs and outputs (NvInferRuntime.h, setTensorAddress).
+ALIGNMENT = 256
 
 
 class Engines(Protocol):
@@ -85,6 +87,7 @@ class TensorRtLane(Lane):
     def _allocate(self) -> None:
         cuda, manifest = self._cuda, self._manifest
         self._uploads, self._steps, self._downloads = (self._new_stream() for _ in range(3))
+        self.stream = int(self._steps)
         self._state = {
             spec.name: [self._new_array(spec.shape, spec.dtype) for _ in range(spec.buffers)]
             for spec in manifest.state
@@ -156,6 +159,8 @@ class TensorRtLane(Lane):
 
     def run(self, plan: StepPlan) -> None:
         """Upload ``frame``, run one step, download labels and logits."""
+        if self._under_way:
+            raise BackendError("a step is under way; finish it before the next is run")
         self.start(plan)
         self.finish()
 
@@ -189,6 +194,11 @@ class TensorRtLane(Lane):
         slot = self._claim()
         if self._under_way:
             raise BackendError("a step is under way; finish it before one on the device")
+        if frame.pointer % ALIGNMENT:
+            raise FrameMismatch(
+                f"the frame lies at {frame.pointer:#x} in device memory, and TensorRT takes "
+                f"multiples of {ALIGNMENT} bytes; copy it into an array of its own there"
+            )
         producer = self._cuda.handle(frame.stream) if frame.stream else None
         if producer is not None:
             self._cuda.call("cudaEventRecord", slot.uploaded, producer)

@@ -1,0 +1,56 @@
+"""Segment frames that PyCUDA holds in device memory; labels stay there for PyCUDA to use.
+
+    python samples/pycuda_stream.py street/ --source clip.mp4 --frames 100
+
+Frames are uploaded here because a file is the source; with a camera or a decoder on the GPU they
+are there already. Needs a GPU, PyCUDA (pip install pycuda) and, for --backend tensorrt, an engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import cv2
+import numpy as np
+import pycuda.autoprimaryctx  # noqa: F401 - the context that TensorRT and ONNX Runtime use
+import pycuda.driver as cuda
+from pycuda import gpuarray
+
+import streamseg
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--backend", default="tensorrt", help="tensorrt, tensorrt_rtx or cuda")
+    parser.add_argument("--engine", help="engine file, or folder of several")
+    arguments = parser.parse_args()
+
+    with (
+        streamseg.open_source(arguments.source) as source,
+        streamseg.open(
+            arguments.bundle, backend=arguments.backend, engine=arguments.engine
+        ) as stream,
+    ):
+        size = stream.manifest.frame
+        on_device = gpuarray.empty((size.height, size.width, 3), np.uint8)
+        pixels = np.zeros(256, np.int64)
+        for number, frame in enumerate(source):
+            if number == arguments.frames:
+                break
+            # The model's size: a frame on the device is not resized.
+            on_device.set(cv2.resize(frame.image, (size.width, size.height)))
+            labels = stream.step_device(on_device).labels
+            # The same memory as PyCUDA sees it; the step may still be at work on it.
+            ours = gpuarray.GPUArray(labels.shape, np.uint8, gpudata=labels.pointer)
+            cuda.Context.synchronize()
+            pixels += np.bincount(ours.get().ravel(), minlength=256)
+        for entry in stream.manifest.classes:
+            share = pixels[entry.id] / max(pixels.sum(), 1)
+            print(f"{entry.name}: {share:.1%}")
+
+
+if __name__ == "__main__":
+    main()
