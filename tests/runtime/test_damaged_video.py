@@ -26,21 +26,23 @@ def textured_frame(index: int) -> Image:
     return np.ascontiguousarray(texture[index : index + SIZE[0], 2 * index : 2 * index + SIZE[1]])
 
 
-def write_group_clip(path: Path, *, b_frames: int = 0) -> Path:
-    """60 frames, a key frame every 20."""
+def write_group_clip(
+    path: Path, *, b_frames: int = 0, frames: int = FRAMES, group: int = GROUP
+) -> Path:
+    """60 frames at 25 a second, a key frame every 20."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width = SIZE
         stream.pix_fmt = "yuv420p"
         stream.options = {
-            "g": str(GROUP),
-            "keyint_min": str(GROUP),
+            "g": str(group),
+            "keyint_min": str(group),
             "sc_threshold": "0",
             "bf": str(b_frames),
             "crf": "20",
         }
-        for index in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(textured_frame(index), format="rgb24")
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(textured_frame(index % 60), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -129,6 +131,14 @@ def test_frames_shown_out_of_order_are_left_out_with_what_they_need(tmp_path: Pa
     assert corrupt >= 10
     for key, frame in frames.items():
         np.testing.assert_array_equal(frame.image, whole[key].image)
+
+
+def test_damage_is_taken_to_have_healed_where_no_key_frame_comes(tmp_path: Path) -> None:
+    clip = write_group_clip(tmp_path / "clip.mp4", frames=300, group=300)
+    frames, corrupt = read_all(damage_clip(clip, {10: cut_half}))
+    assert set(range(10)) == {key for key in frames if key < 250}
+    assert set(range(262, 300)) <= set(frames)
+    assert corrupt + len(frames) == 300
 
 
 def test_clip_without_one_whole_frame_is_refused(tmp_path: Path) -> None:
