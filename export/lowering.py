@@ -153,8 +153,9 @@ def _conv_function(taps: int) -> str:
     WindowedCausalConv <{", ".join(GEOMETRY)}>
         (x, weight, bias, state, order, inverse, tail) => (y, next_state)
     {{
+      wide = Cast <to = 1> (x)
       {_ZERO_ROW.format(like="x")}
-      extended = Concat <axis = 1> (x, zero)
+      extended = Concat <axis = 1> (wide, zero)
       sequence = Gather <axis = 1> (extended, order)
       old = Transpose <perm = [0, 3, 1, 2]> (state)
       padded = Concat <axis = 1> (old, sequence)
@@ -163,13 +164,15 @@ def _conv_function(taps: int) -> str:
       gate = Sigmoid (sum{taps - 1})
       activated = Mul (sum{taps - 1}, gate)
       flat = Reshape (activated, flat_shape)
-      y = Gather <axis = 1> (flat, inverse)
+      scattered = Gather <axis = 1> (flat, inverse)
+      y = CastLike (scattered, x)
       all = Reshape (padded, flat_shape)
       newest = Gather <axis = 1> (all, tail)
       next_state = Transpose <perm = [0, 2, 3, 1]> (newest)
     }}"""
 
 
+# Functions compute in float32, whatever the type of the maps.
 # `Pad` would be the natural way to append a zero row; ONNX Runtime 1.17 cannot infer its type
 # inside a function.
 _ZERO_ROW = """
@@ -181,8 +184,7 @@ _ZERO_ROW = """
       batch = Gather (shape, i0)
       width = Gather (shape, i2)
       zero_shape = Concat <axis = 0> (batch, i1, width)
-      zero_value = ConstantOfShape <value = float[1] {{0.0}}> (zero_shape)
-      zero = CastLike (zero_value, {like})
+      zero = ConstantOfShape <value = float[1] {{0.0}}> (zero_shape)
       flat_shape = Concat <axis = 0> (batch, minus, width)"""
 
 _SCAN_FUNCTION = f"""
@@ -193,15 +195,19 @@ _SCAN_FUNCTION = f"""
       {_ZERO_ROW.format(like="u")}
       states = Shape <start = 2, end = 3> (B)
       narrow_shape = Concat <axis = 0> (batch, i1, states)
-      narrow_value = ConstantOfShape <value = float[1] {{0.0}}> (narrow_shape)
-      narrow = CastLike (narrow_value, B)
-      biased = Add (dt, dt_bias)
+      narrow = ConstantOfShape <value = float[1] {{0.0}}> (narrow_shape)
+      u_wide = Cast <to = 1> (u)
+      dt_wide = Cast <to = 1> (dt)
+      B_wide = Cast <to = 1> (B)
+      C_wide = Cast <to = 1> (C)
+      z_wide = Cast <to = 1> (z)
+      biased = Add (dt_wide, dt_bias)
       delta = Softplus (biased)
-      driven = Mul (delta, u)
+      driven = Mul (delta, u_wide)
       delta_rows = Concat <axis = 1> (delta, zero)
       driven_rows = Concat <axis = 1> (driven, zero)
-      B_rows = Concat <axis = 1> (B, narrow)
-      C_rows = Concat <axis = 1> (C, narrow)
+      B_rows = Concat <axis = 1> (B_wide, narrow)
+      C_rows = Concat <axis = 1> (C_wide, narrow)
       delta_cells = Gather <axis = 1> (delta_rows, order)
       driven_cells = Gather <axis = 1> (driven_rows, order)
       B_cells = Gather <axis = 1> (B_rows, order)
@@ -230,11 +236,12 @@ _SCAN_FUNCTION = f"""
       > (state, delta_cells, driven_cells, B_cells, C_cells)
       flat = Reshape (outputs, flat_shape)
       scanned = Gather <axis = 1> (flat, inverse)
-      skipped = Mul (u, skip)
+      skipped = Mul (u_wide, skip)
       summed = Add (scanned, skipped)
-      gate = Sigmoid (z)
-      silu = Mul (z, gate)
-      y = Mul (summed, silu)
+      gate = Sigmoid (z_wide)
+      silu = Mul (z_wide, gate)
+      gated = Mul (summed, silu)
+      y = CastLike (gated, u)
     }}"""
 
 _LABELS_FUNCTION = f"""

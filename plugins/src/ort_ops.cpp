@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "c_api.h"
+#include "half.h"
 #include "operators.h"
 #include "ort_kernel.h"
 
@@ -32,6 +33,52 @@ class SessionExecutor : public Executor {
   const KernelContext* context_;
 };
 
+// A map of the kernel's type as float32: float16 is widened into a copy. A processor multiplies no
+// faster in float16; bundles for GPUs run here to be checked.
+template <int kType>
+class Map : public Tensor {
+ public:
+  Map(const Api& api, const KernelContext* context, size_t index, const char* name)
+      : Tensor(read_input(api, context, index, name, kType)) {
+    if constexpr (kType == kFloat16) {
+      const auto* halves = static_cast<const uint16_t*>(data);
+      copy_.resize(static_cast<size_t>(count(shape)));
+      for (size_t i = 0; i < copy_.size(); ++i) copy_[i] = widen_half(halves[i]);
+      data = copy_.data();
+    }
+  }
+
+  static int64_t count(const Shape& shape) {
+    int64_t values = 1;
+    for (const int64_t extent : shape) values *= extent;
+    return values;
+  }
+
+ private:
+  std::vector<float> copy_;
+};
+
+// An output map of the kernel's type, written as float32 and narrowed by `finish`.
+template <int kType>
+class OutputMap {
+ public:
+  OutputMap(const Api& api, KernelContext* context, size_t index, const Shape& shape)
+      : data_(make_output(api, context, index, shape)) {
+    if constexpr (kType == kFloat16) copy_.resize(static_cast<size_t>(Map<kType>::count(shape)));
+  }
+
+  float* floats() { return kType == kFloat16 ? copy_.data() : static_cast<float*>(data_); }
+
+  void finish() {
+    auto* halves = static_cast<uint16_t*>(data_);
+    for (size_t i = 0; i < copy_.size(); ++i) halves[i] = narrow_float(copy_[i]);
+  }
+
+ private:
+  void* data_;
+  std::vector<float> copy_;
+};
+
 struct WindowedKernel {
   WindowedKernel(const Api& api, const KernelInfo* info)
       : api(api),
@@ -41,22 +88,24 @@ struct WindowedKernel {
                        read_attribute(api, info, "offset_w"))) {}
 
   static constexpr const char* kProvider = nullptr;
-  static int input_type(size_t) { return kFloat; }
-  static int output_type(size_t) { return kFloat; }
 
   const Api& api;
   WindowGrid grid;
 };
 
+// kMap: the type of maps; weights and state are float32.
+template <int kMap>
 struct ConvKernel : WindowedKernel {
   static constexpr const char* kName = "WindowedCausalConv";
   static constexpr size_t kInputs = 4;
   static constexpr size_t kOptional = 3;  // order, inverse, tail: only the lowering reads them
   static constexpr size_t kOutputs = 2;
+  static int input_type(size_t index) { return index == 0 ? kMap : kFloat; }
+  static int output_type(size_t index) { return input_type(index); }
   using WindowedKernel::WindowedKernel;
 
   void compute(KernelContext* context) const {
-    const Tensor x = read_input(api, context, 0, "x");
+    const Map<kMap> x(api, context, 0, "x");
     const Tensor weight = read_input(api, context, 1, "weight");
     const Tensor bias = read_input(api, context, 2, "bias");
     const Tensor state = read_input(api, context, 3, "state");
@@ -67,30 +116,37 @@ struct ConvKernel : WindowedKernel {
     const int64_t taps = weight.shape[1];
     bias.expect({channels}, "channels");
     state.expect({batch, grid.cells(), channels, taps - 1}, "batch, cells, channels, taps - 1");
-    auto* y = static_cast<float*>(make_output(api, context, 0, x.shape));
+    OutputMap<kMap> y(api, context, 0, x.shape);
     auto* next = static_cast<float*>(make_output(api, context, 1, state.shape));
     windowed_causal_conv<float>({grid, batch, channels, taps, x.floats(), weight.floats(),
-                                 bias.floats(), state.floats(), y, next},
+                                 bias.floats(), state.floats(), y.floats(), next},
                                 SessionExecutor(api, context));
+    y.finish();
   }
 };
 
+template <int kMap>
 struct ScanKernel : WindowedKernel {
   static constexpr const char* kName = "WindowedSelectiveScan";
   static constexpr size_t kInputs = 9;
   static constexpr size_t kOptional = 2;  // order, inverse: only the lowering reads them
   static constexpr size_t kOutputs = 2;
+  static int input_type(size_t index) {  // u, dt, B, C and z are maps
+    const bool is_map = index < 2 || index == 4 || index == 5 || index == 7;
+    return is_map ? kMap : kFloat;
+  }
+  static int output_type(size_t index) { return index == 0 ? kMap : kFloat; }
   using WindowedKernel::WindowedKernel;
 
   void compute(KernelContext* context) const {
-    const Tensor u = read_input(api, context, 0, "u");
-    const Tensor dt = read_input(api, context, 1, "dt");
+    const Map<kMap> u(api, context, 0, "u");
+    const Map<kMap> dt(api, context, 1, "dt");
     const Tensor dt_bias = read_input(api, context, 2, "dt_bias");
     const Tensor A = read_input(api, context, 3, "A");
-    const Tensor B = read_input(api, context, 4, "B");
-    const Tensor C = read_input(api, context, 5, "C");
+    const Map<kMap> B(api, context, 4, "B");
+    const Map<kMap> C(api, context, 5, "C");
     const Tensor skip = read_input(api, context, 6, "skip");
-    const Tensor z = read_input(api, context, 7, "z");
+    const Map<kMap> z(api, context, 7, "z");
     const Tensor state = read_input(api, context, 8, "state");
     u.expect({-1, grid.tokens(), -1}, "batch, map_h * map_w, channels");
     const int64_t batch = u.shape[0];
@@ -104,12 +160,14 @@ struct ScanKernel : WindowedKernel {
     B.expect({batch, grid.tokens(), states}, "batch, map_h * map_w, states");
     C.expect({batch, grid.tokens(), states}, "batch, map_h * map_w, states");
     state.expect({batch, grid.cells(), channels, states}, "batch, cells, channels, states");
-    auto* y = static_cast<float*>(make_output(api, context, 0, u.shape));
+    OutputMap<kMap> y(api, context, 0, u.shape);
     auto* next = static_cast<float*>(make_output(api, context, 1, state.shape));
     windowed_selective_scan<float>(
         {grid, batch, channels, states, u.floats(), dt.floats(), dt_bias.floats(), A.floats(),
-         B.floats(), C.floats(), skip.floats(), z.floats(), state.floats(), y, next, nullptr},
+         B.floats(), C.floats(), skip.floats(), z.floats(), state.floats(), y.floats(), next,
+         nullptr},
         SessionExecutor(api, context));
+    y.finish();
   }
 };
 
@@ -156,9 +214,12 @@ OpDomain* shared_domain(const Api& api) {
   if (domain == nullptr) {
     OpDomain* made = nullptr;
     check(api.create_domain("streamseg", &made));
-    check(api.add_to_domain(made, &describe<ConvKernel>()));
-    check(api.add_to_domain(made, &describe<ScanKernel>()));
-    check(api.add_to_domain(made, &describe<ArgmaxOpKernel>()));
+    for (const CustomOp* op :
+         {&describe<ConvKernel<kFloat>>(), &describe<ConvKernel<kFloat16>>(),
+          &describe<ScanKernel<kFloat>>(), &describe<ScanKernel<kFloat16>>(),
+          &describe<ArgmaxOpKernel>()}) {
+      check(api.add_to_domain(made, op));
+    }
     domain = made;
   }
   return domain;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "c_api.h"
+#include "half.h"
 
 namespace {
 
@@ -257,6 +258,44 @@ void test_errors() {
 
 }  // namespace
 
+// Every float16 against its definition, and rounding on either side of every midpoint.
+void test_half() {
+  const auto value = [](uint16_t half) {
+    const int exponent = half >> 10 & 31;
+    const int fraction = half & 1023;
+    const double size = exponent == 0 ? std::ldexp(fraction, -24)
+                                      : std::ldexp(1024 + fraction, exponent - 25);
+    return half & 0x8000 ? -size : size;
+  };
+  bool widened = true;
+  bool narrowed = true;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float wide = streamseg::widen_half(half);
+    if ((half & 0x7fff) > 0x7c00) {
+      widened &= std::isnan(wide);
+      narrowed &= (streamseg::narrow_float(wide) & 0x7fff) > 0x7c00;
+      continue;
+    }
+    const double infinite = half & 0x8000 ? -HUGE_VAL : HUGE_VAL;
+    widened &= wide == ((half & 0x7fff) == 0x7c00 ? infinite : value(half));
+    widened &= std::signbit(wide) == (half >> 15 != 0);
+    narrowed &= streamseg::narrow_float(wide) == half;
+    if ((half & 0x7fff) >= 0x7c00) continue;
+    // The first value past the largest would be 65536: from half way on it is infinity.
+    const auto next = static_cast<uint16_t>(half + 1);
+    const double after = (next & 0x7fff) == 0x7c00 ? (half & 0x8000 ? -65536.0 : 65536.0) : value(next);
+    const auto middle = static_cast<float>((value(half) + after) / 2);
+    const float outward = half & 0x8000 ? -HUGE_VALF : HUGE_VALF;
+    narrowed &= streamseg::narrow_float(middle) == (half & 1 ? next : half);
+    narrowed &= streamseg::narrow_float(std::nextafter(middle, 0.0f)) == half;
+    narrowed &= streamseg::narrow_float(std::nextafter(middle, outward)) == next;
+  }
+  expect(widened, "float16 widens exactly");
+  expect(narrowed, "float32 rounds to the nearest float16, ties to even");
+  expect(streamseg::narrow_float(1e9f) == 0x7c00, "what is too large becomes infinity");
+}
+
 int main() {
   const streamseg_sizes geometries[] = {
       // map, window, offset, batch, channels, states or taps, threads
@@ -286,6 +325,7 @@ int main() {
     test_exp();
     std::printf("%s\n", level.c_str());
   }
+  test_half();
   test_scan_definition();
   test_errors();
   std::printf("%d passed, %d failed\n", passed, failed);

@@ -139,6 +139,44 @@ def test_native_and_lowering_agree(op: str, graphs: Path) -> None:
         assert not np.array_equal(with_library[0], without[0]), "the library was not used"
 
 
+MAPS = {"WindowedCausalConv": ("x",), "WindowedSelectiveScan": ("u", "dt", "B", "C", "z")}
+
+
+def with_half_maps(model: onnx.ModelProto, op: str) -> onnx.ModelProto:
+    """The same graph with float16 maps; weights and state stay float32."""
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    for entry in (*half.graph.input, *half.graph.output):
+        if entry.name in (*MAPS[op], "y"):
+            entry.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return half
+
+
+@pytest.mark.parametrize("op", sorted(MAPS))
+@pytest.mark.parametrize("native", [True, False], ids=["native", "lowering"])
+def test_half_maps_compute_as_float32_and_are_rounded_once(
+    op: str, native: bool, graphs: Path
+) -> None:
+    wide = onnx.load(graphs / f"{op}.onnx")
+    half = with_half_maps(wide, op).SerializeToString()
+    rng = np.random.default_rng(1)
+    inputs = []
+    for entry in wide.graph.input:
+        array = rng.normal(size=[d.dim_value for d in entry.type.tensor_type.shape.dim])
+        inputs.append(-np.exp(array) if entry.name == "A" else array)
+    inputs = [array.astype(np.float16).astype(np.float32) for array in inputs]
+    narrow = [
+        array.astype(np.float16) if entry.name in MAPS[op] else array
+        for array, entry in zip(inputs, wide.graph.input)  # noqa: B905
+    ]
+    y, state = run(wide.SerializeToString(), inputs, native=native)
+    y_half, state_half = run(half, narrow, native=native)
+    assert y_half.dtype == np.float16
+    assert state_half.dtype == np.float32
+    np.testing.assert_array_equal(state_half, state)
+    np.testing.assert_array_equal(y_half, y.astype(np.float16))
+
+
 def test_without_library_or_lowering_a_node_is_unknown() -> None:
     with pytest.raises(Exception, match="streamseg"):
         session(build("WindowedCausalConv"), native=False)
