@@ -30,7 +30,7 @@ from streamseg.calibration.quantisation import (
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.calibration.segmenter import Segmenter, SegmenterOptions, open_segmenter
-from streamseg.errors import DatasetError
+from streamseg.errors import DatasetError, ExportError
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle import Bundle, read_bundle
 
@@ -150,6 +150,9 @@ def calibrate(
     if report:
         require_matplotlib()
     bundle = read_bundle(source)
+    found = bundle.manifest.precision_name
+    if found != "fp32":
+        raise ExportError(f"{source} is {found} already; calibrate the float32 bundle")
     segments = _segments(dataset, options)
     if ranges is None:
         if dataset is None:

@@ -220,7 +220,7 @@ def write_int8_bundle(
             bundle.manifest,
             files=files,
             made_by={**bundle.manifest.made_by, "calibration": __version__},
-            extra={**bundle.manifest.extra, "precision": describe_precision(quantised, method)},
+            precision=describe_precision(quantised, method),
         )
         draft = Draft(folder, manifest).add(RANGES, ranges.to_json())
         finish(draft)

@@ -18,10 +18,12 @@ import torch
 from streamseg import __version__
 from streamseg.errors import ExportError
 from streamseg.export.graph import TracedGraph, trace_step
+from streamseg.export.precision import PRECISIONS, half_graph, half_state
 from streamseg.export.replay import Replay, outline
 from streamseg.export.step import Size, StepModel
 from streamseg.runtime.bundle import MANIFEST, digest, new_bundle, read_bundle
 from streamseg.runtime.manifest import RESIZE_RULES, Manifest
+from streamseg.runtime.state import StateSpec
 from streamseg.runtime.stream import Stream, open_stream
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 PARITY_FRAMES = 4
 # Far above rounding (about 1e-5) and far below what a lost state does (above 1).
 PARITY_LIMIT = 5e-3
+# Of float16, relative: rounding alone costs up to 5e-3, an overflow or a wrong cast far more.
+HALF_PARITY_LIMIT = 2e-2
 # Ties aside, labels are equal; a graph that no state shows would be caught here.
 AGREEMENT_LIMIT = 0.95
 
@@ -53,6 +57,7 @@ def export_bundle(
     size: Size,
     logits: bool = False,
     resize: str = "stretch",
+    precision: str = "fp32",
 ) -> ExportReport:
     """Write a bundle for frames of ``size``.
 
@@ -62,6 +67,7 @@ def export_bundle(
         size: (H, W) that the graph runs at.
         logits: also output float32 logits ``[1, K, H, W]``.
         resize: how the runtime fits frames, ``stretch`` or ``letterbox``.
+        precision: ``fp32`` or ``fp16``, baked into the graphs.
     Raises:
         ExportError: the size is not possible, the exporter failed, or the bundle's outputs differ
             from PyTorch's.
@@ -70,6 +76,8 @@ def export_bundle(
     started = time.perf_counter()
     if resize not in RESIZE_RULES:
         raise ExportError(f"resize is '{resize}', expected one of {', '.join(RESIZE_RULES)}")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
     warnings = tuple(model.check_size(size))
     for warning in warnings:
         logger.warning("%s", warning)
@@ -78,9 +86,17 @@ def export_bundle(
         contents = {}
         for name in model.graphs(size):
             traced[name] = trace_step(model, size, graph=name, logits=logits)
+            if precision == "fp16":
+                traced[name] = _halve(traced[name], model.state_spec(size))
             contents[f"{name}.onnx"] = traced[name].model.SerializeToString(deterministic=True)
             (folder / f"{name}.onnx").write_bytes(contents[f"{name}.onnx"])
         manifest = _describe(model, traced, contents, size=size, resize=resize)
+        if precision == "fp16":
+            manifest = replace(
+                manifest,
+                state=half_state(manifest.state),
+                precision={"layers": "float16", "rest": "float32"},
+            )
         _write_manifest(folder, manifest)
         parity = measure_parity(model, folder, size=size)
         _write_manifest(folder, replace(manifest, parity=parity))
@@ -93,6 +109,10 @@ def export_bundle(
         warnings=warnings,
         seconds=time.perf_counter() - started,
     )
+
+
+def _halve(traced: TracedGraph, table: tuple[StateSpec, ...]) -> TracedGraph:
+    return replace(traced, model=half_graph(traced.model, half_state(table)))
 
 
 def _describe(
@@ -141,10 +161,12 @@ def measure_parity(
     The clip reaches every row of the schedule; given states hold seeded noise.
 
     Returns:
-        For the manifest: frames, what it was compared with, the largest absolute difference of
-        state and (where the bundle has them) logits, and the share of equal labels.
+        For the manifest: frames, what it was compared with, the largest absolute and relative
+        (Euclidean) differences of state and (where the bundle has them) logits, the limit that
+        they kept, and the share of equal labels.
     Raises:
-        ExportError: a difference above ``PARITY_LIMIT``, or labels that agree too little.
+        ExportError: a difference above ``PARITY_LIMIT`` (float16: ``HALF_PARITY_LIMIT``, relative),
+            or labels that agree too little.
     """
     manifest = read_bundle(bundle).manifest
     if frames is None:
@@ -163,38 +185,42 @@ def measure_parity(
             model, size, given={name: torch.from_numpy(array) for name, array in given.items()}
         )
         found = _compare(replay, stream, clip)
-    worst = max(found["state_max_abs"], found["logits_max_abs"] or 0.0)
-    if not worst <= PARITY_LIMIT:
+    half = manifest.precision_name == "fp16"
+    measure, limit = ("relative", HALF_PARITY_LIMIT) if half else ("max_abs", PARITY_LIMIT)
+    worst = max(found[f"state_{measure}"], found[f"logits_{measure}"] or 0.0)
+    if not worst <= limit:
         raise ExportError(
             f"the exported graph differs from PyTorch by {worst:.2g} after {frames} frames, "
-            f"expected at most {PARITY_LIMIT:g}; nothing was written"
+            f"expected at most {limit:g}; nothing was written"
+            + (". This model does not keep its accuracy in float16: export fp32" if half else "")
         )
     if not found["labels_agreement"] >= AGREEMENT_LIMIT:
         raise ExportError(
             f"{found['labels_agreement']:.2%} of the exported graph's labels are PyTorch's, "
             f"expected at least {AGREEMENT_LIMIT:.0%}; nothing was written"
         )
-    return found
+    return {**found, "limit": limit, "limit_of": measure}
 
 
 def _compare(replay: Replay, stream: Stream, clip: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
     agreed = 0.0
     logits_error: float | None = None
+    logits_relative: float | None = None
     for image in clip:
         result = stream.step(image)
         logits = replay.logits(torch.from_numpy(image)[None])
         agreed += float((logits[0].argmax(0).numpy() == result.labels).mean())
         if result.logits is not None:
             error = float(np.abs(result.logits - logits[0].numpy()).max())
-            logits_error = max(logits_error or 0.0, error)
+            logits_error = _worse(logits_error, error)
+            relative = _relative(result.logits, logits[0].numpy())
+            logits_relative = _worse(logits_relative, relative)
     tensors = stream.snapshot().tensors
-    state_error = max(
-        (
-            float(np.abs(tensors[name] - tensor.numpy()).max())
-            for name, tensor in replay.state().items()
-        ),
-        default=0.0,
-    )
+    pairs = [(tensors[name], tensor.numpy()) for name, tensor in replay.state().items()]
+    state_error = state_relative = 0.0
+    for ours, theirs in pairs:
+        state_error = _worse(state_error, float(np.abs(ours - theirs).max()))
+        state_relative = _worse(state_relative, _relative(ours, theirs))
     return {
         "against": f"torch {torch.__version__} float32",
         "with": stream.execution,
@@ -202,7 +228,20 @@ def _compare(replay: Replay, stream: Stream, clip: list[np.ndarray[Any, Any]]) -
         "labels_agreement": agreed / len(clip),
         "logits_max_abs": logits_error,
         "state_max_abs": state_error,
+        "logits_relative": logits_relative,
+        "state_relative": state_relative,
     }
+
+
+def _worse(worst: float | None, error: float) -> float:
+    """The larger of two; what is no number counts as largest."""
+    return error if worst is None or not error <= worst else worst
+
+
+def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    difference = np.linalg.norm(ours.astype(np.float64) - theirs)
+    size = np.linalg.norm(theirs.astype(np.float64))
+    return float(difference / size) if size else float(difference)
 
 
 def moving_pattern(size: Size, frames: int) -> list[np.ndarray[Any, Any]]:

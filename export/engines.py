@@ -89,7 +89,7 @@ def build_engines(
             gpu=gpu.name if gpu and flavour == "tensorrt" else "",
             capabilities=tuple(capabilities),
             driver=_driver(gpu),
-            precision=str(bundle.manifest.model.get("precision", "fp32")),
+            precision=bundle.manifest.precision_name,
             plugins_sha256=hash_library(plugins) if plugins else "",
             engine_sha256=digest(engine),
         )

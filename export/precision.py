@@ -15,6 +15,7 @@ is lost. Carried state is summed up over thousands of frames and stays float32.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,11 +23,12 @@ import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamseg.errors import ExportError
+from streamseg.runtime.state import StateSpec
 
+PRECISIONS = ("fp32", "fp16")
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 DOMAIN = "streamseg"
-# State of these kinds becomes float16.
-HALF_STATE = ("ring", "key")
+_HALF_STATE = ("ring", "key")
 
 _PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
 # Float32, and so is what is computed from their results, up to the next product.
@@ -52,19 +54,29 @@ _EXACT_INPUTS = {"GridSample": (1,), "UpsampleArgmax": (0,), "ArgMax": (0,)}
 _FIXED_INPUTS = {"Resize": (1, 2)}
 
 
-def half_graph(model: ModelProto, *, half_states: Collection[str] = ()) -> ModelProto:
+def half_state(table: tuple[StateSpec, ...]) -> tuple[StateSpec, ...]:
+    """The state table of a float16 graph: rings and key frames float16, the rest as it was."""
+    return tuple(
+        replace(spec, dtype="float16")
+        if spec.kind in _HALF_STATE and spec.dtype == "float32"
+        else spec
+        for spec in table
+    )
+
+
+def half_graph(model: ModelProto, table: tuple[StateSpec, ...]) -> ModelProto:
     """Bake float16 into a graph.
 
     Args:
         model: a float32 step graph, perhaps with Q/DQ; not modified.
-        half_states: names of the state table whose tensors become float16.
+        table: the state table of the result; its types say which states are float16.
     Raises:
         ExportError: a type is unknown, a weight is out of float16's range, or the graph is
             float16 already.
     """
     if any(entry.data_type == HALF for entry in model.graph.initializer):
         raise ExportError("the graph is float16 already")
-    return _Converter(model, half_states).convert()
+    return _Converter(model, {spec.name for spec in table if spec.dtype == "float16"}).convert()
 
 
 class _Converter:
@@ -72,7 +84,7 @@ class _Converter:
 
     def __init__(self, model: ModelProto, half_states: Collection[str]) -> None:
         self.source = onnx.shape_inference.infer_shapes(model)
-        self.types = {
+        self.types: dict[str, int] = {
             entry.name: entry.type.tensor_type.elem_type
             for entry in (
                 *self.source.graph.value_info,

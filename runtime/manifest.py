@@ -123,9 +123,20 @@ class Manifest:
     files: Mapping[str, str]
     weights: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    precision: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: PolicySpec = field(default_factory=PolicySpec)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision_name(self) -> str:
+        """``fp32``, ``fp16``, ``int8``, or ``int8+fp16``."""
+        names = {"float32": "fp32", "float16": "fp16"}
+        layers = str(self.precision.get("layers", "float32"))
+        rest = str(self.precision.get("rest", "float32"))
+        if layers == "int8" and rest == "float16":
+            return "int8+fp16"
+        return names.get(layers, layers)
 
     def state_named(self, name: str) -> StateSpec:
         """The row of the state table called ``name``."""
@@ -155,6 +166,7 @@ class Manifest:
             "classes": [asdict(entry) for entry in self.classes],
             "weights": dict(self.weights),
             "parity": dict(self.parity),
+            **({"precision": dict(self.precision)} if self.precision else {}),
             "files": dict(self.files),
             "made_by": dict(self.made_by),
             "policy": asdict(self.policy),
@@ -207,6 +219,7 @@ def parse_manifest(text: str) -> Manifest:
         files=root.get("files", _digests),
         weights=root.get("weights", mapping, {}),
         parity=root.get("parity", mapping, {}),
+        precision=root.get("precision", mapping, {}),
         made_by=root.get("made_by", mapping, {}),
         policy=_read_policy(Fields(root.get("policy", mapping, dict[str, Any]()), "policy.")),
         extra={name: value for name, value in content.items() if name not in _KNOWN},
@@ -217,7 +230,7 @@ def parse_manifest(text: str) -> Manifest:
 
 _KNOWN = frozenset(
     ("format", "model", "frame", "state", "graphs", "schedule")
-    + ("classes", "weights", "parity", "files", "made_by", "policy")
+    + ("classes", "weights", "parity", "precision", "files", "made_by", "policy")
 )
 
 

@@ -236,7 +236,7 @@ def test_int8_bundle_streams_close_to_float32(bundle, footage, tmp_path):
     assert result.kept == ()
     assert result.bytes < result.float_bytes
     manifest = read_bundle(target).manifest
-    assert manifest.extra["precision"]["int8_layers"] == len(result.layers)
+    assert manifest.precision["int8_layers"] == len(result.layers)
     assert "calibration/ranges.json" in manifest.files
     lowered = SegmenterOptions(native=False)
     clip = open_dataset(f"footage:{footage}").clips[0]

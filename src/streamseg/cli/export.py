@@ -22,6 +22,13 @@ TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'stre
     "--keep-ratio", type=click.FloatRange(0, 1, min_open=True), help="MRCFA: tokens kept."
 )
 @click.option("--key-every", default=5, show_default=True, help="MPVSS: frames from key to key.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16: half the size, for GPUs; state, norms and softmax stay float32.",
+)
 @click.option("--logits", is_flag=True, help="Also output float32 logits.")
 @click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
 def command(
@@ -32,6 +39,7 @@ def command(
     shift: int,
     keep_ratio: float | None,
     key_every: int,
+    precision: str,
     logits: bool,
     letterbox: bool,
 ) -> None:
@@ -51,20 +59,21 @@ def command(
     if model.origin.ignored:
         click.echo(f"  ignored {len(model.origin.ignored)} keys, e.g. {model.origin.ignored[0]}")
     resize = "letterbox" if letterbox else "stretch"
-    report = export_bundle(model, out, size=size, logits=logits, resize=resize)
+    report = export_bundle(model, out, size=size, logits=logits, resize=resize, precision=precision)
     parity = report.parity
     click.echo(
-        f"{report.path}: {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
+        f"{report.path}: {precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
     logits_text = (
         ""
         if parity["logits_max_abs"] is None
-        else f", logits within {parity['logits_max_abs']:.1e}"
+        else f", logits within {parity['logits_max_abs']:.1e} ({parity['logits_relative']:.1e})"
     )
     click.echo(
         f"  parity with PyTorch over {parity['frames']} frames: state within "
-        f"{parity['state_max_abs']:.1e}{logits_text}, "
+        f"{parity['state_max_abs']:.1e} ({parity['state_relative']:.1e} of its size)"
+        f"{logits_text}, "
         f"{parity['labels_agreement']:.4%} of labels equal"
     )
     click.echo(f"  next: streamseg run {report.path} --source VIDEO --out overlay.mp4")

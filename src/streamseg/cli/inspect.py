@@ -49,6 +49,7 @@ def describe(bundle: Bundle) -> Iterator[str]:
         f"{frame.resize}, mean {list(frame.mean)}, std {list(frame.std)}"
     )
     yield f"weights: {join_pairs(manifest.weights)}"
+    yield f"precision: {join_pairs(manifest.precision or {'layers': 'float32'})}"
     yield f"parity: {join_pairs(manifest.parity)}"
     yield f"made by: {join_pairs(manifest.made_by)}"
     yield f"operators on this machine: {describe_operators()}"
