@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools test test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools browser-tools test test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -65,6 +65,10 @@ STREAM_PACKAGES := python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 g
 stream-tools:
 	dpkg -s $(STREAM_PACKAGES) >/dev/null 2>&1 || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(STREAM_PACKAGES) >/dev/null; }
+
+# Headless Chromium for the tests of the web page, which skip without it.
+browser-tools:
+	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -y -q chromium chromium-driver; }
 
 test: setup
 	$(BIN)/python -m pytest

@@ -239,7 +239,10 @@ setup(
     packages=list_packages(),
     package_dir=PACKAGE_DIR,
     include_package_data=False,
-    package_data={"streamseg": ["py.typed"]},
+    package_data={
+        "streamseg": ["py.typed"],
+        "streamseg.runtime.serving": ["page/*.html", "page/*.css", "page/*.js"],
+    },
     distclass=NativeDistribution,
     cmdclass={
         "build": Build,

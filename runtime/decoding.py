@@ -55,6 +55,11 @@ class Decoder(threading.Thread):
         with self._changed:
             return self._over and not self._frames
 
+    @property
+    def waiting(self) -> int:
+        """Frames that can be taken now."""
+        return len(self._frames)
+
     def take(self) -> Frame | None:
         """The next frame, None where there is none at the moment."""
         with self._changed:

@@ -68,6 +68,8 @@ class FFmpegReader:
             context.flags |= LOW_DELAY
         else:
             context.thread_type = "AUTO"
+        if address.options.decode_threads is not None:
+            context.thread_count = address.options.decode_threads
         if accelerator is not None and not context.is_hwaccel:
             self.detail = f"software decoding, {self.detail} does not take {context.name}"
             logger.warning("%s: %s", self._name, self.detail)

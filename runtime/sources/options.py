@@ -40,6 +40,8 @@ class SourceOptions:
         transport: of RTSP.
         decode: ``software``, ``auto`` for whatever hardware decodes here, or the name of an FFmpeg
             hardware device type such as ``cuda`` or ``vaapi``.
+        decode_threads: of the software decoder; None leaves it to FFmpeg, which takes as many as
+            there are cores: too many where hundreds of sources are read.
 
     Raises:
         SourceError: a value is outside its range.
@@ -56,6 +58,7 @@ class SourceOptions:
     await_source: bool = False
     transport: Transport = "tcp"
     decode: str = "software"
+    decode_threads: int | None = None
 
     def __post_init__(self) -> None:
         self._check("start", self.start, 0, 1e9)
@@ -65,6 +68,8 @@ class SourceOptions:
         self._check("backoff", self.backoff, 0.1, 3600)
         if self.reconnect is not None:
             self._check("reconnect", self.reconnect, 0, 10**9)
+        if self.decode_threads is not None:
+            self._check("decode_threads", self.decode_threads, 1, 64)
         if self.transport not in ("tcp", "udp"):
             raise SourceError("transport of a source is neither tcp nor udp")
         if not re.fullmatch(r"[a-z0-9]{1,20}", self.decode):

@@ -9,6 +9,7 @@ from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
     from streamseg.runtime.events import Event
+    from streamseg.runtime.fleet import open_fleet
     from streamseg.runtime.policy import StatePolicy
     from streamseg.runtime.session import Session
     from streamseg.runtime.sources import open_source
@@ -27,6 +28,7 @@ __all__ = [
     "StreamsegError",
     "__version__",
     "open",
+    "open_fleet",
     "open_source",
 ]
 
@@ -39,6 +41,7 @@ _LAZY = {
     "StepResult": ("streamseg.runtime.stream", "StepResult"),
     "Stream": ("streamseg.runtime.stream", "Stream"),
     "open": ("streamseg.runtime.stream", "open_stream"),
+    "open_fleet": ("streamseg.runtime.fleet", "open_fleet"),
     "open_source": ("streamseg.runtime.sources", "open_source"),
 }
 

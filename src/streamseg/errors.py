@@ -49,6 +49,10 @@ class SinkError(StreamsegError):
     """An output cannot be written."""
 
 
+class ServeError(StreamsegError):
+    """The web page cannot be served as asked."""
+
+
 class DatasetError(StreamsegError):
     """A dataset's tree is missing, incomplete or unreadable."""
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "triton": ("triton", "Write a Triton model repository that streams a bundle."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
+    "serve": ("serve", "Show streams on a web page: live picture, state on and off, metrics."),
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "train": ("train", "Train a network on clips of a labelled dataset."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),

@@ -1,0 +1,1 @@
+"""The web page: live pictures, figures and buttons for every stream of a fleet."""

@@ -1,0 +1,146 @@
+"""``streamseg serve``: a web page with the live pictures and figures of one or many streams."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamseg.cli.source_options import SourceArguments, source_options
+from streamseg.cli.streams import default_entry, list_entries, reload_on_hangup, streams_option
+
+if TYPE_CHECKING:
+    from streamseg.runtime.events import Event
+    from streamseg.runtime.fleet import Member
+    from streamseg.runtime.roster import StreamEntry
+
+PATH = click.Path(path_type=Path)
+REQUIRED = ("aiohttp", "prometheus_client")
+TOKEN_VARIABLE = "STREAMSEG_TOKEN"
+STALLED = 30.0  # seconds without a turn of the streams after which /healthz says so
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@source_options(multiple=True, required=False)
+@streams_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--token-file",
+    type=PATH,
+    help=f"File with the token that visitors need; or set {TOKEN_VARIABLE}.",
+)
+@click.option("--snapshots", type=PATH, help="Folder for states saved by the page's button.")
+@click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
+@click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
+@click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
+@click.option("--library", type=PATH, help="Native library to use, an absolute path.")
+@click.option("--engine", type=PATH, help="TensorRT engine, or folder of several.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
+def command(
+    bundle: Path,
+    source: SourceArguments,
+    streams: Path | None,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    snapshots: Path | None,
+    letterbox: bool | None,
+    backend: str,
+    native: bool | None,
+    library: Path | None,
+    engine: Path | None,
+    threads: int | None,
+) -> int:
+    """Show on a web page what BUNDLE makes of one or many sources.
+
+    A source is [NAME=]ADDRESS; files and scenes play at their own pace. Ends on Ctrl-C.
+    """
+    require_server()
+    from rich.console import Console
+
+    from streamseg.runtime.fleet import open_fleet
+    from streamseg.runtime.roster import Roster
+    from streamseg.runtime.serving.server import PageServer
+    from streamseg.runtime.serving.view import StreamView
+    from streamseg.runtime.signals import stop_on_signals
+
+    defaults = default_entry(source)
+    defaults = replace(defaults, options=replace(defaults.options, realtime=True))
+    entries = list_entries(source, streams, defaults)
+    token = find_token(token_file)
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    views: dict[str, StreamView] = {}
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    def tell(event: Event) -> None:
+        cause = f" ({event.cause})" if event.cause else ""
+        line = f"{event.stream}: {event.kind}{cause}: {event.reason}"
+        say(line)
+        server.report(event)
+
+    with ExitStack() as stack:
+        request = stack.enter_context(stop_on_signals())
+        fleet = stack.enter_context(
+            open_fleet(
+                bundle,
+                stay=True,
+                stop=request.event,
+                on_event=tell,
+                backend=backend,
+                native=native,
+                library=library,
+                engine=engine,
+                letterbox=letterbox,
+                threads=threads,
+            )
+        )
+        server = stack.enter_context(
+            PageServer(
+                fleet.stream.manifest.classes,
+                fleet.stream.execution,
+                host=host,
+                port=port,
+                token=token,
+                snapshots=snapshots,
+                healthy=lambda: fleet.idle < STALLED,
+            )
+        )
+
+        def show(member: Member, _entry: StreamEntry) -> None:
+            view = StreamView(member.session, member.metrics, lambda: member.source_name)
+            views[member.name] = view
+            server.join(view)
+            member.on_leave = lambda: server.leave(member.name)
+
+        roster = Roster(fleet, on_join=show, on_change=say)
+        roster.follow(entries)
+        stack.enter_context(reload_on_hangup(fleet, roster, streams, defaults))
+        say(f"{server.url} shows {len(entries)} streams on {fleet.stream.execution}")
+        for done in fleet:
+            server.offer(views[done.stream], done.frame, done.result.labels)
+    return 128 + request.signal if request.signal else 0
+
+
+def find_token(path: Path | None) -> str | None:
+    """The token of the file or of the environment; a command line could be seen by others."""
+    from streamseg.runtime.serving.access import read_token
+
+    return os.environ.get(TOKEN_VARIABLE) or None if path is None else read_token(path)
+
+
+def require_server() -> None:
+    """Raise ServeError where the extra is not installed."""
+    from streamseg.errors import ServeError
+
+    for module in REQUIRED:
+        if importlib.util.find_spec(module) is None:
+            raise ServeError(f"{module} is not installed. Run: pip install 'streamseg[serve]'")

@@ -1,0 +1,82 @@
+"""What the sub-commands share that run many streams."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from streamseg.cli.source_options import SourceArguments
+
+if TYPE_CHECKING:
+    from streamseg.runtime.fleet import Fleet
+    from streamseg.runtime.roster import Roster, StreamEntry
+
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
+
+streams_option = click.option(
+    "--streams",
+    type=click.Path(path_type=Path),
+    help="List of streams (TOML), read again on SIGHUP.",
+)
+
+
+def default_entry(source: SourceArguments) -> StreamEntry:
+    """What the options say of every stream."""
+    from streamseg.runtime.roster import StreamEntry
+
+    # One camera that is not there yet must not keep the others waiting.
+    options = replace(source.options(), decode_threads=1, await_source=True)
+    return StreamEntry(
+        name="",
+        source="",
+        options=options,
+        when_behind=source.when_behind,
+        max_latency=source.max_latency,
+    )
+
+
+def list_entries(
+    source: SourceArguments, streams: Path | None, defaults: StreamEntry
+) -> dict[str, StreamEntry]:
+    """The streams that ``--source`` or ``--streams`` name; sources are ``[NAME=]ADDRESS``."""
+    from streamseg.runtime.roster import read_streams
+
+    if bool(source.uris) == (streams is not None):
+        raise click.UsageError("give either --source, as often as you like, or --streams")
+    if streams is not None:
+        return read_streams(streams, defaults)
+    entries: dict[str, StreamEntry] = {}
+    for number, text in enumerate(source.uris, 1):
+        match = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, address = (match[1], match[2]) if match else (f"stream{number}", text)
+        if name in entries:
+            raise click.UsageError(f"two sources are called '{name}'; choose other names")
+        entries[name] = replace(defaults, name=name, source=address)
+    return entries
+
+
+@contextmanager
+def reload_on_hangup(
+    fleet: Fleet, roster: Roster, streams: Path | None, defaults: StreamEntry
+) -> Iterator[None]:
+    """While inside, SIGHUP makes the roster read its file again."""
+    if streams is None:
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        fleet.request(lambda: roster.reload(streams, defaults))
+
+    previous = signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
