@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[np.generic]
 def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
     if fields.get("format") != FORMAT:
         raise ValueError(f"its format is {fields.get('format')!r}, expected {FORMAT!r}")
+    if not re.fullmatch("[0-9a-f]{64}", fields["model"]):
+        raise ValueError("its model is no SHA-256")
     if fields["sha256"] != content_digest(fields, tensors):
         raise ValueError("its content does not have the SHA-256 that its header promises")
     thumbnail = tensors.pop(THUMBNAIL, None)

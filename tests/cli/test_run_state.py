@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from streamseg.runtime.sources import open_source
 from tests.cli.test_run import call, refusal
 from tests.runtime.clips import write_clip
 from tests.runtime.toy import write_toy_bundle
@@ -168,6 +169,34 @@ def test_state_of_another_source_is_refused(
     capsys.readouterr()
     line = refusal(capsys, *run, other, "--resume", tmp_path / "state")
     assert "frame 4 of the source is at 0.200 s, that of the state at 0.400 s" in line
+
+
+def write_joined(path: Path, addresses: list[str]) -> Path:
+    """Thirty frames of each scene, one after the other, in one H.264 file."""
+    images = []
+    for address in addresses:
+        with open_source(f"synthetic:{address}&size=96x160&frames=30") as scene:
+            images += [frame.image for frame in scene]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_state_is_reset_where_clips_are_joined_and_nowhere_else(
+    bundle: Path, tmp_path: Path
+) -> None:
+    clip = write_joined(tmp_path / "joined.mp4", ["clean?seed=1", "clean?seed=4", "clean?seed=9"])
+    run = ("run", bundle, "--source", clip, "--null", "--events")
+    assert call(*run, tmp_path / "e") == 0
+    resets = [line for line in lines(tmp_path / "e") if line["kind"] == "reset"]
+    assert [(line["frame"], line["cause"]) for line in resets] == [(30, "cut"), (60, "cut")]
+    assert [line["timestamp"] for line in resets] == pytest.approx([1.2, 2.4])
+    assert call(*run, tmp_path / "off", "--scene-cut", "off") == 0
+    assert [line["kind"] for line in lines(tmp_path / "off")] == ["start", "end"]
 
 
 def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import streamseg
 from streamseg.errors import StateMismatch, StreamsegError
+from streamseg.runtime.bundle import MANIFEST
+from streamseg.runtime.event_log import EventLog
 from streamseg.runtime.events import Event
+from streamseg.runtime.manifest import GraphSpec, ScheduleRow
 from streamseg.runtime.policy.settings import OFF, StatePolicy
 from streamseg.runtime.session import Session
 from streamseg.runtime.sources import Frame
-from tests.runtime.toy import CARRY, HEIGHT, KEY, RING, WIDTH, write_toy_bundle
+from streamseg.runtime.state import StateSpec
+from tests.runtime.clips import small_disk
+from tests.runtime.toy import (
+    CARRY,
+    HEIGHT,
+    KEY,
+    MAP,
+    RING,
+    WIDTH,
+    toy_manifest,
+    write_toy_bundle,
+)
 
 STILL = StatePolicy(scene_cut=OFF, check_every=1)
 
@@ -211,3 +228,148 @@ def test_state_of_another_model_is_refused(stream: streamseg.Stream, tmp_path: P
 def test_policy_refuses_values_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(StreamsegError, match="expected"):
         StatePolicy(**wrong)
+
+
+def test_sessions_of_siblings_keep_their_states_and_resets_apart(stream: streamseg.Stream) -> None:
+    frames = [frame(i) for i in range(8)]
+    alone = logits(Session(stream.sibling(), STILL), frames)
+    first, second = Session(stream.sibling(), STILL), Session(stream.sibling(), STILL)
+    seen = []
+    for index, item in enumerate(frames):
+        if index == 4:
+            second.request_reset()
+        seen += logits(first, [item])
+        logits(second, [item])
+    assert np.array_equal(seen, alone)
+    assert (first.resets, second.resets) == ({}, {"request": 1})
+    assert (first.stream.steps, second.stream.steps) == (8, 4)
+
+
+def test_snapshots_are_made_every_so_many_frames_and_at_the_end(
+    stream: streamseg.Stream, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    jobs: list[Callable[[], None]] = []
+    file = tmp_path / "state"
+    session = Session(stream, STILL, on_event=events.append, snapshot=file, snapshot_every=3)
+    session.beside = jobs.append
+    for index in range(8):
+        logits(session, [frame(index)])
+    session.end()
+    assert events == []
+    for job in jobs:
+        job()
+    assert [(event.kind, event.frame) for event in events] == [
+        ("snapshot", 3), ("snapshot", 6), ("snapshot", 8)
+    ]  # fmt: skip
+    session.end()
+    assert len(jobs) == 3
+    assert session.load(file).position.index == 7
+
+
+def test_snapshots_need_a_file(stream: streamseg.Stream) -> None:
+    with pytest.raises(StreamsegError, match="expected a file"):
+        Session(stream, snapshot_every=3)
+    session = Session(stream, STILL)
+    session.process(frame(0))
+    future = session.request_snapshot()
+    session.serve()
+    with pytest.raises(StreamsegError, match="give --snapshot FILE"):
+        future.result(0)
+    cancelled = session.request_reset()
+    assert cancelled.cancel()
+    session.serve()
+    assert session.resets == {}
+
+
+def test_events_reach_the_log_where_nobody_handles_them(
+    stream: streamseg.Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="streamseg.runtime.session")
+    session = Session(stream, STILL, name="cam")
+    session.process(frame(0))
+    session.request_reset("a button")
+    session.serve()
+    assert caplog.messages == ["cam: frame 1 at 0.000 s: reset (request): a button"]
+
+
+def test_event_log_survives_a_full_disk(tmp_path: Path) -> None:
+    said: list[str] = []
+    with small_disk(tmp_path / "disk", 16) as disk:
+        log = EventLog(said.append, disk / "events")
+        log(Event("reset", "cam", 3, 0.12, "a button", "request", 1.5))
+        written = json.loads((disk / "events").read_text())
+        log(Event("reset", "cam", 4, 0.16, "x" * 20_000))
+        log(Event("start", "cam", 5, 0.2, "frames of 6x8"))
+        log.close()
+    assert written == {
+        "kind": "reset", "stream": "cam", "frame": 3, "timestamp": 0.12, "reason": "a button",
+        "cause": "request", "time": 1.5,
+    }  # fmt: skip
+    assert said[0] == "cam: frame 3 at 0.120 s: reset (request): a button"
+    assert "No space left" in said[2]
+    assert len(said) == 3
+
+
+GIVEN = StateSpec("bias", MAP, init="unset", kind="given")
+
+
+def write_given_bundle(folder: Path) -> Path:
+    """The toy's trace alone, with a bias that comes from outside: trace' = trace / 2 + bias."""
+    shape = list(MAP)
+    inputs = [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])]
+    for name in ("trace.in", "bias.in"):
+        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    outputs = [
+        helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, HEIGHT, WIDTH]),
+        helper.make_tensor_value_info("trace.out", TensorProto.FLOAT, shape),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["trace.in", "half"], ["decayed"]),
+        helper.make_node("Add", ["decayed", "bias.in"], ["trace.out"]),
+        helper.make_node("Cast", ["trace.out"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Squeeze", ["bytes", "one"], ["labels"]),
+    ]
+    constants = [
+        helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+    ]
+    graph = helper.make_graph(nodes, "given", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    content = model.SerializeToString()
+    manifest = replace(
+        toy_manifest({"step.onnx": content}),
+        state=(CARRY, GIVEN),
+        graphs={"step": GraphSpec("step.onnx", ("trace", "bias"), ("trace",), ("labels",))},
+        schedule=(ScheduleRow(0, "step"),),
+    )
+    folder.mkdir()
+    (folder / "step.onnx").write_bytes(content)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return folder
+
+
+def test_given_state_is_in_the_snapshot_and_outlives_a_reset(tmp_path: Path) -> None:
+    bundle, file = write_given_bundle(tmp_path / "given"), tmp_path / "state"
+    frames = [frame(i) for i in range(6)]
+    bias = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(MAP)
+    with streamseg.open(bundle) as stream:
+        stream.give("bias", bias)
+        session = Session(stream, STILL)
+        whole = [session.process(item).labels.copy() for item in frames]
+        session.request_reset()
+        assert np.array_equal(session.process(frames[0]).labels, whole[0])
+    with streamseg.open(bundle) as stream:
+        stream.give("bias", bias)
+        session = Session(stream, STILL)
+        for item in frames[:3]:
+            session.process(item)
+        session.save(file)
+    with streamseg.open(bundle) as stream:
+        session = Session(stream, STILL)
+        session.load(file)
+        seen = [session.process(item).labels.copy() for item in frames[3:]]
+        assert np.array_equal(seen, whole[3:])
+        session.request_reset()
+        assert np.array_equal(session.process(frames[0]).labels, whole[0])
