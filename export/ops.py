@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamseg.export import ops_native
+from streamseg.export import ops_cuda, ops_native
 from streamseg.export.windows import CellOrder, WindowGeometry, cell_order
 
 
@@ -140,6 +140,8 @@ def windowed_causal_conv(
     tensors = (x, weight, bias, state)
     if ops_native.serves(*tensors):
         return ops_native.causal_conv(tensors, geometry)
+    if ops_cuda.serves([x], [weight, bias, state]):
+        return ops_cuda.causal_conv(tensors, geometry)
     return windowed_causal_conv_reference(*tensors, geometry)
 
 
@@ -166,6 +168,8 @@ def windowed_selective_scan(
     tensors = (u, dt, dt_bias, A, B, C, skip, z, state)
     if ops_native.serves(*tensors):
         return ops_native.selective_scan(tensors, geometry)
+    if ops_cuda.serves([u, dt, B, C, z], [dt_bias, A, skip, state]):
+        return ops_cuda.selective_scan(tensors, geometry)
     return windowed_selective_scan_reference(*tensors, geometry)
 
 
@@ -174,6 +178,8 @@ def upsample_argmax(scores: Tensor, height: int, width: int) -> Tensor:
     """See ``upsample_argmax_reference``."""
     if scores.dtype == torch.float32 and ops_native.serves(scores):
         return ops_native.upsample_argmax(scores, height, width)
+    if ops_cuda.serves([scores]):
+        return ops_cuda.upsample_argmax(scores, height, width)
     return upsample_argmax_reference(scores, height, width)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,52 @@ def test_scan_of_tiny_steps_keeps_the_state(twin: DeviceOps) -> None:
     inputs[1][:] = -12.0
     inputs[2][:] = 0.0
     check_scan(twin, inputs, geometry, 4)
+
+
+@pytest.fixture(params=[0.0, 2.0**-22, -(2.0**-22)], ids=["exact", "above", "below"])
+def unit_error(request: pytest.FixtureRequest, twin: DeviceOps) -> Iterator[float]:
+    """The twin's special-function unit, off as far as CUDA allows, always to the same side."""
+    library = ctypes.CDLL(str(twin.library))
+    library.streamseg_cuda_twin_exp2_error.argtypes = [ctypes.c_float]
+    library.streamseg_cuda_twin_exp2_error(request.param)
+    yield request.param
+    library.streamseg_cuda_twin_exp2_error(0.0)
+
+
+@pytest.mark.parametrize("decay", [1e-6, 1e-4, 3e-3, 0.02, 0.034, 0.04, 0.1, 0.5])
+def test_state_at_rest_survives_the_special_function_unit(
+    twin: DeviceOps, unit_error: float, decay: float
+) -> None:
+    """A constant input for many frames: what the decay is off by arrives divided by 1 - decay."""
+    geometry = WindowGeometry(8, 16, 8, 16, 0, 0)
+    shape, states = (1, geometry.tokens), 4
+    step = np.log1p(np.exp(-2.0))  # of the softplus
+    inputs = [
+        np.ones((*shape, 3), np.float32),
+        np.full((*shape, 3), -2.0, np.float32),
+        np.zeros(3, np.float32),
+        np.full((3, states), -decay / step, np.float32),
+        np.ones((*shape, states), np.float32),
+        np.ones((*shape, states), np.float32),
+        np.zeros(3, np.float32),
+        np.ones((*shape, 3), np.float32),
+        np.full((1, 1, 3, states), 1 / decay, np.float32),
+    ]
+    exact = [array.astype(np.float64) for array in inputs]
+    a = np.exp(np.log1p(np.exp(exact[1][0, 0, 0])) * exact[3][0, 0])
+    # S' = a S + step, so after n tokens S = a^n S0 + step (1 - a^n) / (1 - a).
+    frames = 8
+    tokens = frames * geometry.tokens
+    # What a decay that is the nearest float32 or its neighbour costs, and the bar for the rest;
+    # the unit alone, at 2^-22, would cost six times the first.
+    bound = 2**-24.5 * min(tokens, 1 / decay) + 1e-5
+    for split in (1, 4):
+        state = inputs[8]
+        for _ in range(frames):
+            _, state = run_scan(twin, [*inputs[:8], state], geometry, False, split)
+        power = a**tokens
+        want = power * exact[8][0, 0, 0, 0] + step * (1 - power) / (1 - a)
+        assert np.abs(state - want).max() / want <= bound, (split, unit_error)
 
 
 @pytest.mark.data

@@ -113,6 +113,23 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return cuda_twin::exchange(value, cuda_twin::block().current ^ mask);
 }
 
+// The special-function unit's 2^t: exact here, or off by a share of its value that a test sets to
+// the largest that CUDA allows.
+namespace cuda_twin {
+inline float& exp2_error() {
+  static float error = 0.0f;
+  return error;
+}
+inline float special_exp2(float t) {
+  return static_cast<float>(std::exp2(static_cast<double>(t)) * (1.0 + exp2_error()));
+}
+}  // namespace cuda_twin
+
+extern "C" __attribute__((visibility("default"), used)) inline void streamseg_cuda_twin_exp2_error(
+    float error) {
+  cuda_twin::exp2_error() = error;
+}
+
 inline float __fdividef(float a, float b) { return a / b; }
 using std::max;
 using std::min;
