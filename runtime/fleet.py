@@ -184,9 +184,12 @@ class Fleet:
         feeder.start()
         return member
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, error: StreamsegError | None = None) -> None:
         """Let a stream leave after the step under way; returns at once.
 
+        Args:
+            name: of the stream.
+            error: why it has to leave, where it failed.
         Raises:
             StreamsegError: there is no such stream.
         """
@@ -194,7 +197,10 @@ class Fleet:
             member = self._members.get(name)
             if member is None:
                 raise StreamsegError(f"the fleet has no stream '{name}'")
-            self._drop(member, "removed")
+            if error is not None:
+                self._fail(member, error)
+            else:
+                self._drop(member, "removed")
 
     def __getitem__(self, name: str) -> Member:
         return self._members[name]

@@ -157,7 +157,7 @@ def run_stream(
     writer.halt()
     session.beside = beside
     error = writer.error or error
-    outputs, error = _end_sinks(sinks, writer, error)
+    outputs, error = end_sinks(sinks, writer, error)
     session.note("end", loop.reason if error is None else str(error))
     if error is not None:
         raise _with_kept(error, outputs)
@@ -248,7 +248,7 @@ class _Loop:
             self.on_frame(self.count)
 
 
-def _end_sinks(
+def end_sinks(
     sinks: Sequence[Sink], writer: Writer, error: BaseException | None
 ) -> tuple[list[str], BaseException | None]:
     """Complete the sinks that hold frames; the first failure of all is the one to report."""

@@ -34,7 +34,8 @@ class StreamEntry:
         policy: when its state is reset.
         when_behind: ``drop``, ``wait``, or None to let the source decide.
         max_latency: seconds after which labels count as late; None: never.
-        out, labels, areas: its outputs; ``{stream}`` stands for its name. None: no such output.
+        outputs: kind (one of ``OUTPUTS``) -> file or folder, in which ``{stream}`` stands for the
+            name.
     """
 
     name: str
@@ -43,21 +44,21 @@ class StreamEntry:
     policy: StatePolicy = field(default_factory=StatePolicy)
     when_behind: WhenBehind | None = None
     max_latency: float | None = None
-    out: str | None = None
-    labels: str | None = None
-    areas: str | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
-    def path_of(self, output: str) -> Path | None:
-        """Where one of its outputs goes."""
-        template: str | None = getattr(self, output)
-        return None if template is None else Path(template.replace("{stream}", self.name))
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where its outputs go."""
+        return {
+            kind: Path(text.replace("{stream}", self.name)) for kind, text in self.outputs.items()
+        }
 
 
-_OUTPUTS = ("out", "labels", "areas")
+OUTPUTS = ("out", "labels", "confidence", "areas", "sheet")
 _OPTION_KINDS = {entry.name: str(entry.type) for entry in fields(SourceOptions)}
 _POLICY_KINDS = {entry.name: str(entry.type) for entry in fields(StatePolicy)}
 _OWN = {"source": "str", "when_behind": "str", "max_latency_ms": "float"}
-_KINDS = {**_OWN, **dict.fromkeys(_OUTPUTS, "str"), **_OPTION_KINDS, **_POLICY_KINDS}
+_KINDS = {**_OWN, **dict.fromkeys(OUTPUTS, "str"), **_OPTION_KINDS, **_POLICY_KINDS}
 _EXPECTED = {"str": "a text", "float": "a number", "int": "a whole number", "bool": "true or false"}
 
 
@@ -88,10 +89,25 @@ def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, S
     if not isinstance(streams, dict):
         raise SourceError(f"{path}: 'streams' is no table; expected [streams.NAME] for each")
     start = defaults or StreamEntry(name="", source="")
-    return {
+    entries = {
         name: _make_entry(name, base, table, f"{path}: [streams.{name}]", start)
         for name, table in streams.items()
     }
+    check_outputs(entries, f"{path}: ")
+    return entries
+
+
+def check_outputs(entries: Mapping[str, StreamEntry], where: str = "") -> None:
+    """Raise SourceError where two streams would write to the same place."""
+    owners: dict[Path, str] = {}
+    for entry in entries.values():
+        for kind, place in entry.paths.items():
+            other = owners.setdefault(place.absolute(), entry.name)
+            if other != entry.name:
+                raise SourceError(
+                    f"{where}streams '{other}' and '{entry.name}' both write {kind} to {place}; "
+                    "put {stream} into the name"
+                )
 
 
 def _read_table(table: object, where: str) -> dict[str, Any]:
@@ -136,7 +152,8 @@ def _make_entry(
         raise SourceError(f"{where} has no source")
     if given.get("when_behind", "drop") not in ("drop", "wait"):
         raise SourceError(f"{where}: when-behind is neither drop nor wait")
-    changes = {key: given[key] for key in ("source", "when_behind", *_OUTPUTS) if key in given}
+    changes: dict[str, Any] = {key: given[key] for key in ("source", "when_behind") if key in given}
+    changes["outputs"] = {**start.outputs, **{key: given[key] for key in OUTPUTS if key in given}}
     if "max_latency_ms" in given:
         if not given["max_latency_ms"] > 0:
             raise SourceError(f"{where}: max-latency-ms is not above 0")
@@ -173,6 +190,11 @@ class Roster:
         self._fleet, self._on_join, self._on_change = fleet, on_join, on_change
         self._entries: dict[str, StreamEntry] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the streams that are listed."""
+        return tuple(self._entries)
+
     def follow(self, entries: Mapping[str, StreamEntry], *, strict: bool = True) -> None:
         """Let streams leave that are no longer listed or changed, and those join that are new.
 
@@ -204,6 +226,8 @@ class Roster:
                     raise
                 del self._entries[entry.name]
                 self._on_change(f"stream '{entry.name}' cannot join: {error}")
+        if strict:
+            return
         if gone or fresh:
             joined = ", ".join(entry.name for entry in fresh) or "none"
             self._on_change(f"streams that left: {', '.join(gone) or 'none'}; joined: {joined}")

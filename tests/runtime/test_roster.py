@@ -63,12 +63,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert (front.policy.gap_reset, front.policy.scene_cut) == (3.0, None)
     assert (front.when_behind, front.max_latency) == ("drop", 0.12)
-    assert front.path_of("out") == Path("out/front.mp4")
-    assert front.path_of("labels") is None
+    assert front.paths == {"out": Path("out/front.mp4")}
     assert (rear.options.loop, rear.policy.scene_cut, rear.policy.gap_reset) == (True, 40.5, 3.0)
-    assert rear.path_of("out") == Path("rear.mp4")
-    assert rear.path_of("labels") == Path("labels/rear_2")
-    assert rear.path_of("areas") == Path("areas.jsonl")
+    assert rear.paths == {
+        "out": Path("rear.mp4"),
+        "labels": Path("labels/rear_2"),
+        "areas": Path("areas.jsonl"),
+    }
 
 
 def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
@@ -100,6 +101,10 @@ def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
         ('[streams.a]\nsource = "0"\nwhen-behind = "x"', "neither drop nor wait"),
         ('[streams.a]\nsource = "0"\ngap-reset = 1\ngap_reset = 1', "given twice"),
         ('[defaults]\nsource = "0"', "cannot have a source"),
+        (
+            '[defaults]\nout = "x.mp4"\n[streams.a]\nsource = "0"\n[streams.b]\nsource = "1"',
+            r"streams 'a' and 'b' both write out to x.mp4; put \{stream\} into the name",
+        ),
     ],
 )
 def test_mistakes_are_told_with_their_place(tmp_path: Path, text: str, message: str) -> None:

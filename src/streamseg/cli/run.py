@@ -12,6 +12,7 @@ import click
 from streamseg.cli.output_options import OutputArguments, output_options
 from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
+from streamseg.cli.streams import streams_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,8 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
-@source_options()
+@source_options(multiple=True, required=False)
+@streams_option
 @output_options
 @policy_options
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
@@ -38,6 +40,7 @@ FOLDER = click.Path(path_type=Path)
 def command(
     bundle: Path,
     source: SourceArguments,
+    streams: Path | None,
     outputs: OutputArguments,
     state: PolicyArguments,
     frames: int | None,
@@ -48,12 +51,27 @@ def command(
     engine: Path | None,
     threads: int | None,
 ) -> int:
-    """Segment a video, a folder of images or a live stream with BUNDLE.
+    """Segment a video, a folder of images or a live stream with BUNDLE; or many at once.
+
+    Several sources ([NAME=]ADDRESS), or a list of them, take turns. Each writes to places of its
+    own: {stream} in --out and the like stands for the name.
 
     SIGUSR1 resets the state, SIGUSR2 writes it to the file of --snapshot.
     """
-    outputs.require_one()
     state.check()
+    opening = {
+        "backend": backend,
+        "native": native,
+        "library": library,
+        "engine": engine,
+        "letterbox": letterbox,
+        "threads": threads,
+    }
+    if streams is not None or len(source.uris) != 1:
+        from streamseg.cli.run_fleet import FleetArguments, run_fleet
+
+        return run_fleet(FleetArguments(bundle, source, streams, outputs, state, frames), **opening)
+    outputs.require_one()
     from rich.console import Console
 
     from streamseg.runtime.bundle import read_manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from streamseg.cli.source_options import SourceArguments
 
 if TYPE_CHECKING:
     from streamseg.runtime.fleet import Fleet
+    from streamseg.runtime.policy import StatePolicy
     from streamseg.runtime.roster import Roster, StreamEntry
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
@@ -28,8 +29,13 @@ streams_option = click.option(
 )
 
 
-def default_entry(source: SourceArguments) -> StreamEntry:
+def default_entry(
+    source: SourceArguments,
+    policy: StatePolicy | None = None,
+    outputs: Mapping[str, Path | None] | None = None,
+) -> StreamEntry:
     """What the options say of every stream."""
+    from streamseg.runtime.policy import StatePolicy
     from streamseg.runtime.roster import StreamEntry
 
     # One camera that is not there yet must not keep the others waiting.
@@ -38,6 +44,8 @@ def default_entry(source: SourceArguments) -> StreamEntry:
         name="",
         source="",
         options=options,
+        policy=policy or StatePolicy(),
+        outputs={kind: str(path) for kind, path in (outputs or {}).items() if path is not None},
         when_behind=source.when_behind,
         max_latency=source.max_latency,
     )
@@ -47,7 +55,7 @@ def list_entries(
     source: SourceArguments, streams: Path | None, defaults: StreamEntry
 ) -> dict[str, StreamEntry]:
     """The streams that ``--source`` or ``--streams`` name; sources are ``[NAME=]ADDRESS``."""
-    from streamseg.runtime.roster import read_streams
+    from streamseg.runtime.roster import check_outputs, read_streams
 
     if bool(source.uris) == (streams is not None):
         raise click.UsageError("give either --source, as often as you like, or --streams")
@@ -60,6 +68,7 @@ def list_entries(
         if name in entries:
             raise click.UsageError(f"two sources are called '{name}'; choose other names")
         entries[name] = replace(defaults, name=name, source=address)
+    check_outputs(entries)
     return entries
 
 

@@ -1,0 +1,176 @@
+"""``streamseg run`` with many sources: outputs for each, one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamseg.cli.output_options import OutputArguments
+from streamseg.cli.policy_options import PolicyArguments
+from streamseg.cli.source_options import SourceArguments
+from streamseg.cli.streams import default_entry, list_entries, reload_on_hangup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from streamseg.runtime.events import Event
+    from streamseg.runtime.fleet import Fleet, Member
+    from streamseg.runtime.fleet_writing import MemberWriter
+    from streamseg.runtime.metrics import StreamMetrics
+    from streamseg.runtime.roster import StreamEntry
+    from streamseg.runtime.sinks import Sink
+    from streamseg.runtime.sources import Source
+
+
+@dataclass(frozen=True)
+class FleetArguments:
+    """What ``streamseg run`` was told about many streams."""
+
+    bundle: Path
+    source: SourceArguments
+    streams: Path | None
+    outputs: OutputArguments
+    state: PolicyArguments
+    frames: int | None
+
+    def entries(self) -> tuple[StreamEntry, dict[str, StreamEntry]]:
+        """Defaults of every stream, and the streams.
+
+        Raises:
+            UsageError: options that only a single stream has, or nothing to write.
+            SourceError: the list is bad, or two streams would write to the same place.
+        """
+        from streamseg.runtime.roster import OUTPUTS
+
+        alone = {
+            "--window": self.outputs.window,
+            "--snapshot": self.state.snapshot,
+            "--resume": self.state.resume,
+        }
+        for option, given in alone.items():
+            if given:
+                raise click.UsageError(f"{option} is for a single stream; leave it out")
+        places = {kind: getattr(self.outputs, kind) for kind in OUTPUTS}
+        defaults = default_entry(self.source, self.state.policy(), places)
+        entries = list_entries(self.source, self.streams, defaults)
+        if not self.outputs.null and not any(entry.outputs for entry in entries.values()):
+            self.outputs.require_one()
+        return defaults, entries
+
+
+class FleetRun:
+    """The streams of one run with what each writes.
+
+    Attributes:
+        metrics: of every stream that ever took part.
+    """
+
+    def __init__(
+        self, fleet: Fleet, outputs: OutputArguments, stack: ExitStack, say: Callable[[str], None]
+    ) -> None:
+        self.metrics: dict[str, StreamMetrics] = {}
+        self._fleet, self._outputs, self._stack, self._say = fleet, outputs, stack, say
+        self._writers: dict[str, MemberWriter] = {}
+
+    def join(self, member: Member, entry: StreamEntry) -> None:
+        """Prepare the outputs of a stream that joins."""
+        from streamseg.runtime.fleet_writing import MemberWriter
+        from streamseg.runtime.roster import OUTPUTS
+
+        manifest = self._fleet.stream.manifest
+        places: Mapping[str, Path | None] = {**dict.fromkeys(OUTPUTS), **entry.paths}
+        arguments = replace(self._outputs, null=not entry.paths, **places)  # type: ignore[arg-type]
+
+        def open_sinks(source: Source) -> list[Sink]:
+            with ExitStack() as opened:
+                sinks = arguments.open(opened, source, lambda: manifest, lambda: None)
+                # The writer ends them from here on.
+                opened.pop_all()
+            return sinks
+
+        overlay = arguments.overlay(manifest)
+        writer = MemberWriter(self._fleet, member, overlay, open_sinks, self._say)
+        self.metrics[member.name], self._writers[member.name] = member.metrics, writer
+        self._stack.callback(writer.join)
+
+    def write(self, limit: int | None) -> None:
+        """Iterate the fleet into the outputs; each stream leaves after ``limit`` frames."""
+        for done in self._fleet:
+            self._writers[done.stream].write(done)
+            reached = limit is not None and self.metrics[done.stream].frames >= limit
+            if reached and done.stream in self._fleet.names:
+                self._fleet.remove(done.stream)
+
+
+def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
+    """Segment many streams until all are over, or with a list of streams until asked to stop.
+
+    Returns:
+        Exit code: 0 done, 1 some stream failed, 128 + n ended by a signal.
+    """
+    from rich.console import Console
+
+    from streamseg.runtime.event_log import EventLog
+    from streamseg.runtime.fleet import open_fleet
+    from streamseg.runtime.roster import Roster
+    from streamseg.runtime.signals import stop_on_signals
+
+    defaults, entries = arguments.entries()
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    with ExitStack() as stack:
+        request = stack.enter_context(stop_on_signals())
+        log = EventLog(say, arguments.state.events)
+        stack.callback(log.close)
+
+        def tell(event: Event) -> None:
+            log(event)
+            if event.kind == "end":
+                say(str(event))
+
+        ending = stack.enter_context(ExitStack())
+        fleet = ending.enter_context(
+            open_fleet(
+                arguments.bundle,
+                stay=arguments.streams is not None,
+                stop=request.event,
+                on_event=tell,
+                **opening,
+            )
+        )
+        run = FleetRun(fleet, arguments.outputs, stack, say)
+        roster = Roster(fleet, on_join=run.join, on_change=say)
+        roster.follow(entries)
+        ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams, defaults))
+        say(f"{len(entries)} streams on {fleet.stream.execution}")
+        run.write(arguments.frames)
+        failed = fleet.failed & set(roster.names)
+        ending.close()
+    print_table(console, run.metrics)
+    if request.signal:
+        return 128 + request.signal
+    return 1 if failed else 0
+
+
+def print_table(console: Console, metrics: Mapping[str, StreamMetrics]) -> None:
+    """Print one row of figures for every stream."""
+    from rich.table import Table
+
+    table = Table(title="streams", title_justify="left")
+    names = ("stream", "frames", "median ms", "p95 ms", "resets", "dropped", "damaged", "late")
+    for name in names:
+        table.add_column(name, justify="left" if name == "stream" else "right")
+    for name, entry in metrics.items():
+        figures = entry.read()
+        median, high = (f"{seconds * 1e3:.1f}" for seconds in figures.latency)
+        counts = (sum(figures.resets.values()), figures.dropped, figures.corrupt, figures.late)
+        table.add_row(name, str(figures.frames), median, high, *map(str, counts))
+    console.print(table)
