@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
-from streamseg.plugins.loader import find_library, find_tensorrt_library
+from streamseg.plugins.loader import (
+    find_library,
+    find_ort_cuda_library,
+    find_tensorrt_library,
+)
 from streamseg.runtime.backends.tensors import output_shape
 from streamseg.runtime.bundle import Bundle, digest
 from streamseg.runtime.engines import read_record
@@ -112,7 +116,8 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
     library_path = None if library is None else f"{seen.rstrip('/')}/{name}/{library.name}"
     config = make_config(bundle.manifest, graph, name, options, library=library_path)
     path = _replace_model(out, name, {CONFIG: config.encode(), f"1/{artifact}": content}, library)
-    command, notes = f"tritonserver --model-repository={seen}", _notes(bundle.manifest, options)
+    command = f"tritonserver --model-repository={seen}"
+    notes = _notes(bundle.manifest, options, native=library is not None)
     if options.engine is not None and library_path is not None:
         command += f" --backend-config=tensorrt,plugins={library_path}"
     return TritonModel(path, library_path, command, notes)
@@ -262,7 +267,7 @@ def _choose_artifact(
 ) -> tuple[str, bytes, Path | None]:
     """File name and content of the model, and the library that it needs."""
     if options.engine is None:
-        library = _optional(find_library, options)
+        library = _find_operators(options)
         return "model.onnx", bundle.graphs[graph], library
     record = read_record(options.engine)
     if record.graph_sha256 != digest(bundle.graphs[graph]):
@@ -294,19 +299,19 @@ def _choose_artifact(
     return "model.plan", content, library
 
 
-def _optional(find: Any, options: TritonOptions) -> Path | None:
+def _find_operators(options: TritonOptions) -> Path | None:
     if options.native is False:
         return None
+    find = find_ort_cuda_library if options.gpu else find_library
     try:
-        library: Path = find(options.library)
+        return find(options.library)
     except PluginNotFound:
         if options.native or options.library is not None:
             raise
         return None
-    return library
 
 
-def _notes(manifest: Manifest, options: TritonOptions) -> tuple[str, ...]:
+def _notes(manifest: Manifest, options: TritonOptions, *, native: bool) -> tuple[str, ...]:
     notes = ["no Triton server has run such a repository yet; see docs/scale.md"]
     if options.engine is not None:
         record = read_record(options.engine)
@@ -314,6 +319,8 @@ def _notes(manifest: Manifest, options: TritonOptions) -> tuple[str, ...]:
             f"the engine opens only in TensorRT {record.version} on {record.gpu or 'its GPU'}: "
             "take the Triton release with that TensorRT"
         )
+    elif not native:
+        notes.append("our operators are left out: the graph's own lowering runs, more slowly")
     if manifest.state:
         notes.append("warm up with a sequence of its own: samples/triton_client.py --warm-up")
     return tuple(notes)

@@ -8,6 +8,7 @@ import os
 import posixpath
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,10 @@ def join_segments(
         for task, part in parts:
             table.copy(part / TABLE)
             _link_files(part / LABELS, draft / LABELS)
-            if (part / OVERLAY).exists():
-                os.link(part / OVERLAY, draft / f"overlay-{task.first:08d}.mp4")
+            for file in part.glob("overlay*.mp4"):
+                # A second file of a segment begins where frames change size.
+                name = file.name.replace("overlay", f"overlay-{task.first:08d}", 1)
+                os.link(file, draft / name)
         table.close()
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -132,6 +135,7 @@ def join_segments(
         "frames": sum(entry["frames"] for entry in reports),
         "seconds": round(sum(entry["seconds"] for entry in reports), 3),
         "damaged": max(entry["damaged"] for entry in reports),
+        "resets": dict(sum((Counter(entry["resets"]) for entry in reports), Counter())),
         "segments": len(tasks),
     }
     publish(draft, target, report)

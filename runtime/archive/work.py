@@ -18,7 +18,7 @@ from streamseg.runtime.manifest import Manifest
 
 INSTALL = "pip install 'streamseg[batch]'"
 MAGIC = "*?["
-DEFAULT_OVERLAP = 8  # measured: benchmarks/results/seams.md
+DEFAULT_OVERLAP = 32  # measured: benchmarks/results/seams.md
 # What tells one version of a file from the next, as file systems name it.
 STAMPS = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -31,6 +31,7 @@ class BatchSettings:
         bundle: its folder, absolute.
         fingerprint: SHA-256 over the bundle's manifest and graphs.
         backend, native, library, letterbox, threads: as for ``streamseg.open``.
+        gap_reset, scene_cut: as for ``StatePolicy``.
         labels: write label maps.
         video: write an overlay video.
         segment: frames of a segment; ``None`` leaves videos whole.
@@ -44,6 +45,8 @@ class BatchSettings:
     library: str | None = None
     letterbox: bool | None = None
     threads: int = 1
+    gap_reset: float | None = 1.0
+    scene_cut: float | None = None
     labels: bool = True
     video: bool = False
     segment: int | None = None

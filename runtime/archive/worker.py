@@ -28,7 +28,10 @@ from streamseg.runtime.archive.results import (
 )
 from streamseg.runtime.archive.tables import ClassTable
 from streamseg.runtime.archive.work import BatchSettings, Task, is_local, open_filesystem
+from streamseg.runtime.events import ResetCause
 from streamseg.runtime.overlay import Overlay
+from streamseg.runtime.policy import StatePolicy
+from streamseg.runtime.session import Session
 from streamseg.runtime.sinks import LabelSink, SegmentedFrame, Sink, VideoSink
 from streamseg.runtime.sources import Frame, Source, open_source
 from streamseg.runtime.stream import Stream, open_stream
@@ -107,7 +110,7 @@ class Worker:
         draft = new_draft(task.drafts)
         try:
             with fetch(task.url) as path, open_source(path) as source:
-                frames = segment_video(stream, source, task, draft, self._settings)
+                frames, resets = segment_video(stream, source, task, draft, self._settings)
                 damaged = source.corrupt
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -118,6 +121,7 @@ class Worker:
             "frames": frames,
             "seconds": round(time.perf_counter() - started, 3),
             "damaged": damaged,
+            "resets": resets,
             "execution": stream.execution,
             "bundle": self._settings.fingerprint,
             "streamseg": __version__,
@@ -128,15 +132,18 @@ class Worker:
 
 def segment_video(
     stream: Stream, source: Source, task: Task, folder: Path, settings: BatchSettings
-) -> int:
+) -> tuple[int, dict[ResetCause, int]]:
     """Segment one video, or the frames of one segment, into ``folder``.
 
-    Decoding, stepping and writing take turns: workers beside each other keep the cores busy.
+    Decoding, stepping and writing take turns: workers beside each other keep the cores busy. The
+    state policy is that of ``streamseg run``.
 
     Returns:
-        Number of frames written.
+        Number of frames written, and how often the state was forgotten, by cause.
     """
     stream.reset()
+    policy = StatePolicy(settings.gap_reset, settings.scene_cut)
+    session = Session(stream, policy, name=task.video)
     classes = stream.manifest.classes
     overlay = Overlay(classes) if settings.video else None
     sinks: list[Sink] = []
@@ -148,7 +155,7 @@ def segment_video(
     written = 0
     try:
         for frame in _wanted(source, task):
-            labels = stream.step(frame.image).labels
+            labels = session.process(frame).labels
             if frame.index < task.first:
                 continue
             table.add(frame.index, frame.timestamp, labels)
@@ -165,7 +172,7 @@ def segment_video(
         for sink in sinks:
             sink.discard()
         table.close()
-    return written
+    return written, dict(session.resets)
 
 
 def _wanted(source: Source, task: Task) -> Iterator[Frame]:

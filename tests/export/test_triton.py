@@ -145,6 +145,17 @@ def test_native_library_travels_with_the_model(recurrent: Path, tmp_path: Path) 
         write(recurrent, tmp_path / "c", streams=1, library=tmp_path / "no.so")
 
 
+def test_gpu_takes_the_operators_for_cuda(
+    recurrent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libstreamseg_ort_cuda.so"
+    library.write_bytes(b"operators")
+    monkeypatch.setattr("streamseg.export.triton.find_ort_cuda_library", lambda _: library)
+    config = read_config(write(recurrent, tmp_path / "r", streams=1, gpu=True) / "config.pbtxt")
+    (listed,) = config.model_operations.op_library_filename
+    assert Path(listed).read_bytes() == b"operators"
+
+
 @pytest.mark.parametrize("native", [True, False], ids=["native", "lowering"])
 def test_interleaved_sequences_are_bit_identical_to_streams(
     recurrent: Path, tmp_path: Path, native: bool
@@ -162,6 +173,17 @@ def test_interleaved_sequences_are_bit_identical_to_streams(
             for got, picture in zip(found[number], pictures, strict=True):
                 np.testing.assert_array_equal(got, stream.step(picture).labels)
     assert not model.slots
+
+
+def test_fusions_of_the_server_change_the_last_digits_only(recurrent: Path, tmp_path: Path) -> None:
+    folder = write(recurrent, tmp_path / "r", streams=1)
+    model, skipping = TritonModel(folder, all_fusions=True), TritonModel(folder)
+    for index, picture in enumerate(frames(8)):
+        request = {"start": index == 0, "end": index == 7}
+        got = model.infer(Request(picture[None], 1, **request))
+        want = skipping.infer(Request(picture[None], 1, **request))
+        assert np.abs(got["logits"] - want["logits"]).max() < 1e-4
+        assert (got["labels"] == want["labels"]).mean() > 0.999
 
 
 def test_queued_requests_keep_their_order_and_wait_for_a_slot(

@@ -19,6 +19,8 @@ import onnxruntime
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from streamseg.runtime.backends.onnxruntime import open_cpu_session
+
 NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8, "INT32": np.int32}
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -54,17 +56,24 @@ class Slot:
 
 
 class TritonModel:
-    """One model; time is a number that the test moves."""
+    """One model; time is a number that the test moves.
 
-    def __init__(self, folder: Path) -> None:
+    The session skips the fusion that streamseg skips, so that labels can differ only by what
+    happens to sequences; with ``all_fusions`` it is what Triton's backend opens.
+    """
+
+    def __init__(self, folder: Path, *, all_fusions: bool = False) -> None:
         self.config = read_config(folder / "config.pbtxt")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
         for library in self.config.model_operations.op_library_filename:
             settings.register_custom_ops_library(library)
-        self.session = onnxruntime.InferenceSession(
-            folder / "1" / "model.onnx", settings, providers=["CPUExecutionProvider"]
-        )
+        content = (folder / "1" / "model.onnx").read_bytes()
+        if all_fusions:
+            providers = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(content, settings, providers=providers)
+        else:
+            self.session = open_cpu_session(content, settings)
         self.batching = self.config.sequence_batching
         self.now = 0.0
         self.slots: dict[int, Slot] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from streamseg.cli.policy_options import GAP_RESET, SCENE_CUT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +56,8 @@ LOCAL = "local"
 )
 @click.option("--retry", is_flag=True, help="Try again what was set aside.")
 @click.option("--journal", type=FOLDER, help="Folder of the journal, for an output elsewhere.")
+@GAP_RESET
+@SCENE_CUT
 @click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
 @click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
@@ -72,6 +77,8 @@ def command(
     attempts: int,
     retry: bool,
     journal: Path | None,
+    gap_reset: float,
+    scene_cut: float | None,
     letterbox: bool | None,
     backend: str,
     native: bool | None,
@@ -103,6 +110,8 @@ def command(
         library=None if library is None else str(library),
         letterbox=letterbox,
         threads=threads,
+        gap_reset=None if gap_reset == math.inf else gap_reset,
+        scene_cut=scene_cut,
         labels=labels,
         video=video,
         segment=segment,

@@ -77,6 +77,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
         help="Go on from a snapshot. The file of --snapshot may be missing: a fresh start then.",
     ),
 }
+# For commands that want these alone.
+GAP_RESET, SCENE_CUT = _OPTIONS["gap_reset"], _OPTIONS["scene_cut"]
 
 
 @dataclass(frozen=True)

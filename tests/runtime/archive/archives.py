@@ -21,8 +21,11 @@ SIZE = (48, 64)
 Row = tuple[int, float, int, str, int]
 
 
-def write_noise_clip(path: Path, *, seed: int, frames: int) -> Path:
-    """An H.264 file of smooth noise that moves slowly, other for every seed."""
+def write_noise_clip(path: Path, *, seed: int, frames: int, cut: int | None = None) -> Path:
+    """An H.264 file of smooth noise that moves slowly, other for every seed.
+
+    From frame ``cut`` on it is the negative.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     width = SIZE[1] + frames
@@ -34,16 +37,26 @@ def write_noise_clip(path: Path, *, seed: int, frames: int) -> Path:
         stream.pix_fmt = "yuv420p"
         for index in range(frames):
             image = np.ascontiguousarray(wide[:, index : index + SIZE[1]])
+            if cut is not None and index >= cut:
+                image = 255 - image
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
 def write_archive(folder: Path, *, videos: int, frames: int = 10) -> dict[str, Path]:
-    """Videos of ``frames`` frames and a few more, in two sub-folders; name -> path."""
+    """Videos of ``frames`` frames and a few more, in two sub-folders; name -> path.
+
+    The third of them has a scene cut.
+    """
     names = [f"cam{index % 2}/{index:02d}.mp4" for index in range(videos)]
     return {
-        name: write_noise_clip(folder / name, seed=index, frames=frames + index % 3)
+        name: write_noise_clip(
+            folder / name,
+            seed=index,
+            frames=frames + index % 3,
+            cut=frames // 2 if index == 2 else None,
+        )
         for index, name in enumerate(names)
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -113,6 +114,10 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def done_of(out: Path) -> list[Path]:
+    return sorted(out.rglob("done.json"))
+
+
 def test_two_processes_write_what_run_writes(
     bundle: Path, videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +128,8 @@ def test_two_processes_write_what_run_writes(
     assert stopped.value.code == 0
     assert "20 videos done" in capsys.readouterr().out
     check_results(out, bundle, videos, tmp_path / "run")
+    resets = {path.parent.name: json.loads(path.read_text())["resets"] for path in done_of(out)}
+    assert {name: found for name, found in resets.items() if found} == {"02.mp4": {"cut": 1}}
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     with pytest.raises(SystemExit):
         run(arguments)
