@@ -28,6 +28,9 @@ class Overlay:
         opacity: of the class colour, 0 to 1.
         legend: draw it.
 
+    Attributes:
+        classes: as given.
+
     Raises:
         SinkError: opacity out of range.
     """
@@ -37,6 +40,7 @@ class Overlay:
     ) -> None:
         if not 0 <= opacity <= 1:
             raise SinkError(f"opacity is {opacity}; expected 0 to 1")
+        self.classes = tuple(classes)
         self._classes = {entry.id: entry for entry in classes}
         self._opacity = opacity
         self._palette = np.zeros((256, 1, 3), np.uint8)
@@ -88,6 +92,19 @@ class Overlay:
         height, width = self._panel.shape[:2]
         corner = out[:height, :width]
         cv2.addWeighted(corner, 1 - PANEL_OPACITY, self._panel, PANEL_OPACITY, 0, dst=corner)
+
+
+def write_caption(picture: Image, text: str) -> None:
+    """Write a line of white text on a dark band along the lower edge of an RGB picture."""
+    height, width = picture.shape[:2]
+    line = max(12, round(height / 22))
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, line // 24)
+    natural = cv2.getTextSize(text, font, 1.0, thickness)[0][0]
+    scale = min(line / 32, 0.96 * width / natural)
+    band = picture[height - line :]
+    cv2.addWeighted(band, 1 - PANEL_OPACITY, np.full_like(band, 24), PANEL_OPACITY, 0, dst=band)
+    place = (line // 3, height - line // 4)
+    cv2.putText(picture, text, place, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
 def draw_legend_panel(entries: Sequence[ClassInfo], frame_size: Size) -> Image:

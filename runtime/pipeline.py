@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamseg.errors import SourceError, StateMismatch, StreamsegError
+from streamseg.runtime.accuracy import AccuracyMeter
 from streamseg.runtime.decoding import Decoder, WhenBehind
 from streamseg.runtime.events import EventHandler, EventKind
 from streamseg.runtime.latency import LatencyWatch
@@ -71,6 +72,7 @@ class RunReport:
         corrupt: damaged packets and frames that the source left out.
         reconnects: how often the source was lost and came back.
         late: label maps older than the limit.
+        accuracy: against the truth, where the source knows it and the classes are the same.
     """
 
     frames: int
@@ -83,6 +85,7 @@ class RunReport:
     corrupt: int = 0
     reconnects: int = 0
     late: int = 0
+    accuracy: AccuracyMeter | None = None
 
     @property
     def fps(self) -> float:
@@ -173,6 +176,7 @@ def run_stream(
         corrupt=source.corrupt,
         reconnects=source.reconnects,
         late=loop.watch.late,
+        accuracy=writer.accuracy,
     )
 
 

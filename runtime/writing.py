@@ -11,8 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from streamseg.runtime.accuracy import AccuracyMeter
 from streamseg.runtime.decoding import QUEUE_LENGTH
-from streamseg.runtime.overlay import Overlay
+from streamseg.runtime.overlay import Overlay, write_caption
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks import SegmentedFrame, Sink
 from streamseg.runtime.sources import Frame
@@ -61,6 +62,14 @@ class Writer(threading.Thread):
         self._needs_picture = any(sink.needs_picture for sink in sinks)
         self._work: queue.SimpleQueue[Slot | Callable[[], None] | None] = queue.SimpleQueue()
         self._overlay, self._sinks, self._times = overlay, sinks, times
+        self._meter = (
+            AccuracyMeter(overlay.classes) if AccuracyMeter.fits(overlay.classes) else None
+        )
+
+    @property
+    def accuracy(self) -> AccuracyMeter | None:
+        """How right the labels were; None where the source does not know, or other classes."""
+        return self._meter if self._meter is not None and self._meter.frames else None
 
     def submit(self, slot: Slot) -> None:
         """Hand over a filled slot; it comes back through ``free``."""
@@ -91,6 +100,10 @@ class Writer(threading.Thread):
         begin = time.perf_counter()
         if self._needs_picture:
             self._overlay.draw(frame.image, slot.labels, slot.picture)
+        if self._meter is not None and frame.truth is not None:
+            self._meter.add(slot.labels, frame.truth)
+            if self._needs_picture:
+                write_caption(slot.picture, self._meter.caption)
         drawn = time.perf_counter()
         segmented = SegmentedFrame(
             slot.picture, slot.labels, frame.index, frame.timestamp, slot.confidence

@@ -60,8 +60,7 @@ class ClipSampler:
     """
 
     def __init__(self, dataset: Dataset, config: ClipConfig, *, seed: int) -> None:
-        if not dataset.classes:
-            raise TrainingError(f"{dataset.name} has no labels: training needs a labelled dataset")
+        require_classes(dataset)
         self._dataset = dataset
         self._config = config
         self._seed = seed
@@ -138,6 +137,12 @@ class ClipSampler:
         pairs = [self.sample(position) for position in positions]
         frames = torch.from_numpy(np.stack([frames for frames, _ in pairs]))
         return Batch(frames, torch.from_numpy(np.stack([labels for _, labels in pairs])))
+
+
+def require_classes(dataset: Dataset) -> None:
+    """Raise TrainingError where a dataset has no labels at all."""
+    if not dataset.classes:
+        raise TrainingError(f"{dataset.name} has no labels: training needs a labelled dataset")
 
 
 @lru_cache(maxsize=2)

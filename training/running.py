@@ -14,7 +14,7 @@ from streamseg.calibration.datasets import Dataset, open_dataset
 from streamseg.calibration.progress import frame_progress
 from streamseg.errors import TrainingError
 from streamseg.training.cache import cache_frames
-from streamseg.training.clips import count_classes
+from streamseg.training.clips import count_classes, require_classes
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
 from streamseg.training.encoders import load_encoder
 from streamseg.training.loop import RunOptions, TrainReport, build_accelerator, train
@@ -84,6 +84,7 @@ def _read_config(
 
 def _open(given: Mapping[str, Any], *, show: bool) -> Dataset:
     dataset = open_dataset(given["dataset"], given["split"])
+    require_classes(dataset)
     if given["cache"] is None:
         return dataset
     if not show:

@@ -22,12 +22,15 @@ class Frame:
         timestamp: seconds, from the source; never goes back. A source that was lost for a while
             counts that while in.
         received: when this machine had it, seconds of ``time.monotonic``.
+        truth: (height, width) uint8 Cityscapes train ids, where the source knows them: synthetic
+            scenes do.
     """
 
     image: Image
     index: int
     timestamp: float
     received: float = field(default_factory=time.monotonic)
+    truth: Image | None = None
 
     @property
     def size(self) -> Size:

@@ -19,12 +19,14 @@ class Picture:
         size: (height, width).
         time: seconds, as the source tells it; None where it tells none.
         received: when this machine had its data, seconds of ``time.monotonic``.
+        truth: see ``Frame``.
     """
 
     load: Callable[[], Image]
     size: Size
     time: float | None
     received: float = field(default_factory=monotonic)
+    truth: Image | None = None
 
 
 class Reader(Protocol):

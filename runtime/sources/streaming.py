@@ -164,7 +164,7 @@ class StreamingSource:
         if self._options.realtime and not self._can_reconnect:
             received = self._pace(timestamp)
         self._index += 1
-        return Frame(image, self._index - 1, timestamp, received)
+        return Frame(image, self._index - 1, timestamp, received, picture.truth)
 
     def _is_due(self, timestamp: float) -> bool:
         if self._options.fps is None:

@@ -36,7 +36,7 @@ class SceneReader:
         drawn = next(self._frames, None)
         if drawn is None:
             return None
-        return Picture(lambda: drawn.image, self._size, drawn.timestamp)
+        return Picture(lambda: drawn.image, self._size, drawn.timestamp, truth=drawn.labels)
 
     def close(self) -> None:
         """Nothing is held open."""

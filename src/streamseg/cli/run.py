@@ -190,6 +190,8 @@ def print_report(
     )
     for sentence in count_sentences(report):
         console.print(sentence)
+    if report.accuracy is not None:
+        console.print(report.accuracy.sentence)
     if session.resets:
         causes = ", ".join(f"{count} by {cause}" for cause, count in session.resets.items())
         console.print(f"state reset {session.resets.total()} times: {causes}")
