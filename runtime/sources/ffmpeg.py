@@ -50,6 +50,8 @@ class FFmpegReader:
         self._ready: deque[Picture] = deque()
         self._damaged_at: float | None = None
         self._position = 0.0
+        self._marked: deque[int | None] = deque(maxlen=4)
+        self._after_mark = False
         network = address.scheme != "file"
         if not network and not is_there(address.target):
             raise SourceError(f"no such video: {self._name}")
@@ -62,12 +64,12 @@ class FFmpegReader:
             raise
         self.live = network and self._is_live(address)
         context = self._stream.codec_context
+        # Threads over frames delay each by the number of threads; in a transport stream that hides
+        # which frame a marked packet belongs to.
+        at_once = self.live or self._container.format.name == "mpegts"
+        context.thread_type = "SLICE" if at_once else "AUTO"
         if self.live:
-            # Threads over frames delay each by the number of threads.
-            context.thread_type = "SLICE"
             context.flags |= LOW_DELAY
-        else:
-            context.thread_type = "AUTO"
         if address.options.decode_threads is not None:
             context.thread_count = address.options.decode_threads
         if accelerator is not None and not context.is_hwaccel:
@@ -170,30 +172,34 @@ class FFmpegReader:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            self._damage()
+            self.corrupt += 1
+            self._damaged_at = self._position
             return
-        if packet.is_corrupt:
-            self._damage()
+        if packet.is_corrupt or self._after_mark:
+            # A mark tells of something lost in this packet or between it and the next.
+            self._damaged_at = self._position
+            self._marked.append(packet.pts)
+        self._after_mark = packet.is_corrupt
         for frame in frames:
-            if frame.is_corrupt:
-                self._damage()
-            elif not self._is_healed(frame):
+            if self._is_damaged(frame):
                 self.corrupt += 1
             elif frame.time is None or frame.time >= self._start - 1e-6:
                 yield self._picture(frame, received)
 
-    def _damage(self) -> None:
-        self.corrupt += 1
-        self._damaged_at = self._position
-
-    def _is_healed(self, frame: av.VideoFrame) -> bool:
-        """No damage before this frame that it could be predicted from."""
-        if self._damaged_at is None:
+    def _is_damaged(self, frame: av.VideoFrame) -> bool:
+        """Damaged itself, or possibly predicted from what is."""
+        if frame.is_corrupt:
+            self._damaged_at = self._position
             return True
+        if frame.pts in self._marked:
+            self._marked.remove(frame.pts)
+            return True
+        if self._damaged_at is None:
+            return False
         if frame.key_frame or abs(self._position - self._damaged_at) > HEALING:
             self._damaged_at = None
-            return True
-        return False
+            return False
+        return True
 
     def _picture(self, frame: av.VideoFrame, received: float) -> Picture:
         turned = round(frame.rotation / 90) % 2

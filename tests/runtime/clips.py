@@ -15,6 +15,8 @@ import pytest
 
 from streamseg.runtime.resize import Image, Size
 
+TS_PACKET = 188
+
 
 def gradient_frame(index: int, size: Size) -> Image:
     """A smooth picture whose blue channel tells its index (10 a frame)."""
@@ -46,7 +48,15 @@ def write_clip(
 def join_clips(path: Path, sizes: Sequence[Size]) -> Path:
     """An MPEG-TS file of five frames of each size: raw joins are valid there."""
     parts = [write_clip(path.with_name(f"p{i}.ts"), frames=5, size=s) for i, s in enumerate(sizes)]
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    content = bytearray(b"".join(part.read_bytes() for part in parts))
+    # Packets of a program count up; where the count jumps, something was lost.
+    counts: dict[int, int] = {}
+    for begin in range(0, len(content), TS_PACKET):
+        program = int.from_bytes(content[begin + 1 : begin + 3], "big") & 0x1FFF
+        has_payload = content[begin + 3] >> 4 & 1
+        counts[program] = (counts.get(program, 15) + has_payload) % 16
+        content[begin + 3] = content[begin + 3] & 0xF0 | counts[program]
+    path.write_bytes(content)
     return path
 
 

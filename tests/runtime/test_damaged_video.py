@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from streamseg.errors import SourceError
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sources import Frame, open_source
+from tests.runtime.clips import TS_PACKET
 
 SIZE = (96, 128)
 FRAMES, GROUP = 60, 20
@@ -139,6 +141,24 @@ def test_damage_is_taken_to_have_healed_where_no_key_frame_comes(tmp_path: Path)
     assert set(range(10)) == {key for key in frames if key < 250}
     assert set(range(262, 300)) <= set(frames)
     assert corrupt + len(frames) == 300
+
+
+def test_transport_stream_with_gaps_gives_only_whole_pictures(tmp_path: Path) -> None:
+    clip = write_group_clip(tmp_path / "clip.ts", frames=200)
+    whole = read_all(clip)[0]
+    content = clip.read_bytes()
+    assert len(whole) == 200
+    chance = random.Random(3)
+    for _ in range(30):
+        begin = chance.randrange(40, len(content) // TS_PACKET - 20) * TS_PACKET
+        end = begin + chance.choice([1, 1, 3, 7, 14]) * TS_PACKET
+        (tmp_path / "gap.ts").write_bytes(content[:begin] + content[end:])
+        frames, corrupt = read_all(tmp_path / "gap.ts")
+        # Where nothing but the tables of the programs was lost, nothing is missing.
+        assert (corrupt > 0) == (len(frames) < 200)
+        assert len(frames) >= 200 - 3 * GROUP
+        for key, frame in frames.items():
+            np.testing.assert_array_equal(frame.image, whole[key].image)
 
 
 def test_clip_without_one_whole_frame_is_refused(tmp_path: Path) -> None:
