@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from streamseg.cli.models import command
 from streamseg.errors import ExportError
-from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
+from streamseg.export.catalogue import ACCURACY, CATALOGUE, build_entry, measure_cost
 from streamseg.export.families import FAMILIES
 
 SIZE = (480, 864)
@@ -42,6 +42,19 @@ def test_temporal_parts_cost_more_than_their_trunk() -> None:
         assert cost.state_bytes > 0
 
 
+def test_encoders_are_counted_apart() -> None:
+    trunk, video = measure_cost("segformer/mit_b0", SIZE), measure_cost("tv3s/mit_b0", SIZE)
+    assert trunk.encoder_gmacs["step"] == video.encoder_gmacs["step"]
+    assert 0 < trunk.encoder_gmacs["step"] < trunk.gmacs["step"]
+    assert measure_cost("mpvss/resnet50", SIZE).encoder_gmacs["propagate"] == 0
+
+
+def test_accuracies_name_known_entries_and_their_source() -> None:
+    assert set(ACCURACY) <= set(CATALOGUE)
+    assert all("mIoU" in text and "(" in text for text in ACCURACY.values())
+    assert CATALOGUE["mrcfa/mit_b5"].accuracy.startswith("49.9")
+
+
 def test_every_family_is_listed() -> None:
     assert {name.partition("/")[0] for name in CATALOGUE} == {family.name for family in FAMILIES}
 
@@ -59,6 +72,8 @@ def test_command_lists_costs_and_reasons() -> None:
     assert "5.298 M" in result.output
     assert "single" in result.output
     assert "step" in result.output
+    assert "arXiv 2207.10436" in result.output
+    assert "not verified" in result.output
     refused = CliRunner().invoke(command, ["--only", "mrcfa/mit_b0", "--size", "480x853"])
     assert "480x864" in refused.output
     nothing = CliRunner().invoke(command, ["--only", "xyz"])

@@ -8,7 +8,7 @@ from streamseg.cli.export import TORCH_HINT
 from streamseg.cli.options import SIZE
 from streamseg.errors import ExportError
 
-LINE = "{:<22}{:>11}{:>13}  {:<22}{}"
+LINE = "{:<22}{:>11}{:>13}  {:<29}{:<20}{}"
 
 
 @click.command()
@@ -18,7 +18,8 @@ LINE = "{:<22}{:>11}{:>13}  {:<22}{}"
 def command(size: tuple[int, int], classes: int, only: str) -> None:
     """List the systems that `streamseg export` can import, with parameters, work and state.
 
-    Work is in 10^9 multiply-adds a frame, for each graph that a step may run.
+    Work is in 10^9 multiply-adds a frame, for each graph that a step may run. Accuracy is the
+    paper's, where its source could be read.
     """
     try:
         from streamseg.export.catalogue import CATALOGUE, measure_cost
@@ -28,12 +29,12 @@ def command(size: tuple[int, int], classes: int, only: str) -> None:
     if not chosen:
         raise ExportError(f"nothing in the catalogue contains '{only}'; try --only mit_b0")
     click.echo(f"{classes} classes at {size[0]}x{size[1]}; work in 10^9 multiply-adds a frame")
-    click.echo(LINE.format("name", "parameters", "state bytes", "paper", "work"))
+    click.echo(LINE.format("name", "parameters", "state bytes", "work", "paper", "its accuracy"))
     for entry in chosen:
         try:
             cost = measure_cost(entry.name, size, classes=classes)
         except ExportError as error:
-            click.echo(LINE.format(entry.name, "", "", entry.paper, str(error)))
+            click.echo(LINE.format(entry.name, "", "", "", entry.paper, str(error)))
             continue
         work = ", ".join(
             f"{value:.1f}" if len(cost.gmacs) == 1 else f"{graph} {value:.1f}"
@@ -41,4 +42,4 @@ def command(size: tuple[int, int], classes: int, only: str) -> None:
         )
         parameters = f"{cost.parameters / 1e6:.3f} M"
         state = f"{cost.state_bytes:,}"
-        click.echo(LINE.format(entry.name, parameters, state, entry.paper, work))
+        click.echo(LINE.format(entry.name, parameters, state, work, entry.paper, entry.accuracy))
