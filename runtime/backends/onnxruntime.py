@@ -61,7 +61,7 @@ def open_cpu_session(content: bytes, settings: Any) -> Any:
     # It keeps the bytes, and with them a second copy of all weights, only to start again on
     # another provider.
     session.disable_fallback()
-    session._model_bytes = None
+    session._model_bytes = b""
     return session
 
 

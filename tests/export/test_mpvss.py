@@ -25,7 +25,7 @@ from streamseg.export.models.mask2former import (
 )
 from streamseg.export.models.motion import warp
 from streamseg.export.models.mpvss import MPVSS, MPVSSConfig
-from streamseg.export.models.pixels import PixelSizes
+from streamseg.export.models.pixels import DeformableAttention, PixelSizes
 from streamseg.export.models.resnet import RESNET_PRESETS, ResNetSizes
 from streamseg.export.models.swin import SwinSizes
 from streamseg.export.replay import Replay
@@ -216,6 +216,19 @@ def test_strips_are_the_whole_map(rows: int, monkeypatch: pytest.MonkeyPatch) ->
     full = torch.nn.functional.interpolate(masks, scale_factor=4, mode="bilinear").sigmoid()
     want = torch.einsum("bqk,bqhw->bkhw", classes, full)[:, :, :90, :75]
     assert (torch.cat(strips, dim=2) - want).abs().max() < 1e-5
+
+
+def test_sampling_in_pieces_is_sampling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(16)
+    sizes = [(2, 3), (4, 5), (6, 7)]
+    query, tokens = torch.randn(1, 68, 16), torch.randn(1, 68, 16)
+    references = torch.rand(68, 2)
+    with torch.no_grad():
+        whole = attention(query, tokens, references, sizes)
+        monkeypatch.setattr("streamseg.export.models.pixels.PIECE", 9)
+        pieces = attention(query, tokens, references, sizes)
+    assert (pieces - whole).abs().max() < 1e-6
 
 
 def test_queries_blocked_everywhere_may_look_everywhere() -> None:
