@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools browser-tools test test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools browser-tools test verify-long test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -72,6 +72,11 @@ browser-tools:
 
 test: setup
 	$(BIN)/python -m pytest
+
+# What takes too long for every change.
+verify-long: setup
+	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
+	$(BIN)/python benchmarks/soak.py out/soak
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
     from streamseg.runtime.events import Event
-    from streamseg.runtime.fleet import open_fleet
+    from streamseg.runtime.fleet import Fleet, open_fleet
     from streamseg.runtime.policy import StatePolicy
     from streamseg.runtime.session import Session
     from streamseg.runtime.sources import open_source
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Event",
+    "Fleet",
     "Session",
     "StatePolicy",
     "StateSnapshot",
@@ -35,6 +36,7 @@ __all__ = [
 # Imported when first used, so that `import streamseg` and `streamseg --help` stay fast.
 _LAZY = {
     "Event": ("streamseg.runtime.events", "Event"),
+    "Fleet": ("streamseg.runtime.fleet", "Fleet"),
     "Session": ("streamseg.runtime.session", "Session"),
     "StatePolicy": ("streamseg.runtime.policy", "StatePolicy"),
     "StateSnapshot": ("streamseg.runtime.state", "StateSnapshot"),
