@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamseg.errors import BackendError, BatchError
+from streamseg.errors import BackendError, BatchError, SinkError
 from streamseg.runtime.archive.executor import Executor
 from streamseg.runtime.archive.journal import Journal
 from streamseg.runtime.archive.results import is_complete, join_segments
@@ -135,7 +135,11 @@ class Batch:
     ) -> None:
         self._place, self._settings, self._manifest = place, settings, manifest
         self._attempts, self._retry = attempts, retry
-        self.videos = choose_shard(list_videos(patterns), *shard)
+        # Overlays of earlier runs are no input, however wide the pattern.
+        filesystem, path = open_filesystem(place.output)
+        inside = filesystem.unstrip_protocol(path).rstrip("/") + "/"
+        found = [video for video in list_videos(patterns) if not video.url.startswith(inside)]
+        self.videos = choose_shard(found, *shard)
 
     def run(
         self,
@@ -231,7 +235,7 @@ class _Run:
         task = outcome.task
         if outcome.status == "unusable":
             raise BackendError(outcome.reason)
-        if outcome.status == "crashed":
+        if outcome.status == "crashed" and task.video in self._open:
             self._journal.record("crashed", task.key, task.identity, outcome.reason)
             entry = self._journal.find(task.key, task.identity)
             crashes = entry.crashes if entry else 1
@@ -243,7 +247,7 @@ class _Run:
             self._give_up(task, "set aside", outcome.reason)
         elif outcome.status == "failed":
             self._give_up(task, "failed", outcome.reason)
-        else:
+        elif outcome.status == "done":
             self._finish(outcome)
         self._done += 1
 
@@ -276,9 +280,14 @@ class _Run:
 
     def _close(self, work: _Open) -> None:
         """All tasks of a video are done."""
+        del self._open[work.video.name]
         if len(work.tasks) > 1:
             classes = self._batch._manifest.classes
-            join_segments(work.tasks, work.target, work.identity, classes)
+            try:
+                join_segments(work.tasks, work.target, work.identity, classes)
+            except SinkError as error:
+                self._report.failures[work.video.name] = str(error)
+                self._journal.record("failed", work.video.name, work.identity, str(error))
+                return
             self._journal.record("done", work.video.name, work.identity)
-        del self._open[work.video.name]
         self._report.finished += 1

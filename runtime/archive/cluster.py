@@ -37,15 +37,21 @@ class RayExecutor:
         settings: of the batch. Bundle, input and output must be reachable under the same names on
             every node.
         workers: number of actors; ``None`` for as many as the cluster has room for.
-        address: of a running cluster, such as ``auto`` or ``ray://head:10001``; ``None`` starts one
-            on this machine, which ends with the batch.
+        address: of a running cluster, such as ``head:6379`` or ``auto``; ``None`` starts one on
+            this machine, which ends with the batch.
+        gpus: that an actor asks for; Ray shows it no others.
 
     Raises:
         BatchError: Ray is not installed, or the cluster cannot be reached or is too small.
     """
 
     def __init__(
-        self, settings: BatchSettings, workers: int | None = None, address: str | None = None
+        self,
+        settings: BatchSettings,
+        workers: int | None = None,
+        address: str | None = None,
+        *,
+        gpus: float = 0,
     ) -> None:
         self._ray = import_ray()
         self._settings = settings
@@ -68,16 +74,22 @@ class RayExecutor:
             place = "a cluster here" if address is None else f"the cluster at {address}"
             token = "" if address is None else "; one with tokens needs RAY_AUTH_MODE=token"
             raise BatchError(f"Ray cannot open {place}: {_first_line(error)}{token}") from None
-        room = int(self._ray.cluster_resources().get("CPU", 0)) // settings.threads
+        resources = self._ray.cluster_resources()
+        room = int(resources.get("CPU", 0) / settings.threads)
+        if gpus:
+            room = min(room, int(resources.get("GPU", 0) / gpus))
         count = workers or room
         if not 1 <= count <= room:
             self.close()
+            asked = f"{settings.threads} threads" + (f" and {gpus:g} GPUs" if gpus else "")
             raise BatchError(
-                f"the Ray cluster has room for {room} workers of {settings.threads} threads, "
-                f"expected {max(count, 1)}; give fewer --workers or --threads"
+                f"the Ray cluster has room for {room} workers of {asked}, expected "
+                f"{max(count, 1)}; give fewer --workers, --threads or --gpus"
             )
         # A dead actor is replaced here, so that its task is tried again only when the batch says.
-        self._actor = self._ray.remote(num_cpus=settings.threads, max_restarts=0)(Worker)
+        self._actor = self._ray.remote(num_cpus=settings.threads, num_gpus=gpus, max_restarts=0)(
+            Worker
+        )
         self._idle = [self._start() for _ in range(count)]
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._count = count

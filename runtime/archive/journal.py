@@ -77,6 +77,8 @@ class Journal:
         entry = self.entries.get(key)
         if entry is None or entry.identity != identity:
             entry = self.entries[key] = Entry(identity)
+        if kind == "begun" and entry.kind == "set aside":
+            entry.crashes = 0  # tried again on request
         entry.kind = kind
         entry.crashes += kind == "crashed"
         if kind == "done":

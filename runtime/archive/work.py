@@ -30,7 +30,7 @@ class BatchSettings:
     Attributes:
         bundle: its folder, absolute.
         fingerprint: SHA-256 over the bundle's manifest and graphs.
-        backend, native, library, letterbox, threads: as for ``streamseg.open``.
+        backend, native, library, engine, letterbox, threads: as for ``streamseg.open``.
         gap_reset, scene_cut: as for ``StatePolicy``.
         labels: write label maps.
         video: write an overlay video.
@@ -43,6 +43,7 @@ class BatchSettings:
     backend: str = "auto"
     native: bool | None = None
     library: str | None = None
+    engine: str | None = None
     letterbox: bool | None = None
     threads: int = 1
     gap_reset: float | None = 1.0

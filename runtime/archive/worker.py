@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import shutil
 import tempfile
@@ -69,10 +68,6 @@ class Worker:
         self._stream: Stream | None = None
         cv2.setNumThreads(settings.threads)
 
-    def pid(self) -> int:
-        """Of the process that it lives in."""
-        return os.getpid()
-
     def open(self) -> Stream:
         """The stream, opened once."""
         if self._stream is None:
@@ -84,6 +79,7 @@ class Worker:
                 library=chosen.library,
                 letterbox=chosen.letterbox,
                 threads=chosen.threads,
+                engine=chosen.engine,
             )
         return self._stream
 

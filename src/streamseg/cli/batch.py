@@ -44,6 +44,12 @@ LOCAL = "local"
     help="CPU threads of one worker.",
 )
 @click.option("--ray", is_flag=False, flag_value=LOCAL, help="Run on Ray: an ADDRESS, or here.")
+@click.option(
+    "--gpus",
+    default=0.0,
+    type=click.FloatRange(min=0),
+    help="GPUs of one worker on Ray, such as 0.5.",
+)
 @click.option("--shard", default="0/1", show_default=True, help="Part i of N of the videos.")
 @click.option("--segment", type=click.IntRange(min=1), help="Split videos into so many frames.")
 @click.option("--overlap", type=click.IntRange(min=0), help="Frames that warm a segment up.")
@@ -62,6 +68,7 @@ LOCAL = "local"
 @click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
 @click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
 @click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
+@click.option("--engine", type=FOLDER, help="TensorRT engine, or folder of several.")
 def command(
     bundle: Path,
     inputs: tuple[str, ...],
@@ -71,6 +78,7 @@ def command(
     workers: int | None,
     threads: int,
     ray: str | None,
+    gpus: float,
     shard: str,
     segment: int | None,
     overlap: int | None,
@@ -83,6 +91,7 @@ def command(
     backend: str,
     native: bool | None,
     library: Path | None,
+    engine: Path | None,
 ) -> int:
     """Segment every video that matches; what is done already is left alone.
 
@@ -108,6 +117,7 @@ def command(
         backend=backend,
         native=native,
         library=None if library is None else str(library),
+        engine=None if engine is None else str(engine.resolve()),
         letterbox=letterbox,
         threads=threads,
         gap_reset=None if gap_reset == math.inf else gap_reset,
@@ -123,7 +133,7 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        executor = stack.enter_context(open_executor(settings, workers, ray))
+        executor = stack.enter_context(open_executor(settings, workers, ray, gpus))
         console.print(f"{len(batch.videos)} videos, {executor.name}", markup=False)
         show = stack.enter_context(Progress(console))
         report = batch.run(executor, stop=request.event, on_progress=show.update)
@@ -133,12 +143,15 @@ def command(
     return 1 if report.failures else 0
 
 
-def open_executor(settings: BatchSettings, workers: int | None, ray: str | None) -> Executor:
+def open_executor(
+    settings: BatchSettings, workers: int | None, ray: str | None, gpus: float
+) -> Executor:
     """Ray where it is asked for, else processes; none for 0 workers."""
     if ray is not None:
         from streamseg.runtime.archive.cluster import RayExecutor
 
-        return RayExecutor(settings, workers, None if ray == LOCAL else ray)
+        address = None if ray == LOCAL else ray
+        return RayExecutor(settings, workers, address, gpus=gpus)
     if workers == 0:
         from streamseg.runtime.archive.executor import InlineExecutor
 

@@ -250,6 +250,11 @@ def test_video_that_kills_its_workers_is_set_aside(bundle: Path, tmp_path: Path)
     with LocalExecutor(settings, 1) as executor:
         second = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings).run(executor)
         assert "set aside before" in second.failures["cam1/01.mp4"]
+    with Killer(settings, 1) as executor:
+        batch = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings, attempts=2, retry=True)
+        again = batch.run(executor)
+        assert "SIGKILL (out of memory?), 2 times" in again.failures["cam1/01.mp4"], "not the first"
+    with LocalExecutor(settings, 1) as executor:
         batch = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings, retry=True)
         assert batch.run(executor).finished == 1
     check_results(out, bundle, videos, tmp_path / "run")
@@ -424,6 +429,15 @@ def test_results_are_adopted_where_the_journal_lost_them(bundle: Path, tmp_path:
     assert journal.read_bytes().endswith(b"}\n")
     lines = journal.read_text().splitlines()
     assert '"done"' in lines[-1]
+
+
+def test_overlays_of_an_earlier_run_are_no_input(bundle: Path, tmp_path: Path) -> None:
+    write_archive(tmp_path / "in", videos=1)
+    settings, out = make_settings(bundle, video=True), tmp_path / "in/results"
+    for finished, skipped in ((1, 0), (0, 1)):
+        with InlineExecutor(settings) as executor:
+            report = make_batch(bundle, f"{tmp_path}/in/**/*.mp4", out, settings).run(executor)
+        assert (report.videos, report.finished, report.skipped) == (1, finished, skipped)
 
 
 def test_two_batches_must_not_share_a_journal(bundle: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_actors_write_what_run_writes_past_a_death_and_a_corrupt_video(
 ) -> None:
     root, videos = archive
     out, killed = tmp_path / "out", []
-    pids = ray.get([actor.pid.remote() for actor in cluster._idle])
+    pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in cluster._idle])
     assert len(set(pids)) == 2
     assert os.getpid() not in pids
 
@@ -141,10 +141,10 @@ def test_running_cluster_is_joined_by_its_address(
     )
     try:
         wait_for_port(address)
-        many = start(bundle, pattern, out, "--ray", address, "--workers", "3")
+        many = start(bundle, pattern, out, "--ray", address, "--workers", "3", "--gpus", "99")
         _, errors = many.communicate(timeout=120)
         assert many.returncode == 2
-        assert "has room for 1 workers of 1 threads, expected 3" in errors
+        assert "has room for 0 workers of 1 threads and 99 GPUs, expected 3" in errors
         one = start(bundle, pattern, out, "--ray", address)
         _, errors = one.communicate(timeout=120)
         assert one.returncode == 0, errors
