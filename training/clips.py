@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -167,6 +168,11 @@ class _Steps(TorchDataset[Batch]):
         return self._sampler.batch(step, rank=self._rank, world=self._world)
 
 
+def _leave_signals_to_parent(_worker: int) -> None:
+    # Ctrl-C reaches the whole group; the parent still needs the batch it is waiting for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def iterate_batches(
     sampler: ClipSampler, steps: range, *, rank: int, world: int, workers: int
 ) -> Iterator[Batch]:
@@ -176,6 +182,7 @@ def iterate_batches(
         batch_size=None,
         sampler=steps,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_parent,
         prefetch_factor=2 if workers else None,
     )
     return iter(loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -89,6 +90,15 @@ def test_mistakes_end_with_a_sentence(tmp_path, capsys, arguments, words):
     assert train("-o", tmp_path / "run", *arguments) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_missing_package_is_named_before_anything_runs(tmp_path, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "accelerate" else find(name)
+    )
+    assert train("-o", tmp_path / "run") == 2
+    assert "needs accelerate: pip install 'streamseg[export,train]'" in capsys.readouterr().err
 
 
 def test_footage_without_labels_is_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import click
 
 from streamseg.cli.options import SIZE
+from streamseg.errors import TrainingError
 
 FOLDER = click.Path(path_type=Path)
+PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "matplotlib")
 
 
 def read_offsets(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -29,6 +32,15 @@ def read_range(_context: click.Context, _option: click.Parameter, text: str) -> 
         return float(low), float(high if dash else low)
     except ValueError:
         raise click.BadParameter(f"{text!r}: expected LOW-HIGH such as 0.5-2") from None
+
+
+def require_packages() -> None:
+    """Raise TrainingError, with the install line, where a package is missing."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(
+            f"training needs {', '.join(missing)}: pip install 'streamseg[export,train]'"
+        )
 
 
 @click.command("train")
@@ -79,9 +91,10 @@ def command(**given: Any) -> int:
     """Train a network on clips of a labelled dataset.
 
     Writes --out/weights.safetensors, which export, eval and run take. Stopped by Ctrl-C or SIGTERM
-    it saves a checkpoint; --resume then goes on to the same weights. For several GPUs or processes
-    put `accelerate launch -m streamseg.cli.main` before the same arguments.
+    it saves a checkpoint; --resume then goes on to the same weights. For several GPUs put
+    `accelerate launch --multi_gpu -m streamseg.cli.main` before the same arguments.
     """
+    require_packages()
     from streamseg.training.running import start_run
 
     report = start_run(given, command_line=sys.argv[1:])
