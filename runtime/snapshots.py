@@ -80,13 +80,35 @@ def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> N
     replace_file(Path(path), save(tensors, fields))
 
 
+def check_place(path: Path) -> None:
+    """Prove that a snapshot can be written there, before any work is done; makes the folder.
+
+    Raises:
+        StreamsegError: it cannot.
+    """
+    if path.is_dir():
+        raise StreamsegError(f"cannot write state to {path}: it is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = draft_of(path)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise StreamsegError(f"cannot write state to {path}: {error.strerror}") from None
+
+
+def draft_of(path: Path) -> Path:
+    """The file that is written first, then renamed; one that a killed process left is reused."""
+    return path.with_name(f".{path.name}.part")
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one go.
 
     Raises:
         StreamsegError: the place cannot be written.
     """
-    draft = path.with_name(f".{path.name}.part")
+    draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             file.write(content)

@@ -106,9 +106,16 @@ class PolicyArguments:
         return StatePolicy(gap, self.scene_cut, self.check_every)
 
     def session(self, stream: Stream, name: str, on_event: EventHandler) -> Session:
-        """A session of ``stream`` under this policy."""
-        from streamseg.runtime.session import Session
+        """A session of ``stream`` under this policy.
 
+        Raises:
+            StreamsegError: the snapshot cannot be written where it was asked for.
+        """
+        from streamseg.runtime.session import Session
+        from streamseg.runtime.snapshots import check_place
+
+        if self.snapshot is not None:
+            check_place(self.snapshot)
         return Session(
             stream,
             self.policy(),

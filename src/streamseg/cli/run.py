@@ -84,6 +84,15 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
+        sessions: list[Session] = []  # none yet: signals that come earlier ask for nothing
+        stack.enter_context(
+            call_on_signals(
+                {
+                    signal.SIGUSR1: lambda: [s.request_reset("signal SIGUSR1") for s in sessions],
+                    signal.SIGUSR2: lambda: [s.request_snapshot() for s in sessions],
+                }
+            )
+        )
         log = EventLog(lambda line: console.print(line, markup=False), state.events)
         stack.callback(log.close)
         opened = stack.enter_context(
@@ -109,14 +118,7 @@ def command(
         console.print(stream.execution, markup=False)
         session = state.session(stream, opened.name, log)
         after = state.load(session)
-        stack.enter_context(
-            call_on_signals(
-                {
-                    signal.SIGUSR1: lambda: session.request_reset("signal SIGUSR1"),
-                    signal.SIGUSR2: session.request_snapshot,
-                }
-            )
-        )
+        sessions.append(session)
         expected = min((n for n in (opened.frame_count, frames) if n), default=None)
         progress = stack.enter_context(make_progress(console, expected))
         task = progress.task_ids[0]
