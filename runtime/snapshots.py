@@ -159,7 +159,9 @@ def read_snapshot(
         fields, tensors = _read(file)
         snapshot = _parse(fields, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateMismatch(f"{file} is no streamseg state file, or is damaged: {error}") from None
+        # What a file of others holds may show up in the message: no line breaks, no control codes.
+        shown = "".join(c if c.isprintable() else " " for c in str(error))[:200]
+        raise StateMismatch(f"{file} is no streamseg state file, or is damaged: {shown}") from None
     try:
         snapshot.state.check(table, model)
     except StateMismatch as error:
