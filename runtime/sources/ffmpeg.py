@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from streamseg.errors import SourceError
 from streamseg.runtime.resize import Image
+from streamseg.runtime.sources.h264 import FrameNumbers
 from streamseg.runtime.sources.hardware import find_accelerator
 from streamseg.runtime.sources.options import SourceAddress, is_there
 from streamseg.runtime.sources.reader import Picture
@@ -70,6 +71,9 @@ class FFmpegReader:
         context.thread_type = "SLICE" if at_once else "AUTO"
         if self.live:
             context.flags |= LOW_DELAY
+        self._numbers = None
+        if at_once and context.name == "h264":
+            self._numbers = FrameNumbers(context.extradata or b"")
         if address.options.decode_threads is not None:
             context.thread_count = address.options.decode_threads
         if accelerator is not None and not context.is_hwaccel:
@@ -169,6 +173,8 @@ class FFmpegReader:
         return packet
 
     def _decode(self, packet: av.Packet[Any], received: float) -> Iterator[Picture]:
+        if self._numbers is not None and self._numbers.misses(bytes(packet)):
+            self._damaged_at = self._position
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

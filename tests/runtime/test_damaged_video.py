@@ -14,10 +14,12 @@ import pytest
 from streamseg.errors import SourceError
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sources import Frame, open_source
+from streamseg.runtime.sources.h264 import FrameNumbers
 from tests.runtime.clips import TS_PACKET
 
 SIZE = (96, 128)
 FRAMES, GROUP = 60, 20
+hypothesis = pytest.importorskip("hypothesis", reason="packets are fuzzed with hypothesis")
 Damage = Callable[[bytearray], bytearray]
 
 
@@ -29,7 +31,12 @@ def textured_frame(index: int) -> Image:
 
 
 def write_group_clip(
-    path: Path, *, b_frames: int = 0, frames: int = FRAMES, group: int = GROUP
+    path: Path,
+    *,
+    b_frames: int = 0,
+    frames: int = FRAMES,
+    group: int = GROUP,
+    options: Mapping[str, str] = {},
 ) -> Path:
     """60 frames at 25 a second, a key frame every 20."""
     with av.open(str(path), "w") as container:
@@ -42,6 +49,7 @@ def write_group_clip(
             "sc_threshold": "0",
             "bf": str(b_frames),
             "crf": "20",
+            **options,
         }
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(textured_frame(index % 60), format="rgb24")
@@ -159,6 +167,55 @@ def test_transport_stream_with_gaps_gives_only_whole_pictures(tmp_path: Path) ->
         assert len(frames) >= 200 - 3 * GROUP
         for key, frame in frames.items():
             np.testing.assert_array_equal(frame.image, whole[key].image)
+
+
+@pytest.mark.parametrize("number", [5, 20, 33, 58])
+def test_frame_that_never_came_takes_those_that_need_it_with_it(
+    tmp_path: Path, number: int
+) -> None:
+    # A transport stream written anew: its packet counters know nothing of the loss.
+    clip = write_group_clip(tmp_path / "clip.ts")
+    whole = read_all(clip)[0]
+    frames, corrupt = read_all(damage_clip(clip, {number: None}))
+    shift = min(frames) - min(whole)
+    end = (number // GROUP + 1) * GROUP
+    assert len(frames) == FRAMES - (end - number)
+    assert end - number - 3 <= corrupt <= end - number
+    for key, frame in frames.items():
+        np.testing.assert_array_equal(frame.image, whole[key - shift].image)
+
+
+@pytest.mark.parametrize(
+    ("b_frames", "options"),
+    [(0, {}), (2, {}), (0, {"profile": "baseline"}), (2, {"x264-params": "cqm=jvt"})],
+)
+def test_numbers_of_an_undamaged_stream_never_miss(
+    tmp_path: Path, b_frames: int, options: dict[str, str]
+) -> None:
+    for suffix in (".ts", ".mp4"):
+        clip = write_group_clip(
+            tmp_path / f"clip{suffix}", b_frames=b_frames, frames=120, group=100, options=options
+        )
+        with av.open(str(clip)) as container:
+            stream = container.streams.video[0]
+            numbers = FrameNumbers(stream.codec_context.extradata or b"")
+            packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        assert not any(numbers.misses(packet) for packet in packets)
+        assert numbers._bits >= 4
+        fresh = FrameNumbers(b"" if suffix == ".ts" else stream.codec_context.extradata)
+        found = [fresh.misses(packet) for packet in packets[:10] + packets[20:]]
+        assert found[10]
+        assert sum(found) == 1
+
+
+@hypothesis.given(hypothesis.strategies.lists(hypothesis.strategies.binary(max_size=40)))
+def test_numbers_of_any_bytes_are_no_crash(packets: list[bytes]) -> None:
+    for setup in (b"", b"\1dddd\xe1" + b"".join(packets[:1])):
+        numbers = FrameNumbers(setup)
+        for packet in packets:
+            numbers.misses(packet)
+            numbers.misses(b"\0\0\1" + packet)
+            numbers.misses(b"\0\0\1\x67" + packet + b"\0\0\1\x61" + packet)
 
 
 def test_clip_without_one_whole_frame_is_refused(tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_rtsp_source_comes_back_with_another_size_and_its_time_goes_on() -> None
     assert source.name == f"rtsp://***@127.0.0.1:{first.port}/live"
 
 
+def test_rtsp_over_udp_gives_the_same_frames() -> None:
+    with (
+        RtspServer((96, 128)) as server,
+        open_source(server.address + "#transport=udp", QUICK) as source,
+    ):
+        frames = read_until(source, lambda frame: frame.index == 30)
+    assert {frame.size for frame in frames} == {(96, 128)}
+    steps = np.diff([frame.timestamp for frame in frames[5:]])
+    np.testing.assert_allclose(steps.mean(), 0.04, atol=0.01)
+
+
 def test_wrong_password_is_told_at_once_and_not_shown() -> None:
     with RtspServer((96, 128), login=("joe", "right")) as server:
         address = f"rtsp://joe:wr0ng@127.0.0.1:{server.port}/live"
