@@ -226,6 +226,24 @@ def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None
     assert seen("end")[0]["reason"] == "stopped by a request"
 
 
+def test_signals_reach_every_stream_of_a_fleet(bundle: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    sources = [word for name in "ab" for word in ("--source", f"{name}={SCENE}#realtime")]
+    with running(bundle, *sources, "--null", "--events", events) as process:
+        wait_for(lambda: events.exists() and len(lines(events)) >= 2, process)
+        process.send_signal(signal.SIGUSR2)
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: len(lines(events)) >= 4, process)
+        process.send_signal(signal.SIGTERM)
+        text, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    resets = [line for line in lines(events) if line["kind"] == "reset"]
+    assert {(line["stream"], line["reason"]) for line in resets} == {
+        ("a", "signal SIGUSR1"), ("b", "signal SIGUSR1")
+    }  # fmt: skip
+    assert "snapshots are for a single stream" in text
+
+
 def test_signals_that_come_early_end_nothing(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "new" / "log"
     with running(bundle, "--source", SCENE, "--null", "--events", log, "--frames", 5) as process:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,12 @@ class FleetRun:
         self.metrics[member.name], self._writers[member.name] = member.metrics, writer
         self._stack.callback(writer.join)
 
+    def reset(self) -> None:
+        """Ask every stream to forget its state."""
+        for name in self._fleet.names:
+            with suppress(KeyError):  # it may leave meanwhile
+                self._fleet[name].session.request_reset("signal SIGUSR1")
+
     def write(self, limit: int | None) -> None:
         """Iterate the fleet into the outputs; each stream leaves after ``limit`` frames."""
         for done in self._fleet:
@@ -118,7 +125,7 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
     from streamseg.runtime.event_log import EventLog
     from streamseg.runtime.fleet import open_fleet
     from streamseg.runtime.roster import Roster
-    from streamseg.runtime.signals import stop_on_signals
+    from streamseg.runtime.signals import call_on_signals, stop_on_signals
 
     defaults, entries = arguments.entries()
     console = Console(highlight=False, soft_wrap=True)
@@ -147,6 +154,16 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
             )
         )
         run = FleetRun(fleet, arguments.outputs, stack, say)
+        ending.enter_context(
+            call_on_signals(
+                {
+                    signal.SIGUSR1: lambda: fleet.request(run.reset),
+                    signal.SIGUSR2: lambda: fleet.request(
+                        lambda: say("SIGUSR2: snapshots are for a single stream")
+                    ),
+                }
+            )
+        )
         roster = Roster(fleet, on_join=run.join, on_change=say)
         roster.follow(entries)
         ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams, defaults))
