@@ -24,9 +24,6 @@ SCENES = (
     "front=synthetic:clean?seed=7&size=192x384&fps=12&noise=16",
     "rear=synthetic:clean?seed=3",
 )
-    "front=synthetic:clean?seed=7&size=192x384&fps=12&noise=16",
-    "rear=synthetic:clean?seed=3",
-)
 URL = "http://127.0.0.1:8765/"
 
 

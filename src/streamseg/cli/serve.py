@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
 from streamseg.cli.streams import default_entry, list_entries, reload_on_hangup, streams_option
 
@@ -29,6 +30,7 @@ STALLED = 30.0  # seconds without a turn of the streams after which /healthz say
 @click.argument("bundle", type=PATH)
 @source_options(multiple=True, required=False)
 @streams_option
+@policy_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option(
@@ -47,6 +49,7 @@ def command(
     bundle: Path,
     source: SourceArguments,
     streams: Path | None,
+    state: PolicyArguments,
     host: str,
     port: int,
     token_file: Path | None,
@@ -65,13 +68,17 @@ def command(
     require_server()
     from rich.console import Console
 
+    from streamseg.runtime.event_log import EventLog
     from streamseg.runtime.fleet import open_fleet
     from streamseg.runtime.roster import Roster
     from streamseg.runtime.serving.server import PageServer
     from streamseg.runtime.serving.view import StreamView
     from streamseg.runtime.signals import stop_on_signals
 
-    defaults = default_entry(source)
+    for option, given in {"--snapshot": state.snapshot, "--resume": state.resume}.items():
+        if given:
+            raise click.UsageError(f"{option} is of streamseg run; here the page saves states")
+    defaults = default_entry(source, state.policy())
     defaults = replace(defaults, options=replace(defaults.options, realtime=True))
     entries = list_entries(source, streams, defaults)
     token = find_token(token_file)
@@ -82,13 +89,15 @@ def command(
         console.print(line, markup=False)
 
     def tell(event: Event) -> None:
-        cause = f" ({event.cause})" if event.cause else ""
-        line = f"{event.stream}: {event.kind}{cause}: {event.reason}"
-        say(line)
+        log(event)
+        if event.kind in ("start", "end"):
+            say(str(event))
         server.report(event)
 
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
+        log = EventLog(say, state.events)
+        stack.callback(log.close)
         fleet = stack.enter_context(
             open_fleet(
                 bundle,
