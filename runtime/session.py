@@ -17,7 +17,7 @@ from streamseg.runtime.policy import CutDetector, StatePolicy
 from streamseg.runtime.resize import Image
 from streamseg.runtime.snapshots import Position, SessionSnapshot, read_snapshot, write_snapshot
 from streamseg.runtime.sources import Frame
-from streamseg.runtime.stream import StepResult, Stream
+from streamseg.runtime.stream import StepResult, Stream, check_frame
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,9 @@ class Session:
             FrameMismatch, StateMismatch, BackendError: as ``Stream.step``.
         """
         self.serve()
+        check_frame(frame.image)
         decision = self._judge(frame)
-        if decision is not None and self.stream.steps > 0:
+        if decision is not None and self.stream.remembers and self.stream.steps > 0:
             self._reset(*decision, frame.index, frame.timestamp)
         result = self.stream.step(frame.image)
         self._last = Position(frame.index, frame.timestamp, frame.size)
@@ -91,10 +92,8 @@ class Session:
 
     def _judge(self, frame: Frame) -> tuple[ResetCause, str] | None:
         """Why the state must not meet this frame; None where it may."""
-        last = self._last
-        if not self.stream.remembers:
-            return None
-        cut = self._cuts.is_cut(frame.image)
+        last, watched = self._last, self.stream.remembers
+        cut = watched and self._cuts.is_cut(frame.image)
         if last is None:
             return None
         if frame.size != last.size:
@@ -108,7 +107,7 @@ class Session:
         if cut:
             return "cut", f"scene cut: score {self._cuts.score:.1f} of {self._cuts.threshold:.1f}"
         every = self.policy.check_every
-        if every and self.frames % every == 0 and not self.stream.is_finite():
+        if watched and every and self.frames % every == 0 and not self.stream.is_finite():
             return "nonfinite", f"the state held NaN or infinity after {self.stream.steps} frames"
         return None
 

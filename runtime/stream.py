@@ -182,14 +182,7 @@ class Stream:
     def _begin(self, frame: npt.NDArray[np.uint8], run: Callable[[StepPlan], None]) -> _Begun:
         """Check a frame, bring it to the model's size, and run or start its step."""
         self._require_open()
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-            got = getattr(frame, "dtype", type(frame).__name__)
-            hint = (
-                "; a frame in device memory goes to step_device" if is_device_array(frame) else ""
-            )
-            raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]{hint}")
-        if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
+        check_frame(frame)
         self._require_given()
         started = time.perf_counter()
         fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
@@ -366,6 +359,16 @@ class Stream:
         return FrameFitter(
             frame_size, (spec.height, spec.width), self._mode, fill=(red, green, blue)
         )
+
+
+def check_frame(frame: npt.NDArray[np.uint8]) -> None:
+    """Raise FrameMismatch unless ``frame`` is uint8 ``[height, width, 3]``."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+        got = getattr(frame, "dtype", type(frame).__name__)
+        hint = "; a frame in device memory goes to step_device" if is_device_array(frame) else ""
+        raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]{hint}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
 
 
 def open_stream(

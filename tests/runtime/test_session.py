@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import streamseg
-from streamseg.errors import StateMismatch, StreamsegError
+from streamseg.errors import FrameMismatch, StateMismatch, StreamsegError
 from streamseg.runtime.bundle import MANIFEST
 from streamseg.runtime.event_log import EventLog
 from streamseg.runtime.events import Event
@@ -96,6 +96,16 @@ def test_change_of_geometry_resets_and_goes_on(stream: streamseg.Stream) -> None
     assert (reset.kind, reset.cause, reset.frame) == ("reset", "geometry", 2)
     assert reset.reason == "frames are 12x20 from here on, 6x8 before"
     assert stream.steps == 2
+
+
+def test_frames_that_are_none_are_refused_before_anything_is_decided(
+    stream: streamseg.Stream,
+) -> None:
+    session = Session(stream)
+    for image in (np.zeros((6, 8, 3), np.float32), np.zeros((6, 8), np.uint8)):
+        with pytest.raises(FrameMismatch, match="expected"):
+            session.process(Frame(image, 0, 0.0))  # type: ignore[arg-type]
+    assert session.frames == 0
 
 
 @pytest.mark.parametrize("state", [CARRY, RING, KEY])
@@ -335,13 +345,21 @@ def write_given_bundle(folder: Path) -> Path:
         helper.make_tensor("one", TensorProto.INT64, [1], [1]),
     ]
     graph = helper.make_graph(nodes, "given", inputs, outputs, constants)
+    return write_step_bundle(folder, graph, (CARRY, GIVEN), ("trace",))
+
+
+def write_step_bundle(
+    folder: Path, graph: Any, state: tuple[StateSpec, ...], writes: tuple[str, ...]
+) -> Path:
+    """A bundle of one graph that reads every state."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 9
     content = model.SerializeToString()
+    reads = tuple(spec.name for spec in state)
     manifest = replace(
         toy_manifest({"step.onnx": content}),
-        state=(CARRY, GIVEN),
-        graphs={"step": GraphSpec("step.onnx", ("trace", "bias"), ("trace",), ("labels",))},
+        state=state,
+        graphs={"step": GraphSpec("step.onnx", reads, writes, ("labels",))},
         schedule=(ScheduleRow(0, "step"),),
     )
     folder.mkdir()
@@ -373,3 +391,23 @@ def test_given_state_is_in_the_snapshot_and_outlives_a_reset(tmp_path: Path) -> 
         assert np.array_equal(seen, whole[3:])
         session.request_reset()
         assert np.array_equal(session.process(frames[0]).labels, whole[0])
+
+
+def test_bundles_without_state_tell_of_geometry_and_forget_nothing(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["frame", "one"], ["green"], axis=3),
+        helper.make_node("Squeeze", ["green", "last"], ["labels"]),
+    ]
+    constants = [
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("last", TensorProto.INT64, [1], [3]),
+    ]
+    inputs = [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])]
+    outputs = [helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, HEIGHT, WIDTH])]
+    graph = helper.make_graph(nodes, "plain", inputs, outputs, constants)
+    bundle = write_step_bundle(tmp_path / "plain", graph, (), ())
+    with streamseg.open(bundle) as stream:
+        frames = [frame(0), frame(1, time=50.0), frame(2, time=50.1, size=(12, 20))]
+        (event,) = run(stream, frames, StatePolicy(scene_cut=0.001, check_every=1))
+        assert (event.kind, event.frame) == ("geometry", 2)
+        assert stream.steps == 3
