@@ -20,7 +20,7 @@ from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.h264 import FrameNumbers
 from streamseg.runtime.sources.hardware import find_accelerator
 from streamseg.runtime.sources.options import SourceAddress, is_there
-from streamseg.runtime.sources.reader import Picture
+from streamseg.runtime.sources.reader import Picture, UnusableSource
 
 DEFAULT_FPS = 25.0
 LOW_DELAY = 1 << 19  # AV_CODEC_FLAG_LOW_DELAY
@@ -57,7 +57,15 @@ class FFmpegReader:
         if not network and not is_there(address.target):
             raise SourceError(f"no such video: {self._name}")
         accelerator, self.detail = find_accelerator(address.options.decode)
-        self._container = self._open(address, accelerator, network=network)
+        try:
+            self._container = self._open(address, accelerator, network=network)
+        except SourceError:
+            if accelerator is None:
+                raise
+            self._container = self._open(address, None, network=network)
+            self.detail = f"software decoding, {self.detail} fails"
+            logger.warning("%s: %s", self._name, self.detail)
+            accelerator = None
         try:
             self._stream = self._find_stream()
         except BaseException:
@@ -125,7 +133,7 @@ class FFmpegReader:
         if not start:
             return
         if self.live:
-            raise SourceError(f"{self._name} is live: it has no start to count seconds from")
+            raise UnusableSource(f"{self._name} is live: it has no start to count seconds from")
         begin = (self._container.start_time or 0) / av.time_base
         self._start = begin + start
         try:

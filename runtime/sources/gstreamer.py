@@ -17,7 +17,7 @@ from streamseg.errors import SourceError
 from streamseg.redaction import redact
 from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.options import SourceAddress
-from streamseg.runtime.sources.reader import Picture
+from streamseg.runtime.sources.reader import Picture, UnusableSource
 
 DEFAULT_FPS = 25.0
 SINK = "streamseg_frames"
@@ -42,7 +42,7 @@ def load_gstreamer() -> Any:
         gi.require_version("Gst", "1.0")
         gst = importlib.import_module("gi.repository.Gst")
     except (ValueError, ImportError) as error:
-        raise SourceError(f"gst: sources need GStreamer ({error}); run: {INSTALL}") from None
+        raise UnusableSource(f"gst: sources need GStreamer ({error}); run: {INSTALL}") from None
     if not gst.is_initialized():
         gst.init(None)
     return gst
@@ -54,7 +54,7 @@ def _load_gi() -> ModuleType:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     version = ".".join(map(str, sys.version_info[:2]))
     if not (SYSTEM_PACKAGES / "gi" / f"_gi{suffix}").exists():
-        raise SourceError(
+        raise UnusableSource(
             f"gst: sources need PyGObject for Python {version}; run: {INSTALL}, and use the "
             "system's Python: /usr/bin/python3 -m venv --system-site-packages"
         )
@@ -82,13 +82,15 @@ class GStreamerReader:
         self._name, self._timeout = address.name, address.options.timeout
         self.corrupt = 0
         if address.options.start:
-            raise SourceError(f"{self._name}: --start is not for pipelines; seek in the pipeline")
+            raise UnusableSource(
+                f"{self._name}: --start is not for pipelines; seek in the pipeline"
+            )
         self._gst = gst = load_gstreamer()
         glib = importlib.import_module("gi.repository.GLib")
         try:
             self._pipeline = gst.parse_launch(address.target + TAIL)
         except glib.Error as error:
-            raise SourceError(f"{self._name}: {redact(error.message)}") from None
+            raise UnusableSource(f"{self._name}: {redact(error.message)}") from None
         self._sink = self._pipeline.get_by_name(SINK)
         try:
             state = self._pipeline.set_state(gst.State.PAUSED)

@@ -13,7 +13,7 @@ from streamseg.runtime.sources.ffmpeg import FFmpegReader
 from streamseg.runtime.sources.folder import FolderReader
 from streamseg.runtime.sources.frame import Source
 from streamseg.runtime.sources.options import SourceAddress, SourceOptions, is_there, parse_source
-from streamseg.runtime.sources.reader import Reader
+from streamseg.runtime.sources.reader import Reader, UnusableSource
 from streamseg.runtime.sources.streaming import Backoff, StreamingSource
 
 LIVE_SCHEMES = ("camera", "gst", "http", "https", "rtsp", "udp")
@@ -49,6 +49,8 @@ def open_source(
             return StreamingSource(
                 lambda: open_reader(address), address.name, settings, on_event=on_event
             )
+        except UnusableSource:
+            raise
         except SourceError as error:
             if not settings.await_source or address.scheme not in LIVE_SCHEMES:
                 raise
@@ -67,7 +69,7 @@ def open_reader(address: SourceAddress) -> Reader:
     options = address.options
     if address.scheme == "camera":
         if options.start:
-            raise SourceError(f"{address.name} is live: it has no start to count seconds from")
+            raise UnusableSource(f"{address.name} is live: it has no start to count seconds from")
         return open_camera(address)
     if address.scheme == "synthetic":
         # Imported when asked for: the scene generator is large.

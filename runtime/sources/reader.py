@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
 
+from streamseg.errors import SourceError
 from streamseg.runtime.resize import Image, Size
+
+
+class UnusableSource(SourceError):
+    """The source, as asked for, does not work on this machine; trying again would not help."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from streamseg.runtime.resize import Size
 from streamseg.runtime.sources.clock import SourceClock
 from streamseg.runtime.sources.frame import Frame
 from streamseg.runtime.sources.options import SourceOptions
-from streamseg.runtime.sources.reader import Picture, Reader
+from streamseg.runtime.sources.reader import Picture, Reader, UnusableSource
 
 FIRST_PAUSE = 0.5  # seconds before the first attempt to reconnect; doubles from there
 STABLE = 10.0  # seconds after which a connection is trusted and pauses are short again
@@ -96,6 +96,8 @@ class StreamingSource:
         self.detail = reader.detail
         self.fps = reader.fps if options.fps is None else min(options.fps, reader.fps)
         self.frame_count = None if options.loop else reader.frame_count
+        if self.frame_count is not None:
+            self.frame_count = math.ceil(self.frame_count * self.fps / reader.fps)
         self.size: Size = first.size
 
     @property
@@ -120,6 +122,8 @@ class StreamingSource:
                 with self._lock:
                     picture = self._next_picture()
                     frame = None if picture is None else self._deliver(picture)
+            except UnusableSource:
+                raise
             except SourceError as error:
                 if not self._can_reconnect:
                     raise
@@ -200,6 +204,8 @@ class StreamingSource:
             try:
                 with self._lock:
                     self._reader, self._first = self._open()
+            except UnusableSource:
+                raise
             except SourceError as error:
                 logger.debug("%s: attempt %d: %s", self.name, attempts, error)
                 reason = str(error)

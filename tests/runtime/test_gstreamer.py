@@ -90,5 +90,5 @@ def test_without_pygobject_the_message_says_what_to_install(tmp_path: Path) -> N
         "except Exception as error:\n    print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("SourceError gst: sources need PyGObject for Python 3.")
+    assert done.stdout.startswith("UnusableSource gst: sources need PyGObject for Python 3.")
     assert "run: apt install python3-gi" in done.stdout

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import functools
+import http.server
 import itertools
 import logging
+import threading
 import time
 from pathlib import Path
 
+import av
+import av.error
 import numpy as np
 import pytest
+from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from streamseg.errors import SourceError
 from streamseg.runtime.sources import SourceOptions, open_source
+from streamseg.runtime.sources.hardware import _find_device
 from streamseg.runtime.sources.streaming import FIRST_PAUSE, Backoff
 from tests.runtime.clips import write_clip, write_folder
 
@@ -71,6 +78,7 @@ def test_rate_passes_frames_over(fps: float, kept: list[int], tmp_path: Path) ->
         with open_source(uri, SourceOptions(fps=fps)) as source:
             assert source.fps == min(fps, 10)
             frames = list(source)
+        assert source.frame_count == len(frames)
         found = [round(frame.timestamp * 10) for frame in frames]
         assert found == list(kept)
         assert source.passed_over == 10 - len(found)
@@ -105,6 +113,7 @@ def test_live_source_has_no_start(uri: str) -> None:
 def test_hardware_that_is_not_there_falls_back_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    _find_device.cache_clear()
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     with open_source(str(clip)) as source:
         plain = [frame.image for frame in source]
@@ -119,6 +128,46 @@ def test_hardware_that_is_not_there_falls_back_and_says_so(
     assert source.detail.startswith("h264, software decoding, no hardware decoder here (")
     assert "software decoding, no hardware decoder here" in caplog.text
     np.testing.assert_array_equal(images, plain)
+
+
+def test_waiting_does_not_help_what_cannot_work_here(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=3)
+    server = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), server) as web:
+        thread = threading.Thread(target=web.serve_forever, args=(0.05,))
+        thread.start()
+        address = f"http://127.0.0.1:{web.server_port}/{clip.name}#await-source"
+        try:
+            for option, message in (("decode=abacus", "no hardware"), ("live&start=1", "no start")):
+                with pytest.raises(SourceError, match=message):
+                    open_source(f"{address}&{option}")
+        finally:
+            web.shutdown()
+            thread.join()
+
+
+def test_device_that_fails_at_opening_is_told_and_software_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = next((name for name in hwdevices_available() if not works(name)), None)
+    if device is None:
+        pytest.skip("every device type that PyAV knows works here")
+    broken = HWAccel(device, allow_software_fallback=True), f"{device} decoding"
+    monkeypatch.setattr("streamseg.runtime.sources.ffmpeg.find_accelerator", lambda _: broken)
+    clip = write_clip(tmp_path / "clip.mp4", frames=3)
+    with open_source(str(clip)) as source:
+        assert len(list(source)) == 3
+    assert source.detail.startswith(f"h264, software decoding, {device} decoding ")
+    assert "software decoding" in caplog.text
+
+
+def works(device: str) -> bool:
+    """Whether the machine has such a device."""
+    try:
+        HWAccel(device).create(av.Codec("h264", "r"))
+    except (NotImplementedError, av.error.FFmpegError):
+        return False
+    return True
 
 
 def test_hardware_that_nobody_knows_is_refused(tmp_path: Path) -> None:
