@@ -38,13 +38,14 @@ struct DeviceMath {
   __device__ __forceinline__ static R exp2(R t) {
 #if defined(STREAMSEG_PLAIN_EXP2)  // to measure what the polynomial costs and saves
     return special_exp2(t);
-#endif
+#else
     R near = 0.055508822f;
     near = fmaf(near, t, 0.24024643f);
     near = fmaf(near, t, 0.6931472f);
     near = fmaf(near, t, 1.0f);
     const R far = special_exp2(t);
     return fabsf(t) < 0.05f ? near : far;
+#endif
   }
 
   // Clamped so that 1 + exp(x) stays finite under __fdividef, which returns 0 above 2^126.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,8 @@ from streamseg.export.ops import (
 )
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.device import DeviceOps, Sizes
-from streamseg.plugins.loader import find_library
 
-from .cuda_builds import build_cuda, build_twin
+from .cuda_builds import ROOT, build_cuda, build_twin
 
 Array = NDArray[Any]
 # Of the largest value: maps in float32 and float16, and the state, float32 always.
@@ -331,13 +331,29 @@ def test_library_holds_machine_code_and_ptx() -> None:
     assert "libcudart" not in needed
 
 
-def test_benchmark_finds_parity_with_the_cpu_kernels() -> None:
+def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path: Path) -> None:
+    """All of benchmarks/gpu/run.sh but the GPU: parity of the kernels, of ops and of a frame."""
+    script = ROOT / "benchmarks/gpu/run.sh"
     done = subprocess.run(
-        [str(build_twin() / "kernel_bench"), "--parity"],
-        env={"STREAMSEG_OPS": str(find_library())},
+        [str(script), "--twin"],
+        env={**os.environ, "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["parity"]["geometries"] == 18
+    kernels = json.loads((tmp_path / "kernels.json").read_text())
+    assert kernels["parity"]["geometries"] == 18
+    assert kernels["state_at_rest"]["share_of_bound"] <= 1
+    found = json.loads((tmp_path / "torch.json").read_text())
+    assert found["rehearsal"]
+    assert "failed" not in found
+    assert len(found["bars"]) == 15
+    assert all(found["bars"].values())
+    assert set(found["scan"]["microseconds"]) >= {"scan float16", "conv float16"}
+    assert "prepare.sh" in found["scan"]["mamba_ssm"] or "no GPU" in found["scan"]["mamba_ssm"]
+
+
+@pytest.mark.parametrize("name", ["run.sh", "prepare.sh"])
+def test_gpu_scripts_parse(name: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "benchmarks/gpu" / name)], check=True)

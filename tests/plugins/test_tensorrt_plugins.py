@@ -5,6 +5,8 @@ On the CPU twin everywhere; with a GPU the real library as well (marker ``gpu``)
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +31,25 @@ Array = NDArray[Any]
 TYPES = {"float16": "half", "float32": "float", "int32": "int32"}
 
 
+# Map, window and shift of the scan fixtures, as a plain and as a shifted grid.
+FIXTURES = (
+    (12, 16, 4, 4, 2),
+    (10, 15, 5, 5, 2),
+    (14, 21, 7, 7, 3),
+    (18, 12, 6, 6, 3),
+    (9, 6, 3, 3, 1),
+    (8, 8, 4, 4, 1),
+    (8, 12, 4, 4, 3),
+    (8, 18, 4, 6, 2),
+    (40, 60, 20, 20, 10),
+)
+ALL_GEOMETRIES = GEOMETRIES + tuple(
+    WindowGeometry(h, w, window_h, window_w, offset, offset)
+    for h, w, window_h, window_w, shift in FIXTURES
+    for offset in (0, shift)
+)
+
+
 @pytest.fixture(params=["twin", pytest.param("cuda", marks=pytest.mark.gpu)])
 def build(request: pytest.FixtureRequest) -> tuple[Path, str]:
     """The host program, and the plugin library that it drives."""
@@ -37,7 +58,9 @@ def build(request: pytest.FixtureRequest) -> tuple[Path, str]:
         return build_twin() / "plugin_host", str(build_twin() / "libstreamseg_tensorrt_twin.so")
     if not Path("/dev/nvidiactl").exists():
         pytest.skip("no NVIDIA GPU on this machine")
-    return build_cuda()[0] / "plugin_host", str(build_cuda()[0] / "libstreamseg_tensorrt.so")
+    # benchmarks/gpu/run.sh has built them for its GPU.
+    folder = Path(os.environ.get("STREAMSEG_CUDA_BUILD") or build_cuda()[0])
+    return folder / "plugin_host", str(folder / "libstreamseg_tensorrt.so")
 
 
 def drive(
@@ -78,7 +101,7 @@ def dims(shape: Sequence[int]) -> str:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("geometry", ALL_GEOMETRIES, ids=str)
 def test_conv_plugin_keeps_the_contract(
     build: tuple[Path, str], geometry: WindowGeometry, half: bool, tmp_path: Path
 ) -> None:
@@ -104,7 +127,7 @@ def test_conv_plugin_keeps_the_contract(
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("geometry", ALL_GEOMETRIES, ids=str)
 def test_scan_plugin_keeps_the_contract(
     build: tuple[Path, str], geometry: WindowGeometry, half: bool, tmp_path: Path
 ) -> None:
@@ -157,3 +180,12 @@ def test_creator_refuses_missing_and_impossible_attributes(
 ) -> None:
     given = asdict(WindowGeometry(8, 12, 4, 4, 0, 0)) | change
     drive(build, op, {name: value for name, value in given.items() if value is not None})
+
+
+@pytest.mark.data
+def test_geometries_are_those_of_the_fixtures(shared: Path) -> None:
+    with np.load(shared / "golden/tv3s_scan_blocks.npz") as file:
+        config = json.loads(str(file["config"]))
+    cases = [case for case in config.values() if isinstance(case, dict)]
+    names = ("H", "W", "window_h", "window_w", "shift")
+    assert {tuple(case[name] for name in names) for case in cases} == set(FIXTURES)
