@@ -13,7 +13,7 @@ from pathlib import Path
 
 from streamseg.errors import StreamsegError
 from streamseg.runtime.events import Event, EventHandler, EventKind, ResetCause
-from streamseg.runtime.policy import CutDetector, StatePolicy
+from streamseg.runtime.policy import CutDetector, GapDetector, StatePolicy
 from streamseg.runtime.resize import Image
 from streamseg.runtime.snapshots import Position, SessionSnapshot, read_snapshot, write_snapshot
 from streamseg.runtime.sources import Frame
@@ -71,6 +71,7 @@ class Session:
         self._saved = 0
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last: Position | None = None
+        self._gaps = GapDetector(self.policy.gap_reset, self.policy.gap_ratio)
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
         self._cuts = CutDetector(given if asked is None else asked)
 
@@ -96,14 +97,15 @@ class Session:
         cut = watched and self._cuts.is_cut(frame.image)
         if last is None:
             return None
+        interval = frame.timestamp - last.timestamp
+        gap = self._gaps.is_gap(interval)
         if frame.size != last.size:
             (height, width), (old_height, old_width) = frame.size, last.size
             reason = f"frames are {height}x{width} from here on, {old_height}x{old_width} before"
             self._emit("geometry", reason, frame.index, frame.timestamp)
             return "geometry", reason
-        gap = frame.timestamp - last.timestamp
-        if self.policy.gap_reset is not None and gap > self.policy.gap_reset:
-            return "gap", f"{gap:.3g} s without a frame, more than {self.policy.gap_reset:.3g} s"
+        if gap:
+            return "gap", f"{interval:.3g} s without a frame, more than {self.policy.gap_reset:g} s"
         if cut:
             return "cut", f"scene cut: score {self._cuts.score:.1f} of {self._cuts.threshold:.1f}"
         every = self.policy.check_every
@@ -198,7 +200,11 @@ class Session:
         if self._last is None:
             raise StreamsegError(f"{self.name or 'the stream'} has no state yet: no frame came")
         return SessionSnapshot(
-            self.stream.snapshot(), self._last, self._cuts.thumbnail, tuple(self._cuts.scores)
+            self.stream.snapshot(),
+            self._last,
+            self._cuts.thumbnail,
+            tuple(self._cuts.scores),
+            tuple(self._gaps.intervals),
         )
 
     def restore(self, snapshot: SessionSnapshot) -> None:
@@ -210,6 +216,7 @@ class Session:
         self.stream.restore(snapshot.state)
         self._last = snapshot.position
         self._cuts.restore(snapshot.thumbnail, snapshot.scores)
+        self._gaps.restore(snapshot.intervals)
 
     def save(self, path: str | os.PathLike[str]) -> Event:
         """Write a snapshot file now, whole or not at all.

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from streamseg.errors import StateMismatch, StreamsegError
 from streamseg.runtime.policy.cuts import THUMBNAIL as SIZE
-from streamseg.runtime.policy.cuts import WINDOW
 from streamseg.runtime.resize import Image, Size
 from streamseg.runtime.state import StateSnapshot, StateSpec, state_bytes
 
 FORMAT = "streamseg-state-1"
+MOST_NUMBERS = 64
 HEADER_BYTES = 1 << 20  # more than header and thumbnail ever need
-THUMBNAIL, SCORES = "policy.thumbnail", "policy.scores"
+THUMBNAIL, SCORES, INTERVALS = "policy.thumbnail", "policy.scores", "policy.intervals"
 SHAPE = (*SIZE, 3)
 STATE = "state."
 
@@ -46,12 +46,14 @@ class SessionSnapshot:
         position: the last frame's.
         thumbnail: what the scene cut detector keeps of the last frame.
         scores: what it keeps of the frames before.
+        intervals: the last times between frames, seconds, for the detector of gaps.
     """
 
     state: StateSnapshot
     position: Position
     thumbnail: Image | None = None
     scores: tuple[float, ...] = ()
+    intervals: tuple[float, ...] = ()
 
 
 def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> None:
@@ -66,6 +68,7 @@ def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> N
     if snapshot.thumbnail is not None:
         tensors[THUMBNAIL] = snapshot.thumbnail
     tensors[SCORES] = np.array(snapshot.scores, np.float64)
+    tensors[INTERVALS] = np.array(snapshot.intervals, np.float64)
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     position = snapshot.position
     fields = {
@@ -191,9 +194,7 @@ def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
     thumbnail = tensors.pop(THUMBNAIL, None)
     if thumbnail is not None and (thumbnail.shape, thumbnail.dtype) != (SHAPE, np.uint8):
         raise ValueError(f"'{THUMBNAIL}' is {thumbnail.dtype} {list(thumbnail.shape)}")
-    scores = tensors.pop(SCORES)
-    if scores.dtype != np.float64 or scores.ndim != 1 or len(scores) > WINDOW:
-        raise ValueError(f"'{SCORES}' is {scores.dtype} {list(scores.shape)}")
+    scores, intervals = _pop_series(tensors, SCORES), _pop_series(tensors, INTERVALS)
     height, width = fields["size"].split("x")
     position = Position(int(fields["index"]), float(fields["timestamp"]), (int(height), int(width)))
     if position.index < 0 or not math.isfinite(position.timestamp) or min(position.size) < 1:
@@ -203,5 +204,16 @@ def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
         StateSnapshot(int(fields["step"]), state, fields["model"]),
         position,
         thumbnail,
-        tuple(scores.tolist()),
+        scores,
+        intervals,
     )
+
+
+def _pop_series(tensors: dict[str, Any], name: str) -> tuple[float, ...]:
+    """Take out a tensor of a few finite numbers."""
+    values = tensors.pop(name)
+    if values.dtype != np.float64 or values.ndim != 1 or len(values) > MOST_NUMBERS:
+        raise ValueError(f"'{name}' is {values.dtype} {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"'{name}' holds numbers that are not finite")
+    return tuple(values.tolist())

@@ -78,15 +78,39 @@ def test_session_steps_as_the_stream_does(toy: Path) -> None:
 
 
 def test_gap_resets_once_and_only_beyond_the_limit(stream: streamseg.Stream) -> None:
-    times = [0, 0.5, 1.5, 2.75, 2.8]
+    times = [0, 0.1, 0.2, 1.2, 2.45, 2.5]
     frames = [frame(i, time=time) for i, time in enumerate(times)]
     policy = StatePolicy(gap_reset=1.0, scene_cut=OFF)
     (event,) = run(stream, frames, policy)
-    assert (event.kind, event.cause, event.frame, event.timestamp) == ("reset", "gap", 3, 2.75)
+    assert (event.kind, event.cause, event.frame, event.timestamp) == ("reset", "gap", 4, 2.45)
     assert event.stream == "cam"
     assert "1.25 s without a frame" in event.reason
     assert stream.steps == 2
     assert run(stream, frames, StatePolicy(gap_reset=None, scene_cut=OFF)) == []
+
+
+@pytest.mark.parametrize("split", [None, 3, 12])
+def test_slow_streams_have_gaps_only_where_they_are_long_for_them(
+    toy: Path, tmp_path: Path, split: int | None
+) -> None:
+    """A frame every two seconds, then none for seven; also where the run was split."""
+    times = [2.0 * i for i in range(12)] + [2.0 * i + 5 for i in range(12, 20)]
+    events: list[Event] = []
+    with streamseg.open(toy) as stream:
+        session = Session(stream, StatePolicy(scene_cut=OFF), on_event=events.append)
+        for index, time in enumerate(times):
+            if index == split:
+                session.save(tmp_path / "state")
+                other = stream.sibling()
+                session = Session(other, StatePolicy(scene_cut=OFF), on_event=events.append)
+                session.load(tmp_path / "state")
+            session.process(frame(index, time=time))
+    resets = [(event.cause, event.frame) for event in events if event.kind == "reset"]
+    # The second frame's gap is long: nothing is known of the stream yet.
+    assert resets == [("gap", 1), ("gap", 12)]
+    with streamseg.open(toy) as stream:
+        strict = StatePolicy(gap_reset=1.5, gap_ratio=0.0, scene_cut=OFF)
+        assert len(run(stream, [frame(i, time=t) for i, t in enumerate(times)], strict)) == 19
 
 
 def test_change_of_geometry_resets_and_goes_on(stream: streamseg.Stream) -> None:
@@ -233,7 +257,14 @@ def test_state_of_another_model_is_refused(stream: streamseg.Stream, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"gap_reset": 0.0}, {"scene_cut": -1.0}, {"check_every": -1}, {"gap_reset": np.nan}]
+    "wrong",
+    [
+        {"gap_reset": 0.0},
+        {"scene_cut": -1.0},
+        {"check_every": -1},
+        {"gap_reset": np.nan},
+        {"gap_ratio": -1.0},
+    ],
 )
 def test_policy_refuses_values_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(StreamsegError, match="expected"):

@@ -43,7 +43,9 @@ def sample(seed: int = 0, table: tuple[StateSpec, ...] = TABLE) -> SessionSnapsh
     }
     state = streamseg.StateSnapshot(7, tensors, MODEL)
     thumbnail = random.integers(0, 256, (*THUMBNAIL, 3), dtype=np.uint8)
-    return SessionSnapshot(state, Position(41, 1.64, (1080, 1920)), thumbnail, (1.5, 0.1))
+    return SessionSnapshot(
+        state, Position(41, 1.64, (1080, 1920)), thumbnail, (1.5, 0.1), (0.04, 0.08)
+    )
 
 
 def equal(one: SessionSnapshot, other: SessionSnapshot) -> bool:
@@ -55,7 +57,8 @@ def equal(one: SessionSnapshot, other: SessionSnapshot) -> bool:
             for name, value in one.state.tensors.items()
         ),
         (one.state.step, one.state.model) == (other.state.step, other.state.model),
-        (one.position, one.scores) == (other.position, other.scores),
+        (one.position, one.scores, one.intervals)
+        == (other.position, other.scores, other.intervals),
         np.array_equal(one.thumbnail, other.thumbnail),
     ]
     return all(same)
