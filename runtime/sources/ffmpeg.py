@@ -56,22 +56,36 @@ class FFmpegReader:
         network = address.scheme != "file"
         if not network and not is_there(address.target):
             raise SourceError(f"no such video: {self._name}")
-        accelerator, self.detail = find_accelerator(address.options.decode)
-        try:
-            self._container = self._open(address, accelerator, network=network)
-        except SourceError:
-            if accelerator is None:
-                raise
-            self._container = self._open(address, None, network=network)
-            self.detail = f"software decoding, {self.detail} fails"
-            logger.warning("%s: %s", self._name, self.detail)
-            accelerator = None
+        self._numbers: FrameNumbers | None = None
+        self._container, accelerator = self._connect(address, network=network)
         try:
             self._stream = self._find_stream()
+            self.live = network and self._is_live(address)
+            self._configure(accelerator)
+            self._seek(address.options.start)
         except BaseException:
             self._container.close()
             raise
-        self.live = network and self._is_live(address)
+        self._timeless = bool(set(self._container.format.name.split(",")) & TIMELESS_FORMATS)
+        self._packets = self._container.demux()
+
+    def _connect(
+        self, address: SourceAddress, *, network: bool
+    ) -> tuple[InputContainer, HWAccel | None]:
+        """Open with the device that decodes, or without where it fails."""
+        accelerator, self.detail = find_accelerator(self._options.decode)
+        try:
+            return self._open(address, accelerator, network=network), accelerator
+        except SourceError:
+            if accelerator is None:
+                raise
+        container = self._open(address, None, network=network)
+        self.detail = f"software decoding, {self.detail} fails"
+        logger.warning("%s: %s", self._name, self.detail)
+        return container, None
+
+    def _configure(self, accelerator: HWAccel | None) -> None:
+        """Set the decoder up before its first packet opens it."""
         context = self._stream.codec_context
         # Threads over frames delay each by the number of threads; in a transport stream that hides
         # which frame a marked packet belongs to.
@@ -79,21 +93,17 @@ class FFmpegReader:
         context.thread_type = "SLICE" if at_once else "AUTO"
         if self.live:
             context.flags |= LOW_DELAY
-        self._numbers = None
+        if self._options.decode_threads is not None:
+            context.thread_count = self._options.decode_threads
         if at_once and context.name == "h264":
             self._numbers = FrameNumbers(context.extradata or b"")
-        if address.options.decode_threads is not None:
-            context.thread_count = address.options.decode_threads
+        if context.name == "mjpeg":
+            # Every picture stands alone, and damage is otherwise filled with grey unmarked.
+            context.options = {"err_detect": "explode"}
         if accelerator is not None and not context.is_hwaccel:
             self.detail = f"software decoding, {self.detail} does not take {context.name}"
             logger.warning("%s: %s", self._name, self.detail)
         self.detail = f"{context.name}, {self.detail}"
-        if context.name == "mjpeg":
-            # Every picture stands alone, and damage is otherwise filled with grey unmarked.
-            context.options = {"err_detect": "explode"}
-        self._timeless = bool(set(self._container.format.name.split(",")) & TIMELESS_FORMATS)
-        self._packets = self._container.demux()
-        self._seek(address.options.start)
 
     def _open(
         self, address: SourceAddress, accelerator: HWAccel | None, *, network: bool
