@@ -127,6 +127,15 @@ def test_outputs_that_the_bundle_cannot_serve_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
+def test_outputs_at_the_same_place_are_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--labels", tmp_path / "x", "--confidence", tmp_path / "x"]
+    assert call("run", bundle, "--source", SCENE, *options) == 2
+    assert "--labels and --confidence both write to" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -70,6 +70,17 @@ class OutputArguments:
             names = ", ".join(f"--{name}" for name in _PLACES[:-1])
             raise click.UsageError(f"nothing to write: give {names} or --null")
 
+    def _require_apart(self) -> None:
+        """Raise click's UsageError where two outputs would overwrite each other."""
+        options: dict[Path, str] = {}
+        for name in ("out", "labels", "confidence", "areas", "sheet"):
+            path = getattr(self, name)
+            if path is None:
+                continue
+            other = options.setdefault(Path(path).absolute(), name)
+            if other != name:
+                raise click.UsageError(f"--{other} and --{name} both write to {path}")
+
     def overlay(self, manifest: Manifest) -> Overlay:
         """What draws the pictures."""
         from streamseg.runtime.overlay import Overlay
@@ -102,6 +113,7 @@ class OutputArguments:
         )
         from streamseg.runtime.sinks.labels import cityscapes_ids, require_logits
 
+        self._require_apart()
         sinks: list[Sink] = []
 
         def add(sink: Sink) -> None:
