@@ -7,21 +7,19 @@ python benchmarks/models.py --only cffm/mit_b0 mrcfa/mit_b0 --rounds 5
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from measuring import describe_machine, summarise, write_results
+from peak import open_steady, period
 
-import streamseg
 from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
 from streamseg.export.catalogue import CATALOGUE, UNVERIFIED, build_entry, measure_cost
@@ -64,24 +62,6 @@ def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
     return path
 
 
-def open_steady(path: Path, threads: int) -> streamseg.Stream:
-    """A stream whose next step is one of the steady schedule, past any warm-up."""
-    stream = streamseg.open(path, threads=threads)
-    random = np.random.default_rng(0)
-    for spec in stream.manifest.state:
-        if spec.kind == "given":
-            stream.give(spec.name, random.standard_normal(spec.shape).astype(spec.dtype))
-    last = max(row.start for row in stream.manifest.schedule)
-    if last:
-        stream.restore(replace(stream.snapshot(), step=last))
-    return stream
-
-
-def period(manifest: Manifest) -> int:
-    """Steps after which the steady schedule repeats."""
-    return max(row.every for row in manifest.schedule)
-
-
 def time_systems(
     paths: Mapping[str, Path], *, rounds: int, threads: int, size: tuple[int, int]
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -104,21 +84,9 @@ def time_systems(
     }
 
 
-def report_memory(path: Path, threads: int) -> None:
-    """Print the peak resident memory of this process, in MB, after every graph has run."""
-    stream = open_steady(path, threads)
-    (frame,) = moving_pattern((stream.manifest.frame.height, stream.manifest.frame.width), 1)
-    for _ in range(period(stream.manifest) + 1):
-        stream.step(frame)
-    # Not getrusage: what it reports begins with the parent's peak.
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    print(json.dumps(int(peak.split()[1]) / 1024))
-
-
 def peak_memory(path: Path, threads: int) -> float:
-    """``report_memory`` in a process of its own."""
-    command = [sys.executable, __file__, "--memory", str(path), "--threads", str(threads)]
+    """Peak resident MB of a process that holds the runtime alone and runs every graph."""
+    command = [sys.executable, str(Path(__file__).with_name("peak.py")), str(path), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -234,11 +202,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--bundles", type=Path, help="keep bundles here and reuse them")
     parser.add_argument("--prepare", action="store_true", help="only export")
-    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.memory:
-        report_memory(options.memory, options.threads)
-        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundles or Path(scratch)
         paths = {name: prepare(name, folder, SIZE) for name in options.only}

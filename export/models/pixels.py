@@ -14,8 +14,8 @@ from streamseg.export.step import Size, upsample
 POINTS = 4
 LEVELS = 3
 # Tokens that sample at once. ONNX Runtime orders a graph depth first, so what all points of a piece
-# have found is alive together: 17 MB a point with 256 channels.
-PIECE = 16384
+# have found is alive together: 9 MB a point with 256 channels.
+PIECE = 8704
 GROUPS = 32
 
 
