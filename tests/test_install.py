@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -62,7 +63,7 @@ def test_sdist_and_wheel_hold_every_module(distributions: tuple[Path, Path]) -> 
     tracked = run("git", "ls-files", cwd=ROOT).split()
     for name in tracked:
         top, _, rest = name.partition("/")
-        if not name.endswith((".py", "py.typed")):
+        if not name.endswith((".py", "py.typed", ".html", ".css", ".js")):
             continue
         if top in FOLDERS:
             assert name in packed
@@ -114,8 +115,9 @@ def test_runtime_resolves_on_aarch64(
     requirements = [
         entry.partition(";")[0].strip()
         for entry in metadata.get_all("Requires-Dist") or []
-        if "extra ==" not in entry or 'extra == "cpu"' in entry
+        if "extra ==" not in entry or re.search('extra == "(cpu|serve)"', entry)
     ]
+    assert any(entry.startswith("aiohttp") for entry in requirements)
     assert any(entry.startswith("onnxruntime") for entry in requirements)
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in (39, 35, 34, 31, 28, 27, 17)]
     options = [f"--platform={name}" for name in (*platforms, "manylinux2014_aarch64")]

@@ -114,6 +114,10 @@ def test_serve_end_to_end(bundle: Path, tmp_path: Path, port: int) -> None:
         assert caught.value.code == 401
         caught.value.close()
         everything = ask("/api/streams") + ask("/metrics")
+        server.send_signal(signal.SIGUSR1)
+        while 'streamseg_resets_total{cause="request",stream="scene"} 1.0' not in ask("/metrics"):
+            assert time.monotonic() < end
+            time.sleep(0.1)
         listed.write_text(scene)
         server.send_signal(signal.SIGHUP)
         while "cam" in streams():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,12 @@ import click
 from streamseg.cli.output_options import OutputArguments
 from streamseg.cli.policy_options import PolicyArguments
 from streamseg.cli.source_options import SourceArguments
-from streamseg.cli.streams import default_entry, list_entries, reload_on_hangup
+from streamseg.cli.streams import (
+    default_entry,
+    list_entries,
+    reload_on_hangup,
+    reset_streams,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,12 +104,6 @@ class FleetRun:
         self.metrics[member.name], self._writers[member.name] = member.metrics, writer
         self._stack.callback(writer.join)
 
-    def reset(self) -> None:
-        """Ask every stream to forget its state."""
-        for name in self._fleet.names:
-            with suppress(KeyError):  # it may leave meanwhile
-                self._fleet[name].session.request_reset("signal SIGUSR1")
-
     def write(self, limit: int | None) -> None:
         """Iterate the fleet into the outputs; each stream leaves after ``limit`` frames."""
         for done in self._fleet:
@@ -157,7 +156,7 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
         ending.enter_context(
             call_on_signals(
                 {
-                    signal.SIGUSR1: lambda: fleet.request(run.reset),
+                    signal.SIGUSR1: lambda: fleet.request(lambda: reset_streams(fleet)),
                     signal.SIGUSR2: lambda: fleet.request(
                         lambda: say("SIGUSR2: snapshots are for a single stream")
                     ),

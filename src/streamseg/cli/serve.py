@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,13 @@ import click
 
 from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
-from streamseg.cli.streams import default_entry, list_entries, reload_on_hangup, streams_option
+from streamseg.cli.streams import (
+    default_entry,
+    list_entries,
+    reload_on_hangup,
+    reset_streams,
+    streams_option,
+)
 
 if TYPE_CHECKING:
     from streamseg.runtime.events import Event
@@ -63,7 +71,8 @@ def command(
 ) -> int:
     """Show on a web page what BUNDLE makes of one or many sources.
 
-    A source is [NAME=]ADDRESS; files and scenes play at their own pace. Ends on Ctrl-C.
+    A source is [NAME=]ADDRESS; files and scenes play at their own pace. Ends on Ctrl-C; SIGUSR1
+    resets every state.
     """
     require_server()
     from rich.console import Console
@@ -73,7 +82,7 @@ def command(
     from streamseg.runtime.roster import Roster
     from streamseg.runtime.serving.server import PageServer
     from streamseg.runtime.serving.view import StreamView
-    from streamseg.runtime.signals import stop_on_signals
+    from streamseg.runtime.signals import call_on_signals, stop_on_signals
 
     for option, given in {"--snapshot": state.snapshot, "--resume": state.resume}.items():
         if given:
@@ -133,6 +142,8 @@ def command(
         roster = Roster(fleet, on_join=show, on_change=say)
         roster.follow(entries)
         stack.enter_context(reload_on_hangup(fleet, roster, streams, defaults))
+        reset = partial(fleet.request, partial(reset_streams, fleet))
+        stack.enter_context(call_on_signals({signal.SIGUSR1: reset}))
         say(f"{server.url} shows {len(entries)} streams on {fleet.stream.execution}")
         for done in fleet:
             server.offer(views[done.stream], done.frame, done.result.labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -70,6 +70,13 @@ def list_entries(
         entries[name] = replace(defaults, name=name, source=address)
     check_outputs(entries)
     return entries
+
+
+def reset_streams(fleet: Fleet) -> None:
+    """Ask every stream to forget its state."""
+    for name in fleet.names:
+        with suppress(KeyError):  # it may leave meanwhile
+            fleet[name].session.request_reset("signal SIGUSR1")
 
 
 @contextmanager
