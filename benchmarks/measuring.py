@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from streamseg.runtime.doctor import board_state
+
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "numpy", "opencv-python-headless")
 
@@ -32,6 +34,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
+        **({"board": board} if (board := board_state()) else {}),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }

@@ -33,6 +33,7 @@ _SIGNATURES: dict[str, list[object]] = {
     "windowed_causal_conv": [_SIZES, _INT, *[_ARRAY] * 6, _STREAM],
     "windowed_selective_scan": [_SIZES, _INT, _INT, *[_ARRAY] * 11, _STREAM],
     "upsample_argmax": [_ARRAY, _INT, *[_INT64] * 6, _INT, _ARRAY, _STREAM],
+    "find_nonfinite": [_ARRAY, _INT, _INT64, _ARRAY, _STREAM],
     "normalise": [_ARRAY, *[_INT64] * 3, _ARRAY, _ARRAY, _INT, _ARRAY, _STREAM],
 }
 
@@ -154,6 +155,12 @@ class DeviceOps:
         """(frame - mean) / std: uint8 ``shape`` ``[batch, H, W, 3]`` to ``[batch, 3, H, W]``."""
         triple = ctypes.c_float * 3
         self._call("normalise", frame, *shape[:3], triple(*mean), triple(*std), half, out, stream)
+
+    def find_nonfinite(
+        self, values: int, flag: int, *, count: int, half: bool = False, stream: int = 0
+    ) -> None:
+        """Set the int32 ``flag`` to 1 where one of ``count`` values is NaN or infinite."""
+        self._call("find_nonfinite", values, half, count, flag, stream)
 
     def _call(self, name: str, *arguments: object) -> None:
         function = getattr(self._c, f"streamseg_cuda_{name}")

@@ -28,6 +28,19 @@ NEEDS = {
     "tensorrt": ("GPU", "cuda-python", "TensorRT", "TensorRT plugins"),
 }
 RELEASE_FILE = Path("/etc/nv_tegra_release")
+HWMON = Path("/sys/class/hwmon")
+_SMI = (
+    "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active",
+    "--format=csv,noheader",
+)
+# Of NVML's clock event reasons, those that are throttling and not idleness or a user's setting.
+_REASONS = {
+    0x04: "its power limit",
+    0x08: "a hardware slowdown",
+    0x20: "temperature",
+    0x40: "temperature (hardware)",
+    0x80: "the power brake",
+}
 # First L4T release of a JetPack with TensorRT 10.3.
 OLDEST_L4T = (36, 4)
 
@@ -66,8 +79,18 @@ def examine() -> list[Finding]:
     ]
     if RELEASE_FILE.exists():
         findings += [_jetpack(RELEASE_FILE.read_text(errors="replace")), _power_mode(), _clocks()]
-        findings.append(_environment())
+        findings += [_throttling(), _environment()]
+    elif find_gpu() is not None:
+        findings.append(_desktop_clocks(_output("nvidia-smi", *_SMI)))
     return findings
+
+
+def board_state() -> dict[str, str]:
+    """Power mode, clocks and throttling where the machine tells; for benchmarks to record."""
+    told = ("GPU", "JetPack", "power mode", "GPU clock", "throttling")
+    if find_gpu() is None and not RELEASE_FILE.exists():
+        return {}
+    return {entry.subject: entry.found for entry in examine() if entry.subject in told}
 
 
 def missing_for(purpose: str, findings: list[Finding]) -> list[Finding]:
@@ -202,6 +225,32 @@ def _clocks() -> Finding:
         fix = "" if now >= top else "for benchmarks: sudo jetson_clocks"
         return Finding("GPU clock", now >= top, f"{now // 10**6} of {top // 10**6} MHz", fix)
     return Finding("GPU clock", False, "the board does not tell")
+
+
+def _throttling() -> Finding:
+    """Over-current events since the board was started (JetPack 6: oc*_event_cnt)."""
+    counts = {}
+    for file in sorted(HWMON.glob("hwmon*/oc*_event_cnt")):
+        try:
+            counts[file.name.removesuffix("_event_cnt")] = int(file.read_text())
+        except (OSError, ValueError):
+            continue
+    if not counts:
+        return Finding("throttling", True, "the board does not tell")
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    fix = "a stronger power supply, or a lower power mode: sudo nvpmodel -m MODE"
+    return Finding("throttling", not any(counts.values()), f"over-current events: {told}", fix)
+
+
+def _desktop_clocks(line: str) -> Finding:
+    """From nvidia-smi's ``345 MHz, 1980 MHz, 0x0000000000000001``."""
+    match = re.match(r"(\d+) MHz, (\d+) MHz, (0x[0-9a-fA-F]+)", line)
+    if match is None:
+        return Finding("GPU clock", False, "nvidia-smi does not tell", "nvidia-smi -q -d CLOCK")
+    reasons = int(match[3], 16)
+    held = [name for bit, name in _REASONS.items() if reasons & bit]
+    told = f"{match[1]} of {match[2]} MHz" + (f", held down by {', '.join(held)}" if held else "")
+    return Finding("GPU clock", not held, told, "cool the GPU or raise its power limit")
 
 
 def _environment() -> Finding:

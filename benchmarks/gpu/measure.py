@@ -31,6 +31,7 @@ from whole_frame import measure_frame
 from streamseg.export import ops, ops_cuda, ops_native
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.device import DeviceOps
+from streamseg.runtime.doctor import board_state
 
 ROOT = Path(__file__).resolve().parents[2]
 GEOMETRY = WindowGeometry(40, 60, 20, 20, 10, 10)
@@ -142,6 +143,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "versions": versions,
+        "board": board_state(),
         "commit": os.environ.get("COMMIT", "unknown"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -256,3 +256,21 @@ int streamseg_cuda_normalise(const uint8_t* frame, int64_t batch, int64_t height
     half_maps ? launch(__half{}) : launch(float{});
   });
 }
+
+int streamseg_cuda_find_nonfinite(const void* values, int half_values, int64_t count, int32_t* flag,
+                                  void* stream) {
+  return guarded([&] {
+    require_range("count", count, 1, INT64_MAX / 4);
+    require_pointers({values, flag});
+    constexpr int64_t kMaxBlocks = 1024;
+    const int64_t needed = (count + kPixelThreads - 1) / kPixelThreads;
+    const auto blocks = static_cast<uint32_t>(needed < kMaxBlocks ? needed : kMaxBlocks);
+    const int64_t stride = static_cast<int64_t>(blocks) * kPixelThreads;
+    const auto launch = [&](auto zero) {
+      using T = decltype(zero);
+      launch_kernel("launching find_nonfinite", find_nonfinite_kernel<T>, dim3(blocks),
+                    kPixelThreads, stream, count, stride, static_cast<const T*>(values), flag);
+    };
+    half_values ? launch(__half{}) : launch(float{});
+  });
+}

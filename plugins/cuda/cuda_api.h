@@ -66,6 +66,11 @@ STREAMSEG_CUDA_API int streamseg_cuda_normalise(const uint8_t* frame, int64_t ba
                                                 int64_t width, const float* mean, const float* std,
                                                 int half_maps, void* out, void* stream);
 
+/* *flag = 1 where one of `count` values is NaN or infinite; it is left alone otherwise. `flag` is in
+ * device memory. */
+STREAMSEG_CUDA_API int streamseg_cuda_find_nonfinite(const void* values, int half_values,
+                                                     int64_t count, int32_t* flag, void* stream);
+
 #ifdef __cplusplus
 }
 #endif

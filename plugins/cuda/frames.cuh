@@ -82,4 +82,16 @@ __global__ void __launch_bounds__(kPixelThreads)
   }
 }
 
+// Sets *flag where a value is NaN or infinite; leaves it alone otherwise.
+template <class T>
+__global__ void __launch_bounds__(kPixelThreads)
+    find_nonfinite_kernel(int64_t count, int64_t stride, const T* values, int32_t* flag) {
+  bool found = false;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPixelThreads + threadIdx.x; i < count;
+       i += stride) {
+    found = found || !(fabsf(widen(values[i])) <= 3.4028235e38f);
+  }
+  if (found) *flag = 1;
+}
+
 }  // namespace streamseg::cuda

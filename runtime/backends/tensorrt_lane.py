@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError, FrameMismatch
+from streamseg.errors import BackendError, FrameMismatch, PluginNotFound
+from streamseg.plugins.device import load_cuda
 from streamseg.runtime.backends.interface import Array, Feed, Lane, StepPlan
 from streamseg.runtime.backends.tensors import output_tensors
 from streamseg.runtime.cuda import Cuda, DeviceArray
@@ -292,6 +294,33 @@ class TensorRtLane(Lane):
         """Overwrite one state buffer, after the steps begun so far."""
         self._cuda.upload(self._state[state][buffer], np.ascontiguousarray(content), self._steps)
         self._cuda.synchronize(self._steps)
+
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Look on the device, one flag for all; copies to the host where our library is missing."""
+        try:
+            library = load_cuda()
+        except PluginNotFound:
+            return super().finite(buffers)
+        flag = self._cuda.allocate((1,), "int32")
+        try:
+            self._cuda.zero(flag, self._steps)
+            self._cuda.synchronize(self._steps)
+            for state, buffer in buffers:
+                array = self._state[state][buffer]
+                if array.dtype in ("float32", "float16"):
+                    library.find_nonfinite(
+                        array.pointer,
+                        flag.pointer,
+                        count=math.prod(array.shape),
+                        half=array.dtype == "float16",
+                        stream=self.stream,
+                    )
+            found = np.zeros(1, np.int32)
+            self._cuda.download(found, flag, self._steps)
+            self._cuda.synchronize(self._steps)
+        finally:
+            self._cuda.free(flag)
+        return not found[0]
 
     def clear(self) -> None:
         """Zero every state buffer, after the steps begun so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import re
@@ -287,6 +288,26 @@ def test_normalise_kernel_matches_numpy(twin: DeviceOps, half: bool) -> None:
     assert np.abs(out - want.transpose(0, 3, 1, 2)).max() < (2e-3 if half else 1e-6)
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_found(twin: DeviceOps, half: bool, value: float) -> None:
+    rng = np.random.default_rng(0)
+    values = half_values(rng.normal(size=3001) * 1e3, half)
+    values[7] = np.finfo(values.dtype).max
+    flag = np.zeros(1, np.int32)
+    find = functools.partial(
+        twin.find_nonfinite, values.ctypes.data, flag.ctypes.data, count=len(values), half=half
+    )
+    find()
+    assert flag[0] == 0
+    for place in (0, 1500, 3000):
+        kept, values[place] = values[place], value
+        flag[:] = 0
+        find()
+        assert flag[0] == 1, place
+        values[place] = kept
+
+
 @pytest.mark.parametrize(
     ("geometry", "depth", "told"),
     [
@@ -311,8 +332,9 @@ def test_null_array_is_refused(twin: DeviceOps) -> None:
 def test_no_kernel_spills() -> None:
     _, printed = build_cuda()
     kernels = re.findall(r"Compiling entry function '(\w+)'", printed)
-    # Six scans, four convolutions, four argmaxes, two normalisations, each for two GPUs.
-    assert len(kernels) == 2 * 16
+    # Six scans, four convolutions, four argmaxes, two normalisations, two looks for values that are
+    # not finite, each for two GPUs.
+    assert len(kernels) == 2 * 18
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(spills) >= len(kernels)
     assert set(spills) == {("0", "0")}

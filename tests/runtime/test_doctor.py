@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,41 @@ def test_cuda_python_newer_than_the_driver_is_not_usable(monkeypatch: pytest.Mon
 def test_every_need_is_looked_for() -> None:
     subjects = [entry.subject for entry in examine()]
     assert {need for needs in doctor.NEEDS.values() for need in needs} <= set(subjects)
+
+
+@pytest.mark.parametrize(
+    ("line", "ok", "told"),
+    [
+        ("345 MHz, 1980 MHz, 0x0000000000000001", True, "345 of 1980 MHz"),
+        ("1200 MHz, 1980 MHz, 0x0000000000000000", True, "1200 of 1980 MHz"),
+        (
+            "900 MHz, 1980 MHz, 0x0000000000000024",
+            False,
+            "900 of 1980 MHz, held down by its power limit, temperature",
+        ),
+        ("", False, "nvidia-smi does not tell"),
+    ],
+)
+def test_clocks_of_a_desktop_gpu(line: str, ok: bool, told: str) -> None:
+    entry = doctor._desktop_clocks(line)
+    assert (entry.ok, entry.found) == (ok, told)
+
+
+def test_over_current_events_of_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HWMON", tmp_path)
+    assert doctor._throttling().found == "the board does not tell"
+    (tmp_path / "hwmon1").mkdir()
+    (tmp_path / "hwmon1/oc1_event_cnt").write_text("0\n")
+    (tmp_path / "hwmon1/oc3_event_cnt").write_text("0\n")
+    assert doctor._throttling().ok
+    (tmp_path / "hwmon1/oc3_event_cnt").write_text("7\n")
+    entry = doctor._throttling()
+    assert (entry.ok, entry.found) == (False, "over-current events: oc1 0, oc3 7")
+
+
+def test_board_state_is_what_benchmarks_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("RTX 4090", "8.9", "13.0"))
+    monkeypatch.setattr(doctor, "_output", lambda *_: "345 MHz, 1980 MHz, 0x04")
+    state = doctor.board_state()
+    assert state["GPU clock"] == "345 of 1980 MHz, held down by its power limit"
+    assert state["GPU"].startswith("RTX 4090")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import streamseg
 from streamseg.errors import BackendError
+from streamseg.runtime.backends import tensorrt_lane
 from streamseg.runtime.backends.interface import plan_step
 from tests.runtime.gpu.conftest import Machine, MakeMachine
 from tests.runtime.toy import HEIGHT, WIDTH
@@ -228,3 +229,35 @@ def test_rtx_compiles_anew_when_its_cache_is_of_another_gpu(
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
         run(stream, frames(2))
     assert "compiling anew" in caplog.text
+
+
+def test_values_that_are_not_finite_are_looked_for_on_the_device(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    class Library:
+        """The library's call in NumPy."""
+
+        def find_nonfinite(
+            self, values: int, flag: int, *, count: int, half: bool, stream: int
+        ) -> None:
+            assert stream
+            looked.append(count)
+            kind = np.float16 if half else np.float32
+            held = machine.cuda.view(values, count * np.dtype(kind).itemsize).view(kind)
+            if not np.isfinite(held).all():
+                machine.cuda.view(flag, 4).view(np.int32)[0] = 1
+
+    for library in (None, Library()):
+        if library is not None:
+            monkeypatch.setattr(tensorrt_lane, "load_cuda", lambda library=library: library)
+        with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
+            run(stream, frames(5))
+            assert stream.is_finite()
+            saved = stream.snapshot()
+            broken = {name: content.copy() for name, content in saved.tensors.items()}
+            broken["past"][1, 0, 0, 3, 4] = np.nan
+            stream.restore(streamseg.StateSnapshot(saved.step, broken, saved.model))
+            assert not stream.is_finite()
+    assert len(looked) == 2 * 5, "a carried state, three slots, a key"
