@@ -198,7 +198,7 @@ def main() -> None:
     """Export, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", nargs="+", default=SYSTEMS)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--bundles", type=Path, help="keep bundles here and reuse them")
     parser.add_argument("--prepare", action="store_true", help="only export")
