@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx ort-matrix stream-tools browser-tools test verify-long test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools test verify-long test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -69,6 +69,13 @@ stream-tools:
 # Headless Chromium for the tests of the web page, which skip without it.
 browser-tools:
 	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -y -q chromium chromium-driver; }
+
+# NVIDIA's Triton server without its ONNX Runtime backend, which a stand-in replaces. For tests only.
+triton-server: setup
+	rm -rf build/triton && mkdir -p build/triton
+	$(BIN)/python -m pip download -q --no-deps -d build/triton nvidia-pytriton==0.7.0
+	$(BIN)/python -m zipfile -e build/triton/*.whl build/triton
+	rm build/triton/*.whl && chmod +x build/triton/pytriton/tritonserver/bin/tritonserver
 
 test: setup
 	$(BIN)/python -m pytest

@@ -1,8 +1,7 @@
 """NVIDIA Triton model repositories: a bundle's step graph behind Triton's sequence batcher.
 
 Triton keeps the state: each camera is a sequence, and the state outputs of a request are the state
-inputs of the sequence's next one. docs/scale.md says what was read where, and that no server has
-run such a repository yet.
+inputs of the sequence's next one. docs/scale.md says what was read where, and what has run.
 """
 
 from __future__ import annotations
@@ -312,7 +311,7 @@ def _find_operators(options: TritonOptions) -> Path | None:
 
 
 def _notes(manifest: Manifest, options: TritonOptions, *, native: bool) -> tuple[str, ...]:
-    notes = ["no Triton server has run such a repository yet; see docs/scale.md"]
+    notes = ["no complete Triton server has run such a repository yet; see docs/scale.md"]
     if options.engine is not None:
         record = read_record(options.engine)
         notes.append(

@@ -370,7 +370,7 @@ def test_command_writes_a_repository_and_says_how_to_start(
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "16 streams at once" in text
-    assert "no Triton server has run such a repository yet" in text
+    assert "no complete Triton server has run such a repository yet" in text
     assert f"start: tritonserver --model-repository={out}" in text
 
 
