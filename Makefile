@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools test verify-long test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools test verify-long verify-soak verify-engines test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -80,10 +80,15 @@ triton-server: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# What takes too long for every change.
-verify-long: setup
+# What takes too long for every change; results are committed under benchmarks/results.
+verify-long: verify-soak verify-engines
+verify-soak: setup
 	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
 	$(BIN)/python benchmarks/soak.py out/soak
+# Engines for several GPUs; building them needs none.
+verify-engines: native tensorrt-headers tensorrt-rtx
+	STREAMSEG_TENSORRT_INCLUDE=$(CURDIR)/build/tensorrt_headers STREAMSEG_CUDA_ARCHITECTURES=80 $(MAKE) cuda
+	$(BIN)/python benchmarks/engines.py --library plugins/libstreamseg_tensorrt.so
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -249,7 +249,7 @@ def _measure(
     options: CalibrationOptions,
     watch: Watch,
 ) -> list[Subject]:
-    names = ["float32", "INT8", *(path.name for path in paths[2:])]
+    names = ["float32", "INT8", *(_label(path) for path in paths[2:])]
     clip = test.clips[0] if test is not None else segments[0].clip if segments else None
     subjects = []
     for name, path in zip(names, paths, strict=True):
@@ -266,6 +266,11 @@ def _measure(
         if subjects[0].step_ms is None:
             subjects[0] = replace(subjects[0], step_ms=first_ms)
     return subjects
+
+
+def _label(path: Path) -> str:
+    """A bundle's column in the report: its precision and its folder."""
+    return f"{read_bundle(path).manifest.precision_name.upper()} ({path.name})"
 
 
 def _open(path: Path, options: CalibrationOptions) -> Segmenter:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 PARITY_FRAMES = 4
 # Far above rounding (about 1e-5) and far below what a lost state does (above 1).
 PARITY_LIMIT = 5e-3
-# Of float16, relative: rounding alone costs up to 5e-3, an overflow or a wrong cast far more.
+# Of float16, relative: rounding alone costs up to 6e-3, an overflow or a wrong cast far more.
 HALF_PARITY_LIMIT = 2e-2
 # Ties aside, labels are equal; a graph that no state shows would be caught here.
 AGREEMENT_LIMIT = 0.95

@@ -7,14 +7,17 @@ take the same calls; what only some have is asked for by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import ModelProto, TensorProto
 
-from streamseg.errors import BackendError, PluginNotFound
+from streamseg.errors import BackendError, ExportError, PluginNotFound
+from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt import lowered_graph, plugin_graph
 from streamseg.plugins.loader import find_tensorrt_library
 from streamseg.runtime.bundle import Bundle, digest
@@ -41,6 +44,9 @@ class EngineOptions:
             this machine's.
         timing_cache: file to start from and to keep; not for RTX, where it has no effect.
         progress: called with phase, step and number of steps; ``False`` stops the build.
+        precision: ``fp16`` has what is float32 in the bundle's graphs converted, except the state
+            and the other islands of ``half_graph``; ``None`` or the bundle's own builds them as
+            they are.
     """
 
     flavour: str | None = None
@@ -50,11 +56,36 @@ class EngineOptions:
     capabilities: tuple[str, ...] = ()
     timing_cache: Path | None = None
     progress: Progress | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkSummary:
+    """What TensorRT made of a graph before it built it.
+
+    Attributes:
+        tensors: name -> type and shape of every input and output.
+        layers: number of layers by kind.
+        types: number of layers by the type of what they write.
+    """
+
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine on disk: its path and record, and the network that it was built from."""
+
+    path: Path
+    record: EngineRecord
+    network: NetworkSummary
 
 
 def build_engines(
     bundle: Bundle, *, out: Path | None = None, options: EngineOptions | None = None
-) -> list[tuple[Path, EngineRecord]]:
+) -> list[BuiltEngine]:
     """Build every graph of a bundle.
 
     Args:
@@ -62,12 +93,14 @@ def build_engines(
         out: folder for ``<graph>.engine`` and sidecars; ``None`` for the cache.
         options: see ``EngineOptions``.
     Returns:
-        Path and record of each engine.
+        Each engine.
     Raises:
         BackendError: TensorRT is missing, too old, or refuses the graph.
+        ExportError: the graphs cannot be converted to ``precision``.
         PluginNotFound: ``native=True`` and there is no usable plugin library.
     """
     chosen = options or EngineOptions()
+    precision = check_precision(bundle, chosen.precision)
     flavour, trt = import_tensorrt(chosen.flavour)
     gpu = find_gpu()
     if flavour == "tensorrt" and gpu is None:
@@ -80,7 +113,12 @@ def build_engines(
         load_plugins(trt, flavour, plugins)
     built = []
     for name, content in bundle.graphs.items():
-        engine = _build(trt, flavour, content, name, plugins is not None, capabilities, chosen)
+        model = onnx.load_from_string(content)
+        if precision != bundle.manifest.precision_name:
+            # State keeps the manifest's types: the runtime's buffers are made after those.
+            model = half_graph(model, bundle.manifest.state)
+        graph = lowered_graph(model) if plugins is None else plugin_graph(model)
+        engine, network = _build(trt, flavour, graph, name, capabilities, chosen)
         record = EngineRecord(
             graph=name,
             graph_sha256=digest(content),
@@ -89,15 +127,38 @@ def build_engines(
             gpu=gpu.name if gpu and flavour == "tensorrt" else "",
             capabilities=tuple(capabilities),
             driver=_driver(gpu),
-            precision=bundle.manifest.precision_name,
+            precision=precision,
             plugins_sha256=hash_library(plugins) if plugins else "",
             engine_sha256=digest(engine),
         )
         folder = engine_cache() / record.key if out is None else out
         path = folder / f"{name}.engine"
         write_engine(path, engine, record)
-        built.append((path, record))
+        built.append(BuiltEngine(path, record, network))
     return built
+
+
+def check_precision(bundle: Bundle, wanted: str | None) -> str:
+    """The precision of the engines.
+
+    Raises:
+        ExportError: the bundle's graphs cannot be brought there.
+    """
+    have = bundle.manifest.precision_name
+    if wanted is None or wanted == have:
+        return have
+    reached = {("fp32", "fp16"): "fp16", ("int8", "fp16"): "int8+fp16"}
+    if (have, wanted) in reached:
+        return reached[have, wanted]
+    command = {
+        "fp32": "streamseg export CHECKPOINT --precision fp32",
+        "fp16": "streamseg export CHECKPOINT --precision fp16",
+        "int8": "streamseg calibrate FLOAT32_BUNDLE --dataset NAME:ROOT",
+    }.get(wanted, "streamseg build --help")
+    raise ExportError(
+        f"{bundle.path} is {have}, which cannot become {wanted}: precision is baked into the "
+        f"graphs. Make another bundle with: {command} -o {bundle.path}-{wanted}"
+    )
 
 
 def find_plugins(options: EngineOptions) -> Path | None:
@@ -120,23 +181,23 @@ def _driver(gpu: Gpu | None) -> str:
 def _build(
     trt: Any,
     flavour: str,
-    content: bytes,
+    graph: ModelProto,
     name: str,
-    native: bool,
     capabilities: Sequence[str],
     options: EngineOptions,
-) -> bytes:
+) -> tuple[bytes, NetworkSummary]:
     log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
-    model = onnx.load_from_string(content)
-    graph = plugin_graph(model) if native else lowered_graph(model)
     if not parser.parse(graph.SerializeToString()):
         errors = [str(parser.get_error(i)).splitlines()[-1] for i in range(parser.num_errors)]
         raise BackendError(
             f"{flavour} {trt.__version__} refuses graph '{name}': {'; '.join(errors)[:500]}"
         )
+    summary = _summarise(network)
+    _check_interface(summary, graph, name)
+    logger.info("graph '%s': %s", name, dict(summary.types))
     config = _configure(trt, flavour, builder, capabilities, options)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -145,7 +206,52 @@ def _build(
         )
     if options.timing_cache is not None and flavour == "tensorrt":
         options.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
-    return bytes(engine)
+    return bytes(engine), summary
+
+
+def _summarise(network: Any) -> NetworkSummary:
+    ends = [network.get_input(i) for i in range(network.num_inputs)]
+    ends += [network.get_output(i) for i in range(network.num_outputs)]
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    outputs = [layer.get_output(0) for layer in layers if layer.num_outputs]
+    return NetworkSummary(
+        tensors={entry.name: (entry.dtype.name, tuple(entry.shape)) for entry in ends},
+        layers=dict(Counter(str(layer.type).rpartition(".")[2] for layer in layers)),
+        types=dict(Counter(entry.dtype.name for entry in outputs if entry is not None)),
+    )
+
+
+# TensorRT's names of the types that inputs and outputs have.
+_TYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+}
+
+
+def _check_interface(summary: NetworkSummary, graph: ModelProto, name: str) -> None:
+    """Raise BackendError unless TensorRT's network has the graph's inputs and outputs."""
+    wanted = {
+        entry.name: (
+            _TYPES.get(entry.type.tensor_type.elem_type, "another type"),
+            tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim),
+        )
+        for entry in (*graph.graph.input, *graph.graph.output)
+    }
+    differing = sorted(
+        tensor
+        for tensor in {*wanted, *summary.tensors}
+        if wanted.get(tensor) != summary.tensors.get(tensor)
+    )
+    if differing:
+        first = differing[0]
+        raise BackendError(
+            f"TensorRT parsed graph '{name}' with other inputs and outputs: '{first}' is "
+            f"{summary.tensors.get(first)}, the graph says {wanted.get(first)} "
+            f"({len(differing)} differ)"
+        )
 
 
 def _strongly_typed(trt: Any) -> int:

@@ -97,6 +97,11 @@ class _Converter:
         self.producers = {
             name: node for node in self.source.graph.node for name in node.output if name
         }
+        self.scales = {
+            node.input[1]
+            for node in self.source.graph.node
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        }
         self.half_states = frozenset(half_states)
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
@@ -236,6 +241,11 @@ class _Converter:
                 raise ExportError(
                     f"weight '{name}' reaches {np.abs(value[np.isfinite(value)]).max():.3g}, "
                     "float16 ends at 65504: this model cannot be exported in float16"
+                )
+            if name in self.scales and not narrow.all():
+                raise ExportError(
+                    f"scale '{name}' has values below 6e-8, which float16 cannot hold: build this "
+                    "model as it is"
                 )
             entry.CopyFrom(numpy_helper.from_array(narrow, entry.name))
         self.initializers[entry.name] = entry

@@ -170,9 +170,16 @@ class MotionDecoder(nn.Module):
     def _match(self, query: Tensor, maps: Tensor) -> Tensor:
         """Dot products of queries with a motion map: ``[Q, 2, h, w]``, x from its upper half."""
         embedded = self.output_head(self.decoder_norm(query))[0]
-        motion = self.scale_layer(to_tokens(maps))[0]
+        *before, last = self.scale_layer.layers
+        hidden = to_tokens(maps)[0]
+        for layer in before:
+            hidden = F.relu(layer(hidden))
         size = (maps.shape[2], maps.shape[3])
-        flows = [embedded @ half.T for half in (motion[:, WIDTH:], motion[:, :WIDTH])]
+        # Halves of weights, not of the product: TensorRT-RTX 1.7 cannot build the latter.
+        flows = [
+            embedded @ F.linear(hidden, last.weight[at], last.bias[at]).T
+            for at in (slice(WIDTH, None), slice(WIDTH))
+        ]
         return torch.stack([flow.reshape(-1, *size) for flow in flows], dim=1)
 
 

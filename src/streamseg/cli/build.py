@@ -17,6 +17,11 @@ from streamseg.errors import ExportError
 @click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT.")
 @click.option("--native/--lowering", default=None, help="Use the plugin library, or never.")
 @click.option("--library", type=click.Path(path_type=Path), help="Another plugin library.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="fp16 converts a float32 bundle's graphs; otherwise the bundle's own.",
+)
 @click.option("--workspace", type=click.IntRange(1), help="Scratch memory limit, MiB.")
 @click.option("--capability", multiple=True, help="TensorRT-RTX: compute capability; repeatable.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Timing cache file.")
@@ -26,6 +31,7 @@ def command(
     flavour: str | None,
     native: bool | None,
     library: Path | None,
+    precision: str | None,
     workspace: int | None,
     capability: tuple[str, ...],
     timing_cache: Path | None,
@@ -55,12 +61,19 @@ def command(
             workspace=None if workspace is None else workspace << 20,
             capabilities=capability,
             timing_cache=timing_cache,
+            precision=precision,
             progress=show,
         )
         built = build_engines(opened, out=engine, options=options)
-    for path, record in built:
+    for entry in built:
+        record = entry.record
         kernels = "plugins" if record.plugins_sha256 else "lowering"
         click.echo(
-            f"{path}: {record.flavour} {record.version}, {record.precision}, {kernels}, "
-            f"compute {', '.join(record.capabilities)}, {path.stat().st_size / 1e6:.1f} MB"
+            f"{entry.path}: {record.flavour} {record.version}, {record.precision}, {kernels}, "
+            f"compute {', '.join(record.capabilities)}, {entry.path.stat().st_size / 1e6:.1f} MB"
+        )
+    if built[0].record.precision != opened.manifest.precision_name:
+        click.echo(
+            f"  converted from {opened.manifest.precision_name}; to measure what that costs: "
+            f"streamseg compare {bundle}@onnxruntime {bundle}@tensorrt --source VIDEO"
         )
