@@ -171,6 +171,7 @@ class MotionDecoder(nn.Module):
         """Dot products of queries with a motion map: ``[Q, 2, h, w]``, x from its upper half."""
         embedded = self.output_head(self.decoder_norm(query))[0]
         *before, last = self.scale_layer.layers
+        assert isinstance(last, nn.Linear)
         hidden = to_tokens(maps)[0]
         for layer in before:
             hidden = F.relu(layer(hidden))
