@@ -5,7 +5,8 @@ r"""What float16 costs: labels, logits and state against float32 over real video
 
 Exports the checkpoint in both precisions, plays each clip through both for 500 frames (from its
 start again after its end, state kept), and scores both on CamVid's test split. Both run by ONNX
-Runtime on the CPU with the native operators, which rounds to float16 where the graph says so.
+Runtime on the CPU with the native operators. It has few float16 kernels there and may stay in
+float32 between nodes, so a GPU rounds more often than this shows.
 Writes benchmarks/results/fp16.{json,md}.
 """
 
@@ -100,6 +101,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         f"float16 against float32, {content['size']}, native operators, ONNX Runtime "
         f"{machine['versions']['onnxruntime']} on the CPU; commit {machine['commit']}.",
+        "The CPU may stay in float32 between nodes: a GPU rounds more often.",
         "",
         f"Graph: {sizes['fp32']['bytes'] / 1e6:.2f} MB float32, "
         f"{sizes['fp16']['bytes'] / 1e6:.2f} MB float16.",
