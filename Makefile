@@ -98,12 +98,12 @@ lint: setup
 	ln -s $(CURDIR)/export $(CURDIR)/runtime $(CURDIR)/plugins $(CURDIR)/calibration $(CURDIR)/training build/typing/streamseg/
 	MYPYPATH=build/typing $(BIN)/mypy -p streamseg
 
-# Checkpoint -> bundle -> a real clip, segmented with state.
+# Checkpoint -> bundle -> a drawn drive with its exact accuracy, and a real clip, with state.
 demo: setup
 	$(BIN)/python samples/fetch_clip.py out/bikes.mp4
-	$(BIN)/python samples/seed_checkpoint.py out/seeded.safetensors
-	$(BIN)/streamseg export out/seeded.safetensors --size 136x320 --window 10 --shift 5 -o out/street
+	$(BIN)/streamseg export samples/street/street.safetensors --size 128x256 --window 2 --shift 1 -o out/street
 	$(BIN)/streamseg inspect out/street
+	$(BIN)/streamseg run out/street --source 'synthetic:street?size=256x512&seed=2000000&frames=150' --out out/drive.mp4 --sheet out/drive.png
 	$(BIN)/streamseg run out/street --source out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
 
 # The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10

@@ -1,0 +1,62 @@
+"""The demo's checkpoint: small enough, what its card says, and better for its state."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from streamseg.calibration.datasets import open_dataset
+from streamseg.calibration.evaluation import evaluate
+from streamseg.calibration.segmenter import SegmenterOptions
+from streamseg.calibration.torch_segmenter import CheckpointSegmenter
+from streamseg.export import load_checkpoint
+from streamseg.training.networks import ClipNetwork
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "samples" / "street"
+WEIGHTS = FOLDER / "street.safetensors"
+SIZE = (128, 256)
+HELD_OUT = "synthetic:street?size=128x256&scenes=2&frames=20"
+
+
+def test_file_is_small_and_free():
+    assert WEIGHTS.stat().st_size <= 8_000_000
+    model = load_checkpoint(WEIGHTS, window=2, shift=1)
+    assert model.origin.license == "Apache-2.0"
+    assert [entry.name for entry in model.classes][:2] == ["road", "sidewalk"]
+
+
+def test_card_holds_the_recorded_figures():
+    card = (FOLDER / "MODEL_CARD.md").read_text()
+    for name in ("street", "reset", "baseline"):
+        record = json.loads((FOLDER / f"{name}.json").read_text())
+        for key in ("miou", "mvc8"):
+            assert f"{record[key] * 100:.2f}" in card, (name, key)
+
+
+def test_whole_clip_equals_stepping():
+    model = load_checkpoint(WEIGHTS, window=2, shift=1).eval()
+    clip = open_dataset(HELD_OUT, "val").clips[0]
+    frames = torch.from_numpy(np.stack([clip[i].image for i in range(8)]))
+    with torch.inference_mode():
+        whole, _ = ClipNetwork(model)(frames[None])
+        state = model.initial_state(SIZE)
+        for index, frame in enumerate(frames):
+            scores, *state = model.score(frame[None], *state)
+            assert (scores[0] - whole[0, index]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("margin", [0.03])
+def test_state_steadies_held_out_scenes(margin):
+    dataset = open_dataset(HELD_OUT, "val")
+    scores = {}
+    for stateless in (False, True):
+        options = SegmenterOptions(size=SIZE, window=2, shift=1)
+        with CheckpointSegmenter(WEIGHTS, options, SIZE) as segmenter:
+            scores[stateless] = evaluate(segmenter, dataset, stateless=stateless).scores
+    assert scores[False].pixel_accuracy > 0.85
+    assert scores[False].mvc[8] > scores[True].mvc[8] + margin
+    assert scores[False].miou > scores[True].miou
