@@ -184,7 +184,7 @@ def observe(
         progress: called after each frame with the segment's name.
 
     Raises:
-        DatasetError: no frame, or a damaged one.
+        DatasetError: no frame, a damaged one, or clips too short to reach every graph.
     """
     models = {name: onnx.load_from_string(content) for name, content in bundle.graphs.items()}
     layers = {name: find_layers(model) for name, model in models.items()}
@@ -192,8 +192,8 @@ def observe(
         name: list(dict.fromkeys(layer.source for layer in found)) for name, found in layers.items()
     }
     factors: dict[str, dict[str, Factors]] = {name: {} for name in models}
-    if smooth:
-        targets = {name: list(smoothable(models[name], layers[name])) for name in models}
+    targets = {name: list(smoothable(models[name], layers[name])) for name in models}
+    if smooth and any(targets.values()):
         peaks = _ChannelPeaks()
         few = segments[:: max(1, len(segments) // max(1, len(segments) // 4))]
         replayer = Replayer(bundle, targets, options)
@@ -205,11 +205,19 @@ def observe(
             factors[graph] = smoothing_factors(models[graph], layers[graph], mine)
     histograms = {(g, name): Histogram() for g, names in taps.items() for name in names}
     frames = 0
+    reached = set()
     for graph, tensors in _run(Replayer(bundle, taps, options), segments, order, seed, progress):
         frames += 1
+        reached.add(graph)
         for name, value in tensors.items():
             scale = factors[graph].get(name)
             _add(histograms[graph, name], value if scale is None else value / scale, name)
+    for name in taps:
+        if taps[name] and name not in reached:
+            raise DatasetError(
+                f"no frame reached the bundle's graph '{name}', so its ranges are unknown: give "
+                "longer clips in order (streamseg inspect shows when which graph runs)"
+            )
     largest: dict[str, dict[str, dict[Method, float]]] = {name: {} for name in models}
     for (graph, name), histogram in histograms.items():
         largest[graph][name] = {method: histogram.threshold(method) for method in METHODS}

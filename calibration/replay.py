@@ -134,7 +134,8 @@ class Replayer:
         taps = self._taps[plan.graph]
         wanted = [*taps, *(feed.tensor for feed in plan.writes)]
         try:
-            found = self._sessions[plan.graph].run(wanted, feeds)
+            # Asked for nothing, ONNX Runtime would hand out everything.
+            found = self._sessions[plan.graph].run(wanted, feeds) if wanted else []
         except Exception as error:  # ONNX Runtime's errors share no public base class
             raise BackendError(f"ONNX Runtime failed while replaying: {error}") from error
         for feed, value in zip(plan.writes, found[len(taps) :], strict=True):
