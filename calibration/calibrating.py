@@ -32,7 +32,7 @@ from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.calibration.segmenter import Segmenter, SegmenterOptions, open_segmenter
 from streamseg.errors import DatasetError, ExportError
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import Bundle, read_bundle
+from streamseg.runtime.bundle import Bundle, check_target, read_bundle, read_manifest
 
 Watch = Callable[[str, int | None], Progress]
 """Called with a phase's name and its number of frames; gives what to call after each."""
@@ -144,11 +144,15 @@ def calibrate(
 
     Raises:
         DatasetError: no frames, damaged frames, or none given though needed.
-        BundleError: the ranges are of another bundle, or the target cannot be written.
+        BundleError: the ranges are of another bundle, one of ``also`` is none, or the target cannot
+            be written.
         ExportError: the bundle is quantised already.
     """
     if report:
         require_matplotlib()
+    # What is wrong with the request is told before the work, not after it.
+    check_target(target)
+    columns = ["float32", "INT8", *(_label(path) for path in also)]
     bundle = read_bundle(source)
     found = bundle.manifest.precision_name
     if found != "fp32":
@@ -169,7 +173,7 @@ def calibrate(
         if not report:
             return draft
         paths = [source, draft.folder, *also]
-        subjects = _measure(paths, segments, test, options, watch)
+        subjects = _measure(columns, paths, segments, test, options, watch)
         record = {**ranges.record, "method": options.method, "kept float": kept}
         page = Report(
             title=f"{target.name}: INT8 calibration",
@@ -243,13 +247,13 @@ def _rank(
 
 
 def _measure(
+    names: Sequence[str],
     paths: Sequence[Path],
     segments: Sequence[Segment],
     test: Dataset | None,
     options: CalibrationOptions,
     watch: Watch,
 ) -> list[Subject]:
-    names = ["float32", "INT8", *(_label(path) for path in paths[2:])]
     clip = test.clips[0] if test is not None else segments[0].clip if segments else None
     subjects = []
     for name, path in zip(names, paths, strict=True):
@@ -270,11 +274,11 @@ def _measure(
 
 def _label(path: Path) -> str:
     """A bundle's column in the report: its precision and its folder."""
-    return f"{read_bundle(path).manifest.precision_name.upper()} ({path.name})"
+    return f"{read_manifest(path).precision_name.upper()} ({path.name})"
 
 
 def _open(path: Path, options: CalibrationOptions) -> Segmenter:
-    return open_segmenter(path, SegmenterOptions(native=options.native))
+    return open_segmenter(path, SegmenterOptions(native=options.native, threads=options.threads))
 
 
 def _evaluate(

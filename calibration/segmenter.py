@@ -24,8 +24,8 @@ Array = NDArray[np.generic]
 class SegmenterOptions:
     """How to open what is evaluated.
 
-    ``backend`` and ``native`` concern bundles, as in ``streamseg.open``; ``size`` (H, W),
-    ``window`` and ``shift`` concern checkpoints, which do not tell them.
+    ``backend``, ``native`` and ``threads`` concern bundles, as in ``streamseg.open``; ``size``
+    (H, W), ``window`` and ``shift`` concern checkpoints, which do not tell them.
     """
 
     backend: str = "auto"
@@ -33,6 +33,7 @@ class SegmenterOptions:
     size: tuple[int, int] | None = None
     window: int = 20
     shift: int = 10
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ class BundleSegmenter(Segmenter):
 
     def __init__(self, path: Path, options: SegmenterOptions) -> None:
         self.name = str(path)
-        self._stream = streamseg.open(path, backend=options.backend, native=options.native)
+        self._stream = streamseg.open(
+            path, backend=options.backend, native=options.native, threads=options.threads
+        )
         self.classes = self._stream.manifest.classes
         self._names = [spec.name for spec in self._stream.manifest.state]
 

@@ -126,6 +126,13 @@ def _read_inside(root: Path, name: str, limit: int | None = None) -> bytes:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
 
 
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Raise BundleError where a bundle must not be written: something else is there."""
+    path = Path(target)
+    if path.is_symlink() or (path.exists() and not _may_replace(path)):
+        raise BundleError(f"{path} exists and is no bundle; choose another -o or remove it first")
+
+
 @contextmanager
 def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a folder to write a bundle into; on success it becomes ``target``, else it vanishes.
@@ -136,8 +143,7 @@ def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
         BundleError: ``target`` exists and is no bundle, or cannot be written.
     """
     path = Path(target)
-    if path.is_symlink() or (path.exists() and not _may_replace(path)):
-        raise BundleError(f"{path} exists and is no bundle; choose another -o or remove it first")
+    check_target(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

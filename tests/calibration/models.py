@@ -38,8 +38,10 @@ def tiny_model(classes: int = 11) -> TV3S:
     return model.eval()
 
 
-def write_bundle(path: Path, *, logits: bool = True, classes: int = 11) -> Path:
-    export_bundle(tiny_model(classes), path, size=SIZE, logits=logits)
+def write_bundle(
+    path: Path, *, logits: bool = True, classes: int = 11, precision: str = "fp32"
+) -> Path:
+    export_bundle(tiny_model(classes), path, size=SIZE, logits=logits, precision=precision)
     return path
 
 

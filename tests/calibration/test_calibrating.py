@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import streamseg
 from streamseg.calibration import observation
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.calibration.comparison import compare
@@ -309,6 +310,57 @@ def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, ca
     for words in ("mIoU, %", "mVC16, %", "faster by", "Most sensitive layers", "state error"):
         assert words in page
     assert "1 kept in float32" in told.replace("\n", " ")
+
+
+def test_report_has_a_column_for_each_other_bundle(bundle, camvid, tmp_path):
+    half = write_bundle(tmp_path / "half", precision="fp16")
+    clips = open_dataset(f"camvid:{camvid}", "train", labels=False)
+    test = open_dataset(f"camvid:{camvid}", "val")
+    result = calibrate(bundle, tmp_path / "int8", clips, options(), test=test, also=[half])
+    float32, int8, other = result.report.subjects
+    assert (float32.name, int8.name, other.name) == ("float32", "INT8", "FP16 (half)")
+    assert other.bytes < float32.bytes
+    assert min(subject.step_ms for subject in result.report.subjects) > 0
+    assert other.evaluation.scores.frames == int8.evaluation.scores.frames == 20
+    errors = [subject.comparison.frames[-1].worst_state for subject in (other, int8)]
+    assert 0 < errors[0] < errors[1]  # float16 rounds less than INT8 does
+    page = (tmp_path / "int8/calibration/report.html").read_text()
+    heads = "".join(f"<th>{name}</th>" for name in ("float32", "INT8", "FP16 (half)"))
+    assert page.count(heads) == 2  # the summary and the classes
+    assert "Drift of FP16 (half) over 20 frames" in page
+
+
+def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypatch):
+    threads = []
+
+    def noted(path, **how):
+        threads.append(how["threads"])
+        return open_bundle(path, **how)
+
+    open_bundle = streamseg.open
+    monkeypatch.setattr(streamseg, "open", noted)
+    dataset = open_dataset(f"footage:{footage}")
+    result = calibrate(bundle, tmp_path / "int8", dataset, options(threads=1))
+    assert threads == [1, 1]
+    assert ", 1 threads," in result.report.machine
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("also", "is not there; make one with"), ("target", "exists and is no bundle")],
+)
+def test_wrong_folders_are_told_before_the_replay(bundle, footage, tmp_path, kind, words):
+    def watch(phase, total):
+        raise AssertionError(f"{phase} of {total} began")
+
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("mine")
+    target = tmp_path / ("notes" if kind == "target" else "int8")
+    also = [tmp_path / "none"] if kind == "also" else []
+    dataset = open_dataset(f"footage:{footage}")
+    with pytest.raises(BundleError, match=words):
+        calibrate(bundle, target, dataset, options(), also=also, watch=watch)
+    assert [path.name for path in tmp_path.rglob("*")] == ["notes", "a.txt"]
 
 
 @pytest.mark.parametrize(

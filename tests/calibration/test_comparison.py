@@ -133,3 +133,24 @@ def test_compare_command(bundle, tmp_path, capsys):
     assert set(content["state"]) == {"layer0.conv", "layer0.scan", "layer1.conv", "layer1.scan"}
     assert "equal labels" in capsys.readouterr().out
     assert cv2.imread(str(plot)).std() > 1
+
+
+@pytest.mark.parametrize(
+    ("second", "source", "words"),
+    [
+        ("nowhere", "{frames}", "nowhere does not exist"),
+        ("{bundle}@cloud", "{frames}", "cloud"),
+        ("{bundle}", "{frames}/none", "none"),
+        ("{bundle}", "{empty}", "no images or videos"),
+    ],
+)
+def test_compare_mistakes_are_one_line(bundle, tmp_path, capsys, second, source, words):
+    places = {"bundle": bundle, "frames": tmp_path / "frames", "empty": tmp_path / "empty"}
+    write_image(places["frames"] / "0.png", 0)
+    places["empty"].mkdir()
+    with pytest.raises(SystemExit) as exit_code:
+        run(["compare", str(bundle), second.format(**places), "--source", source.format(**places)])
+    error = capsys.readouterr().err.strip()
+    assert exit_code.value.code == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
