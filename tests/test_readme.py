@@ -57,9 +57,3 @@ def test_commands_are_run_by_ci() -> None:
             assert line in ci, line
         else:
             assert line in makefile, line
-
-
-def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
