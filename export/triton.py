@@ -21,6 +21,7 @@ from streamseg.plugins.loader import (
     find_library,
     find_ort_cuda_library,
     find_tensorrt_library,
+    list_files,
 )
 from streamseg.runtime.backends.tensors import output_shape
 from streamseg.runtime.bundle import Bundle, digest
@@ -336,11 +337,11 @@ def _replace_model(out: Path, name: str, files: Mapping[str, bytes], library: Pa
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror}") from None
     try:
-        for path, content in files.items():
-            (draft / path).parent.mkdir(exist_ok=True)
-            (draft / path).write_bytes(content)
-        if library is not None:
-            shutil.copyfile(library, draft / library.name)
+        for file, content in files.items():
+            (draft / file).parent.mkdir(exist_ok=True)
+            (draft / file).write_bytes(content)
+        for path in () if library is None else list_files(library):
+            shutil.copyfile(path, draft / path.name)
         draft.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)

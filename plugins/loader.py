@@ -49,13 +49,33 @@ def find_cuda_library(path: str | Path | None = None) -> Path:
 
 
 def find_ort_cuda_library(path: str | Path | None = None) -> Path:
-    """Path of the operator library for ONNX Runtime's CUDA provider; as ``find_library``."""
-    return _find("ONNX Runtime CUDA operator", ORT_CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
+    """Path of the operator library for ONNX Runtime's CUDA provider; as ``find_library``.
+
+    The CUDA operator library, which it loads from beside itself, is checked too.
+    """
+    return _with_kernels(
+        _find("ONNX Runtime CUDA operator", ORT_CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
+    )
 
 
 def find_tensorrt_library(path: str | Path | None = None) -> Path:
-    """Path of the TensorRT plugin library; as ``find_library``."""
-    return _find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP)
+    """Path of the TensorRT plugin library; as ``find_library``.
+
+    The CUDA operator library, which it loads from beside itself, is checked too.
+    """
+    return _with_kernels(_find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP))
+
+
+def list_files(library: Path) -> tuple[Path, ...]:
+    """A library and what it loads from beside itself: what to copy to have it elsewhere."""
+    if library.name in (ORT_CUDA_LIBRARY, TENSORRT_LIBRARY):
+        return library, library.with_name(CUDA_LIBRARY)
+    return (library,)
+
+
+def _with_kernels(library: Path) -> Path:
+    find_cuda_library(library.with_name(CUDA_LIBRARY))
+    return library
 
 
 def _find(kind: str, name: str, path: str | Path | None, next_step: str) -> Path:

@@ -26,7 +26,7 @@ from streamseg.runtime.engines import (
 )
 from streamseg.runtime.gpu import Gpu
 from tests.export.golden import read_golden
-from tests.plugins.cuda_builds import build_cuda, need_tensorrt_headers
+from tests.plugins.cuda_builds import build_cuda, need_tensorrt_headers, write_records
 
 ROOT = Path(__file__).resolve().parents[2]
 RTX = Path(os.environ.get("STREAMSEG_RTX", ROOT / "build/rtx"))
@@ -176,16 +176,9 @@ def test_rtx_builds_the_plugin_graph(street: Path, tmp_path: Path) -> None:
 
 def prepare_plugins() -> Path:
     """The plugin library as ``setup.py build_cuda`` leaves it: with its record."""
-    import hashlib
-
-    from streamseg import __version__
-
     folder, _ = build_cuda()
-    library = folder / "libstreamseg_tensorrt.so"
-    sha256 = hashlib.sha256(library.read_bytes()).hexdigest()
-    record = {"version": __version__, "sha256": sha256}
-    library.with_suffix(".json").write_text(json.dumps(record))
-    return library
+    write_records(folder)
+    return folder / "libstreamseg_tensorrt.so"
 
 
 @pytest.mark.data

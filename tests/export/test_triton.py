@@ -24,6 +24,7 @@ from streamseg.runtime.engines import EngineRecord, write_engine
 from streamseg.runtime.state import StateSpec
 from tests.export.test_checkpoint import tiny
 from tests.export.triton_server import Refused, Request, TritonModel, read_config, serve
+from tests.plugins.cuda_builds import write_records
 from tests.runtime.clips import write_clip
 from tests.runtime.toy import write_toy_bundle
 
@@ -145,15 +146,19 @@ def test_native_library_travels_with_the_model(recurrent: Path, tmp_path: Path) 
         write(recurrent, tmp_path / "c", streams=1, library=tmp_path / "no.so")
 
 
-def test_gpu_takes_the_operators_for_cuda(
-    recurrent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = tmp_path / "libstreamseg_ort_cuda.so"
-    library.write_bytes(b"operators")
-    monkeypatch.setattr("streamseg.export.triton.find_ort_cuda_library", lambda _: library)
-    config = read_config(write(recurrent, tmp_path / "r", streams=1, gpu=True) / "config.pbtxt")
-    (listed,) = config.model_operations.op_library_filename
+def test_gpu_takes_the_operators_for_cuda(recurrent: Path, tmp_path: Path) -> None:
+    library = put_library(tmp_path, "libstreamseg_ort_cuda.so")
+    path = write(recurrent, tmp_path / "r", streams=1, gpu=True, library=library)
+    (listed,) = read_config(path / "config.pbtxt").model_operations.op_library_filename
     assert Path(listed).read_bytes() == b"operators"
+    assert (path / "libstreamseg_cuda.so").read_bytes() == b"kernels", "loaded from beside it"
+
+
+def put_library(folder: Path, name: str) -> Path:
+    (folder / name).write_bytes(b"operators")
+    (folder / "libstreamseg_cuda.so").write_bytes(b"kernels")
+    write_records(folder)
+    return folder / name
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "lowering"])
@@ -294,23 +299,19 @@ def test_tensorrt_variant_takes_the_engine(recurrent: Path, tmp_path: Path) -> N
     assert config.instance_group[0].kind == kinds.Value("KIND_GPU")
 
 
-def test_tensorrt_variant_brings_its_plugins(
-    recurrent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hashlib
-
-    library = tmp_path / "libstreamseg_tensorrt.so"
-    library.write_bytes(b"plugins")
-    monkeypatch.setattr("streamseg.export.triton.find_tensorrt_library", lambda _: library)
-    sha256 = hashlib.sha256(b"plugins").hexdigest()
+def test_tensorrt_variant_brings_its_plugins(recurrent: Path, tmp_path: Path) -> None:
+    library = put_library(tmp_path, "libstreamseg_tensorrt.so")
+    sha256 = digest(library.read_bytes()).removeprefix("sha256:")
     engine = engine_of(recurrent, tmp_path / "step.engine", plugins_sha256=sha256)
-    options = TritonOptions(streams=8, engine=engine, server_path="/models")
+    options = TritonOptions(streams=8, engine=engine, server_path="/models", library=library)
     model = write_repository(read_bundle(recurrent), tmp_path / "r", options)
-    assert (model.path / library.name).read_bytes() == b"plugins"
+    assert (model.path / library.name).read_bytes() == b"operators"
+    assert (model.path / "libstreamseg_cuda.so").read_bytes() == b"kernels"
     assert model.command.endswith(
         "--backend-config=tensorrt,plugins=/models/street/libstreamseg_tensorrt.so"
     )
     library.write_bytes(b"others")
+    write_records(tmp_path)
     with pytest.raises(EngineMismatch, match="built with plugin library"):
         write_repository(read_bundle(recurrent), tmp_path / "r", options)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from streamseg import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADERS = Path(os.environ.get("TENSORRT_INCLUDE", ROOT / "build/tensorrt_headers"))
@@ -45,6 +49,14 @@ def build_cuda() -> tuple[Path, str]:
         folder, f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DSTREAMSEG_CUDA_ARCHITECTURES=80;87"
     )
     return folder, printed
+
+
+def write_records(folder: Path, *, version: str = __version__) -> None:
+    """Put a record beside every library of a folder, as ``setup.py build_cuda`` does."""
+    for library in folder.glob("libstreamseg_*.so"):
+        sha256 = hashlib.sha256(library.read_bytes()).hexdigest()
+        record = {"version": version, "sha256": sha256}
+        library.with_suffix(".json").write_text(json.dumps(record))
 
 
 def _cmake(folder: Path, *options: str) -> str:

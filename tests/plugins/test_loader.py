@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streamseg import __version__
 from streamseg.errors import PluginNotFound
-from streamseg.plugins.loader import LIBRARY, RECORD, find_library
+from streamseg.plugins.loader import (
+    CUDA_LIBRARY,
+    LIBRARY,
+    ORT_CUDA_LIBRARY,
+    RECORD,
+    TENSORRT_LIBRARY,
+    find_library,
+    find_ort_cuda_library,
+    find_tensorrt_library,
+)
+from tests.plugins.cuda_builds import write_records
 
 DIGEST = "55e5cc2b7b5a7e3a3fda8d4f3c5d7a0f"  # of no file
 
@@ -52,3 +63,23 @@ def test_any_other_is_refused(
 def test_a_relative_path_is_refused() -> None:
     with pytest.raises(PluginNotFound, match="expected an absolute one"):
         find_library(Path("plugins") / LIBRARY)
+
+
+@pytest.mark.parametrize(
+    ("find", "name"),
+    [(find_ort_cuda_library, ORT_CUDA_LIBRARY), (find_tensorrt_library, TENSORRT_LIBRARY)],
+)
+def test_the_kernels_that_a_library_loads_from_beside_itself_are_checked(
+    tmp_path: Path, find: Callable[[Path], Path], name: str
+) -> None:
+    library, kernels = tmp_path / name, tmp_path / CUDA_LIBRARY
+    library.write_bytes(b"operators")
+    write_records(tmp_path)
+    with pytest.raises(PluginNotFound, match=f"CUDA operator library '{kernels}' is not there"):
+        find(library)
+    kernels.write_bytes(b"kernels")
+    write_records(tmp_path)
+    assert find(library) == library
+    kernels.write_bytes(b"tampered")
+    with pytest.raises(PluginNotFound, match=f"'{kernels}' has SHA-256 .* changed or damaged"):
+        find(library)

@@ -23,6 +23,7 @@ from streamseg.runtime.policy import StatePolicy
 from streamseg.runtime.session import Session
 from streamseg.runtime.sinks import VideoSink
 from streamseg.runtime.sources import open_source
+from tests.plugins.cuda_builds import write_records
 from tests.runtime.gpu.conftest import Machine, MakeMachine
 from tests.runtime.gpu.fake_cuda import cudaError_t
 from tests.runtime.gpu.fake_tensorrt import fake_engine
@@ -175,13 +176,10 @@ def test_plugins_that_are_not_there(machine: Machine, tmp_path: Path) -> None:
 
 
 def put_library(folder: Path, *, version: str = streamseg.__version__) -> Path:
-    import hashlib
-    import json
-
     library = folder / "libstreamseg_tensorrt.so"
     library.write_bytes(b"a plugin library")
-    sha256 = hashlib.sha256(b"a plugin library").hexdigest()
-    library.with_suffix(".json").write_text(json.dumps({"version": version, "sha256": sha256}))
+    (folder / "libstreamseg_cuda.so").write_bytes(b"kernels")
+    write_records(folder, version=version)
     return library
 
 
@@ -189,6 +187,14 @@ def test_plugins_of_another_version(machine: Machine, tmp_path: Path) -> None:
     library = put_library(tmp_path, version="0.0.1")
     with pytest.raises(PluginNotFound, match=r"is of streamseg 0\.0\.1"):
         open_engine(machine, library=library)
+
+
+def test_plugins_beside_other_kernels_are_not_loaded(machine: Machine, tmp_path: Path) -> None:
+    library = put_library(tmp_path)
+    (tmp_path / "libstreamseg_cuda.so").write_bytes(b"other kernels")
+    with pytest.raises(PluginNotFound, match=r"libstreamseg_cuda\.so.*changed or damaged"):
+        open_engine(machine, library=library)
+    assert machine.trt.registry.loaded == []
 
 
 def test_plugins_are_loaded_once_and_by_absolute_path(
