@@ -60,6 +60,11 @@ class Decoder(threading.Thread):
         """Frames that can be taken now."""
         return len(self._frames)
 
+    def peek(self) -> Frame | None:
+        """What ``take`` would give now; a newer frame may replace it before that."""
+        with self._changed:
+            return self._frames[0] if self._frames else None
+
     def take(self) -> Frame | None:
         """The next frame, None where there is none at the moment."""
         with self._changed:

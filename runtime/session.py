@@ -75,9 +75,12 @@ class Session:
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
         self._cuts = CutDetector(given if asked is None else asked)
 
-    def process(self, frame: Frame) -> StepResult:
+    def process(self, frame: Frame, following: Frame | None = None) -> StepResult:
         """Apply the policy, then step. The result is valid until the next call.
 
+        Args:
+            frame: the next one.
+            following: see ``Stream.step``; the policy judges it when its turn comes.
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``Stream.step``.
         """
@@ -86,7 +89,7 @@ class Session:
         decision = self._judge(frame)
         if decision is not None and self.stream.remembers and self.stream.steps > 0:
             self._reset(*decision, frame.index, frame.timestamp)
-        result = self.stream.step(frame.image)
+        result = self.stream.step(frame.image, None if following is None else following.image)
         self._last = Position(frame.index, frame.timestamp, frame.size)
         self.frames += 1
         return result

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -94,6 +95,8 @@ class Stream:
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
         self._step = 0
         self._closed = False
+        # The frame that lies in the lane already, and the seconds that this took.
+        self._ahead: tuple[npt.NDArray[np.uint8], float] | None = None
         self._owners: deque[object] = deque(maxlen=2)  # of device frames that may be in use
         self._given: dict[str, npt.NDArray[np.generic]] = {}
         for name, content in (given or {}).items():
@@ -109,18 +112,24 @@ class Stream:
         """Frames processed since the last reset."""
         return self._step
 
-    def step(self, frame: npt.NDArray[np.uint8]) -> StepResult:
+    def step(
+        self, frame: npt.NDArray[np.uint8], following: npt.NDArray[np.uint8] | None = None
+    ) -> StepResult:
         """Segment the next frame.
 
         Args:
             frame: ``[height, width, 3]`` uint8 RGB, any size.
+            following: the frame after it where that is there already, to be left as it is until
+                then. TensorRT uploads it while this one steps; no result depends on it.
         Raises:
             FrameMismatch: the frame has another shape or dtype.
             StateMismatch: a given state has not been set.
             BackendError: the backend failed.
         """
-        begun = self._begin(frame, self._lane.run)
-        return self._hand_out(begun)
+        run = self._lane.run
+        if following is not None:
+            run = partial(self._lane.run_beside, work=partial(self._fill_ahead, following, frame))
+        return self._hand_out(self._begin(frame, run))
 
     def steps_through(self, frames: Iterable[npt.NDArray[np.uint8]]) -> Iterator[StepResult]:
         """Segment frames one after the other, uploads and downloads beside the steps.
@@ -173,6 +182,7 @@ class Stream:
                 f"{[spec.height, spec.width, 3]}, the model's size; resize it there first, or "
                 "give it in host memory"
             )
+        self._ahead = None
         batch = DeviceArray(array.pointer, spec.shape, array.dtype, array.stream)
         labels = self._lane.run_device(plan_step(self.manifest, self._step), batch)
         self._owners.append(owner)
@@ -186,11 +196,25 @@ class Stream:
         self._require_given()
         started = time.perf_counter()
         fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
-        fitter.fit(frame, self._lane.frame)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is frame:
+            started -= ahead[1]
+        else:
+            fitter.fit(frame, self._lane.frame)
+            self._lane.prepare()
         fitted = time.perf_counter()
         run(plan_step(self.manifest, self._step))
         self._step += 1
         return _Begun(fitter, self._step - 1, started, fitted)
+
+    def _fill_ahead(self, frame: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8]) -> None:
+        """Bring a frame to the model's size and upload it while the one before it steps."""
+        if (frame.shape, frame.dtype) != (before.shape, before.dtype):
+            return
+        started = time.perf_counter()
+        self._fitter_of((frame.shape[0], frame.shape[1])).fit(frame, self._lane.frame)
+        self._lane.prepare()
+        self._ahead = frame, time.perf_counter() - started
 
     def _hand_out(self, begun: _Begun) -> StepResult:
         """The result of a step that is finished."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,13 @@ class Lane(ABC):
         Raises:
             BackendError: the backend failed; the state is then undefined until the next reset.
         """
+
+    def run_beside(self, plan: StepPlan, work: Callable[[], None]) -> None:  # noqa: ARG002
+        """``run``, with ``work`` on the host while the device steps; left out where none does."""
+        self.run(plan)
+
+    def prepare(self) -> None:  # noqa: B027 - nothing to send where steps run on the host
+        """Begin the upload of ``frame`` ahead of its step; again, where it was filled anew."""
 
     def start(self, plan: StepPlan) -> None:
         """Begin a step on ``frame``; where a backend cannot overlap steps, this completes it."""
