@@ -96,9 +96,14 @@ def build_engines(
         Each engine.
     Raises:
         BackendError: TensorRT is missing, too old, or refuses the graph.
-        ExportError: the graphs cannot be converted to ``precision``.
+        ExportError: the graphs cannot be converted to ``precision``, or ``out`` is in the bundle.
         PluginNotFound: ``native=True`` and there is no usable plugin library.
     """
+    if out is not None and out.resolve().is_relative_to(bundle.path.resolve()):
+        raise ExportError(
+            f"engines in {out} would be handed on with the bundle, and they are executable code of "
+            "this machine; choose a folder outside the bundle, or none for the cache"
+        )
     chosen = options or EngineOptions()
     precision = check_precision(bundle, chosen.precision)
     flavour, trt = import_tensorrt(chosen.flavour)

@@ -15,7 +15,7 @@ from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.calibration.datasets import open_dataset
 from streamseg.errors import ExportError
 from streamseg.export.bundles import moving_pattern
-from streamseg.export.engines import check_precision
+from streamseg.export.engines import build_engines, check_precision
 from streamseg.runtime.bundle import digest, read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
@@ -178,3 +178,11 @@ def test_what_cannot_become_a_precision_names_the_command(
     assert check_precision(bundle, None) == check_precision(bundle, have) == have
     with pytest.raises(ExportError, match=f"is {have}, which cannot become {wanted}.*{command}"):
         check_precision(bundle, wanted)
+
+
+@pytest.mark.parametrize("inside", ["", "engines"])
+def test_engines_are_not_put_into_a_bundle(inside: str, tiny_bundle: TinyBundle) -> None:
+    bundle = read_bundle(tiny_bundle("tv3s", "fp32"))
+    with pytest.raises(ExportError, match="choose a folder outside the bundle"):
+        build_engines(bundle, out=bundle.path / inside)
+    assert not (bundle.path / "engines").exists()
