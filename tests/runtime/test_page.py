@@ -165,7 +165,8 @@ def test_page_shows_moving_frames_figures_and_classes(bundle: Path, browser: Any
         assert max(row.find_element("css selector", ".bar i").size["width"] for row in rows) > 0
         assert share_of(text_of(browser, "fps")) > 0
         assert "ms" in text_of(browser, "latency")
-        assert text_of(browser, "source") == SCENE
+        # The list of streams, sent every few seconds, may be from before the source was open.
+        wait_until(lambda: text_of(browser, "source") == SCENE)
         assert "start" in text_of(browser, "events")
         drawn = "return document.getElementById('graph').getContext('2d')"
         drawn += ".getImageData(0, 0, 300, 100).data.some((v) => v > 0)"
