@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,11 @@ def check_record(
             f"{path} was built for {_target(record)}; this machine has {machine.gpu.label}. "
             f"{rebuild}"
         )
+    if _number(machine.gpu.driver) < _number(record.driver):
+        raise EngineMismatch(
+            f"{path} was built where the driver supports CUDA {record.driver}; the one here is "
+            f"older and supports {machine.gpu.driver}. {rebuild}"
+        )
     if record.plugins_sha256 and record.plugins_sha256 != machine.plugins_sha256:
         raise EngineMismatch(
             f"{path} was built with plugin library {record.plugins_sha256[:12]}..., the one here "
@@ -222,6 +228,11 @@ def find_engine(
         f"no engine of graph '{graph}' was built for {bundle} in {engine_cache()}. "
         f"{_rebuild(bundle)}"
     )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """``12.6`` in a form that compares; empty where there was no driver."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
 def _target(record: EngineRecord) -> str:

@@ -236,6 +236,8 @@ def engine(tmp_path: Path) -> Path:
 
 def test_engine_that_fits_is_read(engine: Path) -> None:
     assert read_engine(engine, graph=GRAPH, machine=HERE) == ENGINE
+    newer = replace(HERE, gpu=replace(ORIN, driver="13.0"))
+    assert read_engine(engine, graph=GRAPH, machine=newer) == ENGINE
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,7 @@ def test_engine_that_fits_is_read(engine: Path) -> None:
             r"for 'Orin' \(8.7\); this machine has 'RTX 4090' \(8.9\)",
         ),
         (GRAPH, replace(HERE, gpu=Gpu("Other", "8.7", "12.6")), r"has 'Other' \(8.7\)"),
+        (GRAPH, replace(HERE, gpu=replace(ORIN, driver="12.2")), "older and supports 12.2"),
         (GRAPH, replace(HERE, plugins_sha256="q" * 64), "plugin library pppppppppppp"),
         (GRAPH, replace(HERE, plugins_sha256=""), "is missing"),
     ],
