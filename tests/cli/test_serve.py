@@ -101,7 +101,8 @@ def test_serve_end_to_end(bundle: Path, tmp_path: Path, port: int) -> None:
         end = time.monotonic() + 60
         while True:
             try:
-                if streams()["scene"] > 3:
+                frames = streams()  # the page is up before the streams join
+                if frames.get("scene", 0) > 3 and "cam" in frames:
                     break
             except OSError:
                 assert server.poll() is None, log.read_text()
