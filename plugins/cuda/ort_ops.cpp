@@ -1,6 +1,5 @@
 // The operators as an ONNX Runtime custom-operator library, CUDA provider, float32 and float16 maps.
 // Shapes come from the host, arrays stay on the device, and work goes to the provider's own stream.
-#include <mutex>
 
 #include "cuda_api.h"
 #include "ort_kernel.h"
@@ -181,25 +180,6 @@ struct ArgmaxKernel : CudaKernel<Half> {
   int64_t width;
 };
 
-// Sessions keep a pointer to the domain, so it lives as long as the library.
-OpDomain* shared_domain(const Api& api) {
-  static std::mutex mutex;
-  static OpDomain* domain = nullptr;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (domain == nullptr) {
-    OpDomain* made = nullptr;
-    check(api.create_domain("streamseg", &made));
-    for (const CustomOp* op :
-         {&describe<ConvKernel<false>>(), &describe<ConvKernel<true>>(),
-          &describe<ScanKernel<false>>(), &describe<ScanKernel<true>>(),
-          &describe<ArgmaxKernel<false>>(), &describe<ArgmaxKernel<true>>()}) {
-      check(api.add_to_domain(made, op));
-    }
-    domain = made;
-  }
-  return domain;
-}
-
 }  // namespace
 }  // namespace streamseg::ort
 
@@ -207,10 +187,6 @@ OpDomain* shared_domain(const Api& api) {
 extern "C" STREAMSEG_CUDA_API streamseg::ort::Status* RegisterCustomOps(
     streamseg::ort::SessionOptions* options, const streamseg::ort::ApiBase* base) {
   using namespace streamseg::ort;
-  const Api* api = base->get_api(kApiVersion);
-  if (api == nullptr) {
-    return base->get_api(1)->create_status(
-        kFail, "streamseg: the operators need ONNX Runtime 1.17 or newer");
-  }
-  return guarded(*api, "streamseg", [&] { check(api->add_domain(options, shared_domain(*api))); });
+  return register_kernels<ConvKernel<false>, ConvKernel<true>, ScanKernel<false>, ScanKernel<true>,
+                          ArgmaxKernel<false>, ArgmaxKernel<true>>(options, base);
 }

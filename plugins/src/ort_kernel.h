@@ -3,6 +3,7 @@
 #pragma once
 
 #include <climits>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -163,6 +164,33 @@ const CustomOp& describe() {
     return d;
   }();
   return op;
+}
+
+// The domain of a library's kernels. Sessions keep a pointer to it, so it lives as long as the library.
+template <class... Kernels>
+OpDomain* shared_domain(const Api& api) {
+  static std::mutex mutex;
+  static OpDomain* domain = nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (domain == nullptr) {
+    OpDomain* made = nullptr;
+    check(api.create_domain("streamseg", &made));
+    (check(api.add_to_domain(made, &describe<Kernels>())), ...);
+    domain = made;
+  }
+  return domain;
+}
+
+// What a library's RegisterCustomOps does.
+template <class... Kernels>
+Status* register_kernels(SessionOptions* options, const ApiBase* base) {
+  const Api* api = base->get_api(kApiVersion);
+  if (api == nullptr) {
+    return base->get_api(1)->create_status(
+        kFail, "streamseg: the operators need ONNX Runtime 1.17 or newer");
+  }
+  return guarded(*api, "streamseg",
+                 [&] { check(api->add_domain(options, shared_domain<Kernels...>(*api))); });
 }
 
 }  // namespace streamseg::ort

@@ -1,6 +1,5 @@
 // The operators as an ONNX Runtime custom-operator library, CPU provider.
 #include <algorithm>
-#include <mutex>
 #include <string>
 #include <thread>
 
@@ -206,25 +205,6 @@ struct ArgmaxOpKernel {
   int64_t width;
 };
 
-// Sessions keep a pointer to the domain, so it lives as long as the library.
-OpDomain* shared_domain(const Api& api) {
-  static std::mutex mutex;
-  static OpDomain* domain = nullptr;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (domain == nullptr) {
-    OpDomain* made = nullptr;
-    check(api.create_domain("streamseg", &made));
-    for (const CustomOp* op :
-         {&describe<ConvKernel<kFloat>>(), &describe<ConvKernel<kFloat16>>(),
-          &describe<ScanKernel<kFloat>>(), &describe<ScanKernel<kFloat16>>(),
-          &describe<ArgmaxOpKernel>()}) {
-      check(api.add_to_domain(made, op));
-    }
-    domain = made;
-  }
-  return domain;
-}
-
 }  // namespace
 }  // namespace streamseg::ort
 
@@ -232,10 +212,6 @@ OpDomain* shared_domain(const Api& api) {
 extern "C" STREAMSEG_API streamseg::ort::Status* RegisterCustomOps(
     streamseg::ort::SessionOptions* options, const streamseg::ort::ApiBase* base) {
   using namespace streamseg::ort;
-  const Api* api = base->get_api(kApiVersion);
-  if (api == nullptr) {
-    return base->get_api(1)->create_status(
-        kFail, "streamseg: the operators need ONNX Runtime 1.17 or newer");
-  }
-  return guarded(*api, "streamseg", [&] { check(api->add_domain(options, shared_domain(*api))); });
+  return register_kernels<ConvKernel<kFloat>, ConvKernel<kFloat16>, ScanKernel<kFloat>,
+                          ScanKernel<kFloat16>, ArgmaxOpKernel>(options, base);
 }
