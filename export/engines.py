@@ -16,10 +16,10 @@ from typing import Any
 import onnx
 from onnx import ModelProto, TensorProto
 
-from streamseg.errors import BackendError, ExportError, PluginNotFound
+from streamseg.errors import BackendError, ExportError
 from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt import lowered_graph, plugin_graph
-from streamseg.plugins.loader import find_tensorrt_library
+from streamseg.plugins.loader import find_plugins
 from streamseg.runtime.bundle import Bundle, digest
 from streamseg.runtime.engines import EngineRecord, engine_cache, write_engine
 from streamseg.runtime.gpu import Gpu, find_gpu
@@ -113,7 +113,9 @@ def build_engines(
     capabilities = chosen.capabilities or ((gpu.capability,) if gpu else ())
     if not capabilities:
         raise BackendError("no GPU here to build for; name one, such as: --capability 8.6")
-    plugins = find_plugins(chosen)
+    plugins, reason = find_plugins(chosen.native, chosen.library)
+    if plugins is None and chosen.native is None:
+        logger.warning("building from the lowering, which runs more slowly: %s", reason)
     if plugins is not None:
         load_plugins(trt, flavour, plugins)
     built = []
@@ -164,19 +166,6 @@ def check_precision(bundle: Bundle, wanted: str | None) -> str:
         f"{bundle.path} is {have}, which cannot become {wanted}: precision is baked into the "
         f"graphs. Make another bundle with: {command} -o {bundle.path}-{wanted}"
     )
-
-
-def find_plugins(options: EngineOptions) -> Path | None:
-    """The plugin library to build with, or ``None`` for the lowering; said aloud."""
-    if options.native is False:
-        return None
-    try:
-        return find_tensorrt_library(options.library)
-    except PluginNotFound as error:
-        if options.native or options.library is not None:
-            raise
-        logger.warning("building from the lowering, which runs more slowly: %s", error)
-        return None
 
 
 def _driver(gpu: Gpu | None) -> str:

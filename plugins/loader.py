@@ -66,6 +66,25 @@ def find_tensorrt_library(path: str | Path | None = None) -> Path:
     return _with_kernels(_find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP))
 
 
+def find_plugins(native: bool | None, path: Path | None) -> tuple[Path | None, str]:
+    """The TensorRT plugin library as wished for, or ``None`` and why there is none.
+
+    Args:
+        native: ``True`` or fail, ``False`` never, ``None`` if it is there.
+        path: of a library to use instead of the installed one; it must be there.
+    Raises:
+        PluginNotFound: it is demanded and not there.
+    """
+    if native is False:
+        return None, "not wanted"
+    try:
+        return find_tensorrt_library(path), ""
+    except PluginNotFound as error:
+        if native or path is not None:
+            raise
+        return None, str(error)
+
+
 def list_files(library: Path) -> tuple[Path, ...]:
     """A library and what it loads from beside itself: what to copy to have it elsewhere."""
     if library.name in (ORT_CUDA_LIBRARY, TENSORRT_LIBRARY):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamseg.errors import BackendError, EngineMismatch, PluginNotFound
-from streamseg.plugins.loader import find_tensorrt_library
+from streamseg.errors import BackendError, EngineMismatch
+from streamseg.plugins.loader import find_plugins
 from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.backends.tensorrt_lane import TensorRtLane
 from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs
@@ -73,7 +73,9 @@ def load_tensorrt(
             f"{flavour} needs an NVIDIA GPU, and no driver tells of one here. "
             "Run: streamseg doctor, or use --backend onnxruntime"
         )
-    library = _find_plugins(options)
+    library, reason = find_plugins(options.native, options.library)
+    if library is None and options.native is None:
+        logger.info("opening engines of the lowering only: %s", reason)
     machine = Machine(
         flavour, str(trt.__version__), gpu, "" if library is None else hash_library(library)
     )
@@ -90,19 +92,6 @@ def load_tensorrt(
         load_plugins(trt, flavour, library)
     cuda = open_cuda()
     return TensorRtExecutable(trt, cuda, files, machine, bundle.manifest)
-
-
-def _find_plugins(options: BackendOptions) -> Path | None:
-    """The plugin library; where there is none, only engines of the lowering can be opened."""
-    if options.native is False:
-        return None
-    try:
-        return find_tensorrt_library(options.library)
-    except PluginNotFound as error:
-        if options.native or options.library is not None:
-            raise
-        logger.info("opening engines of the lowering only: %s", error)
-        return None
 
 
 @dataclass(frozen=True)
