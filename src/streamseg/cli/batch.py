@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.opening_options import opening_options
 from streamseg.cli.policy_options import GAP_RESET, SCENE_CUT
 
 if TYPE_CHECKING:
@@ -64,11 +65,7 @@ LOCAL = "local"
 @click.option("--journal", type=FOLDER, help="Folder of the journal, for an output elsewhere.")
 @GAP_RESET
 @SCENE_CUT
-@click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
-@click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
-@click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
-@click.option("--engine", type=FOLDER, help="TensorRT engine, or folder of several.")
+@opening_options
 def command(
     bundle: Path,
     inputs: tuple[str, ...],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.opening_options import opening_options
 from streamseg.cli.output_options import OutputArguments, output_options
 from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
@@ -31,11 +32,7 @@ FOLDER = click.Path(path_type=Path)
 @output_options
 @policy_options
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
-@click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
-@click.option("--library", type=FOLDER, help="Native library to use, an absolute path.")
-@click.option("--engine", type=FOLDER, help="TensorRT engine, or folder of several.")
+@opening_options
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
 def command(
     bundle: Path,

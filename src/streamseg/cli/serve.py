@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.opening_options import opening_options
 from streamseg.cli.policy_options import PolicyArguments, policy_options
 from streamseg.cli.source_options import SourceArguments, source_options
 from streamseg.cli.streams import (
@@ -47,11 +48,7 @@ STALLED = 30.0  # seconds without a turn of the streams after which /healthz say
     help=f"File with the token that visitors need; or set {TOKEN_VARIABLE}.",
 )
 @click.option("--snapshots", type=PATH, help="Folder for states saved by the page's button.")
-@click.option("--letterbox/--stretch", default=None, help="Keep the aspect of frames, or not.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the graphs.")
-@click.option("--native/--no-native", default=None, help="Demand or refuse native operators.")
-@click.option("--library", type=PATH, help="Native library to use, an absolute path.")
-@click.option("--engine", type=PATH, help="TensorRT engine, or folder of several.")
+@opening_options
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
 def command(
     bundle: Path,
