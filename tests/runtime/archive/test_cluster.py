@@ -31,7 +31,7 @@ from tests.runtime.archive.archives import (
     read_journal,
     write_archive,
 )
-from tests.runtime.archive.test_batch import session_of, start, wait_for_done, wait_until_gone
+from tests.runtime.archive.processes import session_of, start, wait_for_done, wait_until_gone
 from tests.runtime.toy import write_toy_bundle
 
 # Ray's own code, not ours, leaves files to the garbage collector.
