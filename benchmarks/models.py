@@ -22,7 +22,8 @@ from peak import open_steady, period
 
 from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
-from streamseg.export.catalogue import CATALOGUE, UNVERIFIED, build_entry, measure_cost
+from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
+from streamseg.export.published import UNVERIFIED
 from streamseg.runtime.bundle import read_manifest
 from streamseg.runtime.manifest import Manifest
 
@@ -41,16 +42,6 @@ SYSTEMS = (
     "mask2former/resnet50",
     "mpvss/resnet50",
 )
-# Given by the fixtures' notes. The papers' GFLOPs and FPS could not be read and are not repeated.
-PUBLISHED_PARAMETERS = {
-    "cffm/mit_b0": 4.673,
-    "cffm/mit_b1": 15.483,
-    "cffm++/mit_b0": 5.693,
-    "cffm++/mit_b1": 16.503,
-    "mrcfa/mit_b0": 5.298,
-    "mrcfa/mit_b1": 16.338,
-    "mpvss/resnet50": 84.1,
-}
 
 
 def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
@@ -109,10 +100,7 @@ def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> 
         "ms_a_frame": amortised(times, manifest),
         "peak_mb": memory,
         "published": {
-            "parameters_m": PUBLISHED_PARAMETERS.get(name, UNVERIFIED),
-            "gflops": UNVERIFIED,
-            "fps": UNVERIFIED,
-            "accuracy": CATALOGUE[name].accuracy,
+            **asdict(CATALOGUE[name].published),
             "paper": CATALOGUE[name].paper,
         },
     }
@@ -149,16 +137,17 @@ def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], he
 
 
 def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the papers say of the same networks."""
+    """What was published of the same networks, where it could be read."""
     lines = [
-        "What the papers say:",
+        f"What was published of them; -: {UNVERIFIED}. GFLOPs are of Cityscapes, frames a second "
+        "of VSPW on the GPU of the TV3S publication, parameters with the classes of each.",
         "",
-        "| system | parameters M | GFLOPs | FPS | accuracy | paper |",
-        "|---|---|---|---|---|---|",
+        "| system | parameters M | GFLOPs | FPS | accuracy | read in | paper |",
+        "|---|---|---|---|---|---|---|",
     ]
-    keys = ("parameters_m", "gflops", "fps", "accuracy", "paper")
+    keys = ("parameters_m", "gflops", "fps", "accuracy", "source", "paper")
     for name, entry in found.items():
-        cells = (str(entry["published"][key]) for key in keys)
+        cells = (str(entry["published"][key] or "-") for key in keys)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -21,6 +21,7 @@ from streamseg.export.models.resnet import RESNET_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SWIN_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
 from streamseg.export.step import Size, StepModel
 from streamseg.runtime.state import state_bytes
 
@@ -43,15 +44,6 @@ TV3S_PAPER = "arXiv 2503.20824"
 MASK2FORMER_PAPER = "arXiv 2112.01527"
 MPVSS_PAPER = "arXiv 2310.18954"
 
-# Only what could be read where the source says; a figure that is known by hearsay alone stays out.
-UNVERIFIED = "not verified"
-ACCURACY = {
-    "segformer/mit_b4": "50.3 mIoU, ADE20K (abstract)",
-    "segformer/mit_b5": "84.0 mIoU, Cityscapes val (abstract)",
-    "mrcfa/mit_b5": "49.9 mIoU, VSPW (hyper.ai/en/papers/2207.10436)",
-    "mpvss/swin_l": "53.9 mIoU, VSPW (abstract: MRCFA MiT-B5 + 4.0)",
-}
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,9 +60,15 @@ class Entry:
     paper: str
 
     @property
+    def published(self) -> Published:
+        """What its publication and others say of it."""
+        return PUBLISHED.get(self.name, Published())
+
+    @property
     def accuracy(self) -> str:
-        """The paper's accuracy and where it was read, or ``UNVERIFIED``."""
-        return ACCURACY.get(self.name, UNVERIFIED)
+        """The published accuracy and where it was read, or ``UNVERIFIED``."""
+        figures = self.published
+        return f"{figures.accuracy} ({figures.source})" if figures.accuracy else UNVERIFIED
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from click.testing import CliRunner
 
 from streamseg.cli.models import command
 from streamseg.errors import ExportError
-from streamseg.export.catalogue import ACCURACY, CATALOGUE, build_entry, measure_cost
+from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
 from streamseg.export.families import FAMILIES
+from streamseg.export.published import PUBLISHED
 
 SIZE = (480, 864)
 # Millions at 124 classes, as published.
@@ -49,10 +50,26 @@ def test_encoders_are_counted_apart() -> None:
     assert measure_cost("mpvss/resnet50", SIZE).encoder_gmacs["propagate"] == 0
 
 
-def test_accuracies_name_known_entries_and_their_source() -> None:
-    assert set(ACCURACY) <= set(CATALOGUE)
-    assert all("mIoU" in text and "(" in text for text in ACCURACY.values())
-    assert CATALOGUE["mrcfa/mit_b5"].accuracy.startswith("49.9")
+def test_published_figures_name_known_entries_and_their_source() -> None:
+    assert set(PUBLISHED) <= set(CATALOGUE)
+    for figures in PUBLISHED.values():
+        read = figures.accuracy or figures.gflops or figures.fps
+        assert bool(figures.source) == bool(read)
+    assert CATALOGUE["mrcfa/mit_b5"].accuracy == "49.9 mIoU, VSPW (hyper.ai/en/papers/2207.10436)"
+    assert CATALOGUE["mrcfa/mit_b0"].accuracy == "not verified"
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        (name, figures.parameters_m)
+        for name, figures in PUBLISHED.items()
+        if figures.gflops and figures.parameters_m
+    ],
+)
+def test_published_parameters_at_19_classes(name: str, millions: float) -> None:
+    ours = measure_cost(name, SIZE, classes=19).parameters / 1e6
+    assert ours == pytest.approx(millions, rel=0.1)
 
 
 def test_every_family_is_listed() -> None:

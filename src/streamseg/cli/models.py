@@ -19,7 +19,7 @@ def command(size: tuple[int, int], classes: int, only: str) -> None:
     """List the systems that `streamseg export` can import, with parameters, work and state.
 
     Work is in 10^9 multiply-adds a frame, for each graph that a step may run. Accuracy is the
-    paper's, where its source could be read.
+    published one, where a source could be read.
     """
     try:
         from streamseg.export.catalogue import CATALOGUE, measure_cost

@@ -1,0 +1,67 @@
+"""What others published of the networks in the catalogue, each figure with where it was read.
+
+Only what could be read there; a figure that is known by hearsay alone stays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNVERIFIED = "not verified"
+
+_ABSTRACT = "abstract"
+_TV3S = "table in TV3S's README"
+_ZOO = "Mask2Former's MODEL_ZOO.md"
+_CODES = "paperswithcode.com"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures of one network, as its sources give them.
+
+    Attributes:
+        accuracy: mIoU in percent and its dataset; empty where none was found.
+        source: where accuracy, gflops and fps were read.
+        parameters_m: 10^6 parameters, with the classes of that publication: 124 on VSPW, 19 on
+            Cityscapes where ``gflops`` is given, 150 on ADE20K.
+        gflops: 10^9 operations a frame on Cityscapes.
+        fps: frames a second on VSPW (480x853), on the GPU of the TV3S publication.
+    """
+
+    accuracy: str = ""
+    source: str = ""
+    parameters_m: float | None = None
+    gflops: float | None = None
+    fps: float | None = None
+
+
+PUBLISHED = {
+    "segformer/mit_b0": Published("37.4 mIoU, ADE20K", _CODES, 3.8),
+    "segformer/mit_b1": Published("36.5 mIoU, VSPW", _TV3S, 13.8, fps=58.7),
+    "segformer/mit_b2": Published("43.9 mIoU, VSPW", _TV3S, fps=16.2),
+    "segformer/mit_b4": Published("50.3 mIoU, ADE20K", _ABSTRACT),
+    "segformer/mit_b5": Published("84.0 mIoU, Cityscapes val", _ABSTRACT),
+    "tv3s/mit_b1": Published("40.0 mIoU, VSPW", _TV3S, 17.3, gflops=83.6, fps=24.7),
+    "tv3s/mit_b2": Published("46.3 mIoU, VSPW", _TV3S, fps=21.9),
+    "tv3s/swin_t": Published("44.9 mIoU, VSPW", _TV3S, fps=22.9),
+    "tv3s/swin_s": Published("50.6 mIoU, VSPW", _TV3S, fps=19.5),
+    "cffm/mit_b0": Published(parameters_m=4.673),
+    "cffm/mit_b1": Published("38.5 mIoU, VSPW", _TV3S, 15.4, gflops=158.7, fps=29.8),
+    "cffm/mit_b2": Published("44.9 mIoU, VSPW", _TV3S, fps=10.1),
+    "cffm++/mit_b0": Published(parameters_m=5.693),
+    "cffm++/mit_b1": Published(parameters_m=16.503),
+    "mrcfa/mit_b0": Published(parameters_m=5.298),
+    "mrcfa/mit_b1": Published("38.9 mIoU, VSPW", _TV3S, 14.9, gflops=145.0, fps=40.1),
+    "mrcfa/mit_b2": Published("45.3 mIoU, VSPW", _TV3S, fps=10.7),
+    "mrcfa/mit_b5": Published("49.9 mIoU, VSPW", "hyper.ai/en/papers/2207.10436"),
+    "mask2former/resnet50": Published("79.4 mIoU, Cityscapes val", _ZOO),
+    "mask2former/resnet101": Published("80.1 mIoU, Cityscapes val", _ZOO),
+    "mask2former/swin_t": Published("41.2 mIoU, VSPW", _TV3S, fps=17.1),
+    "mask2former/swin_s": Published("42.1 mIoU, VSPW", _TV3S, fps=14.5),
+    "mask2former/swin_b": Published("83.3 mIoU, Cityscapes val", _ZOO),
+    "mask2former/swin_l": Published("83.3 mIoU, Cityscapes val", _ZOO),
+    "mpvss/resnet50": Published(parameters_m=84.1),
+    "mpvss/swin_t": Published("39.9 mIoU, VSPW", _TV3S, fps=32.8),
+    "mpvss/swin_s": Published("40.4 mIoU, VSPW", _TV3S, fps=30.6),
+    "mpvss/swin_l": Published("53.9 mIoU, VSPW", "abstract: MRCFA MiT-B5 + 4.0"),
+}
