@@ -295,7 +295,7 @@ def test_failing_midway_leaves_the_old_bundle_untouched(bundle, tmp_path, kind):
 
 def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, capsys):
     target = tmp_path / "int8"
-    arguments = [str(bundle), "-o", str(target), "--dataset", f"camvid:{camvid}", "--lowered"]
+    arguments = [str(bundle), "-o", str(target), "--dataset", f"camvid:{camvid}", "--no-native"]
     arguments += ["--clips", "2", "--frames", "3", "--drift-frames", "20", "--keep-float", "1"]
     with pytest.raises(SystemExit) as exit_code:
         run(["calibrate", *arguments, "--test", f"camvid:{camvid}"])

@@ -15,7 +15,7 @@ from streamseg.errors import ExportError
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--engine", type=click.Path(path_type=Path), help="Folder for the engines.")
 @click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT.")
-@click.option("--native/--lowering", default=None, help="Use the plugin library, or never.")
+@click.option("--native/--no-native", default=None, help="Use the plugin library, or never.")
 @click.option("--library", type=click.Path(path_type=Path), help="Another plugin library.")
 @click.option(
     "--precision",

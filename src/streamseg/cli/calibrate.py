@@ -68,7 +68,7 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
 @click.option("--test-split", default="val", show_default=True)
 @click.option("--also", multiple=True, type=_EXISTING, help="Another bundle for the report.")
 @click.option("--drift-frames", default=100, show_default=True, type=click.IntRange(min=1))
-@click.option("--native/--lowered", default=None, help="Insist on native operators, or on none.")
+@click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a step.")
 @click.option("--no-report", is_flag=True, help="Write the bundle only.")
 def command(

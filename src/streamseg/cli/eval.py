@@ -57,7 +57,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--stateless", is_flag=True, help="Reset the state before every frame.")
 @click.option("--vspw-script", is_flag=True, help="Score as VSPW's own evaluator does.")
 @click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
-@click.option("--native/--lowered", default=None, help="Insist on native operators, or on none.")
+@click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
 @click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
