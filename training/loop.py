@@ -41,6 +41,7 @@ class RunOptions:
         license: of the weights, written into the file.
         half: save the weights as float16.
         resume: go on from the folder's checkpoint.
+        stop_at: step at which to end early, with weights; None: after ``config.steps``.
         progress: show a bar.
     """
 
@@ -51,6 +52,7 @@ class RunOptions:
     license: str = "unknown"
     half: bool = False
     resume: bool = False
+    stop_at: int | None = None
     progress: bool = False
 
 
@@ -60,8 +62,8 @@ class TrainReport:
 
     Attributes:
         step: steps done.
-        signal: number of the signal that stopped it, None: it is complete.
-        weights: the file written when complete.
+        signal: number of the signal that stopped it, None: it came to its end.
+        weights: the file written at the end.
     """
 
     step: int
@@ -247,12 +249,16 @@ def train(
         trainer.restore(found)
     with stop_on_signals() as request:
         _run(trainer, sampler, folder, options, accelerator, request)
-    stopped = request.signal if trainer.step < config.steps else None
+    stopped = request.signal if trainer.step < _last_step(config, options) else None
     if stopped is not None or not accelerator.is_main_process:
         return TrainReport(trainer.step, stopped, None)
     draw_curves(folder.log, folder.curves)
     save_weights(trainer.finish(), folder.weights, license=options.license, half=options.half)
     return TrainReport(trainer.step, None, folder.weights)
+
+
+def _last_step(config: TrainConfig, options: RunOptions) -> int:
+    return config.steps if options.stop_at is None else min(options.stop_at, config.steps)
 
 
 def _run(
@@ -263,19 +269,19 @@ def _run(
     accelerator: Accelerator,
     request: StopRequest,
 ) -> None:
-    config = trainer.config
+    config, last = trainer.config, _last_step(trainer.config, options)
     main = accelerator.is_main_process
     history = History(folder.log, step=trainer.step) if main else None
     batches = iterate_batches(
         sampler,
-        range(trainer.step, config.steps),
+        range(trainer.step, last),
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=options.workers,
     )
     start, frames = time.monotonic(), 0
     try:
-        with step_progress(config.steps, shown=options.progress and main) as advance:
+        with step_progress(last, shown=options.progress and main) as advance:
             for batch in batches:
                 parts = _advance(trainer, batch, folder)
                 frames += config.clips.batch * len(config.clips.offsets)
@@ -293,7 +299,7 @@ def _run(
                     )
                 advance(trainer.step, f"loss {float(parts.total):.3f}, {rate:.1f} frames/s")
                 stop = trainer.any_stop(request)
-                due = trainer.step % options.save_every == 0 or trainer.step == config.steps
+                due = trainer.step % options.save_every == 0 or trainer.step == last
                 if main and (due or stop):
                     folder.save(trainer.state())
                 if stop:

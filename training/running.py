@@ -67,6 +67,7 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         license=given["license_"] or (SYNTHETIC_LICENSE if drawn else "unknown"),
         half=given["half"],
         resume=given["resume"],
+        stop_at=given["stop_at"],
         progress=True,
     )
     return train(network, dataset, config, folder, options, accelerator=accelerator)

@@ -77,6 +77,22 @@ def test_run_stopped_at_a_random_step_resumes_to_the_same_weights(tmp_path, seed
     assert losses[0] == losses[1]
 
 
+def test_run_that_stops_early_leaves_weights_and_can_go_on(tmp_path):
+    whole = run(tmp_path / "whole")
+    early = run(tmp_path / "early", stop_at=3)
+    assert (early.step, early.signal) == (3, None)
+    with pytest.raises(AssertionError):
+        assert_same_weights(whole.weights, early.weights)
+    kept = early.weights.rename(tmp_path / "kept.safetensors")
+    # Of a run that is there already, or beyond, it writes the weights and trains no further.
+    again = run(tmp_path / "early", stop_at=2, resume=True)
+    assert again.step == 3
+    assert_same_weights(kept, again.weights)
+    on = run(tmp_path / "early", resume=True)
+    assert on.step == CONFIG.steps
+    assert_same_weights(whole.weights, on.weights)
+
+
 def test_resuming_falls_back_to_the_last_checkpoint_after_a_crash(tmp_path):
     class CrashingClip(ArrayClip):
         def __getitem__(self, index):

@@ -68,6 +68,11 @@ def require_packages() -> None:
 @click.option("--ignore-index", default=255, show_default=True)
 @click.option("--class-weights", help="'log': 1/ln(1.1 + frequency), or a JSON file of numbers.")
 @click.option("--steps", default=160_000, show_default=True)
+@click.option(
+    "--stop-at",
+    type=click.IntRange(min=1),
+    help="End at this step of the schedule, with weights; --resume can go on from there.",
+)
 @click.option("--lr", default=6e-5, show_default=True, help="Of the encoder.")
 @click.option("--head-lr", default=10.0, show_default=True, help="Of the head, times --lr.")
 @click.option("--weight-decay", default=0.01, show_default=True)
