@@ -188,13 +188,15 @@ def iterate_batches(
     return iter(loader)
 
 
-def count_classes(dataset: Dataset, *, ignore_index: int, most: int = 500) -> NDArray[np.int64]:
-    """Labelled pixels of each class, over at most ``most`` evenly spread frames."""
+def count_classes(
+    dataset: Dataset, *, ignore_index: int, most: int | None = 500
+) -> NDArray[np.int64]:
+    """Labelled pixels of each class, over at most ``most`` evenly spread frames; None: all."""
     places = [
         (clip, frame) for clip in map(_indexed, dataset.clips) for frame in clip.labelled_frames()
     ]
     total = np.zeros(256, np.int64)
-    for clip, frame in places[:: max(1, -(-len(places) // most))]:
+    for clip, frame in places[:: max(1, -(-len(places) // (most or len(places) or 1)))]:
         label = clip[frame].label
         assert label is not None
         total += np.bincount(label.ravel(), minlength=256)

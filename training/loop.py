@@ -16,12 +16,12 @@ from streamseg.calibration.datasets import Dataset
 from streamseg.errors import TrainingError
 from streamseg.runtime.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
-from streamseg.training.clips import Batch, ClipSampler, iterate_batches
+from streamseg.training.clips import Batch, ClipSampler, count_classes, iterate_batches
 from streamseg.training.config import TrainConfig
 from streamseg.training.history import History, draw_curves, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
 from streamseg.training.memory import Size, advise, find_fitting
-from streamseg.training.networks import ClipNetwork, Network
+from streamseg.training.networks import ClipNetwork, Network, silence_absent
 from streamseg.training.normalisation import synchronise_batch_norm
 from streamseg.training.optimiser import build_optimiser, schedule, set_learning_rate
 from streamseg.training.saving import RunFolder, save_weights
@@ -40,6 +40,7 @@ class RunOptions:
         log_every: steps between log lines.
         license: of the weights, written into the file.
         half: save the weights as float16.
+        silence_absent: classes that no label of the dataset shows never win in what is saved.
         resume: go on from the folder's checkpoint.
         stop_at: step at which to end early, with weights; None: after ``config.steps``.
         progress: show a bar.
@@ -51,6 +52,7 @@ class RunOptions:
     log_every: int = 10
     license: str = "unknown"
     half: bool = False
+    silence_absent: bool = False
     resume: bool = False
     stop_at: int | None = None
     progress: bool = False
@@ -253,7 +255,11 @@ def train(
     if stopped is not None or not accelerator.is_main_process:
         return TrainReport(trainer.step, stopped, None)
     draw_curves(folder.log, folder.curves)
-    save_weights(trainer.finish(), folder.weights, license=options.license, half=options.half)
+    finished = trainer.finish()
+    if options.silence_absent:
+        ignored = config.clips.ignore_index
+        silence_absent(finished, count_classes(dataset, ignore_index=ignored, most=None))
+    save_weights(finished, folder.weights, license=options.license, half=options.half)
     return TrainReport(trainer.step, None, folder.weights)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamseg.calibration.datasets import SegmentationClass
@@ -21,6 +23,8 @@ from streamseg.training.config import NetworkConfig
 from streamseg.training.fused import find_kernels, run_fused
 
 Network = TV3S | SegFormer
+SILENT_BIAS = -100.0
+"""Classifier bias of a class that never wins: far below any score, and within float16."""
 _TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
 
 
@@ -76,7 +80,28 @@ def start_from(network: Network, path: Path) -> list[str]:
     for name in ("weight", "bias"):
         if _TEMPORAL + name not in weights and _FRAME + name in weights:
             weights[_TEMPORAL + name] = weights[_FRAME + name]
+    for name in (_TEMPORAL + "bias", _FRAME + "bias"):
+        if name in weights:  # the data to come may show what the data before did not
+            weights[name] = weights[name].masked_fill(weights[name] == SILENT_BIAS, 0.0)
     return _fill(network, weights, str(path))
+
+
+@torch.no_grad()
+def silence_absent(network: Network, pixels: NDArray[np.int64]) -> None:
+    """Let classes that no label shows never win.
+
+    Training pushes their scores down only where another class is sure, so that a few pixels of
+    unseen footage still fall to them, and each such class costs a whole class of mean IoU.
+
+    Args:
+        network: changed in place: the biases of its classifiers.
+        pixels: labelled pixels of each class.
+    """
+    absent = torch.from_numpy(pixels == 0)
+    for name in (_FRAME + "bias", _TEMPORAL + "bias"):
+        bias = dict(network.named_parameters()).get(name)
+        if bias is not None:
+            bias[absent.to(bias.device)] = SILENT_BIAS
 
 
 def _fill(network: Network, weights: dict[str, Tensor], source: str) -> list[str]:

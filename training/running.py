@@ -66,6 +66,7 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         log_every=given["log_every"],
         license=given["license_"] or (SYNTHETIC_LICENSE if drawn else "unknown"),
         half=given["half"],
+        silence_absent=given["silence_absent"],
         resume=given["resume"],
         stop_at=given["stop_at"],
         progress=True,

@@ -5,9 +5,9 @@ import torch
 
 from streamseg.errors import CheckpointError, TrainingError
 from streamseg.export import load_checkpoint
-from streamseg.training.networks import ClipNetwork, start_from
+from streamseg.training.networks import SILENT_BIAS, ClipNetwork, start_from
 from streamseg.training.saving import save_weights
-from tests.training.small import CLASSES, make_network, run
+from tests.training.small import CLASSES, ArrayClip, make_dataset, make_network, run
 
 TOLERANCE = 1e-4
 
@@ -98,3 +98,27 @@ def test_autocast_leaves_the_temporal_blocks_in_float32():
     assert set(seen) == {torch.float32}
     assert scores.dtype == torch.float32
     assert auxiliary.dtype == torch.bfloat16
+
+
+def test_classes_that_no_label_shows_are_silenced_on_request_only(tmp_path):
+    class WithoutLast(ArrayClip):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            found.label[found.label == len(CLASSES) - 1] = 0
+            return found
+
+    def biases(path):
+        head = load_checkpoint(path, window=4, shift=2).decode_head
+        return torch.stack([head.linear_pred.bias, head.linear_pred2.bias]).detach()
+
+    dataset = make_dataset(WithoutLast("a"))
+    plain = biases(run(tmp_path / "plain", dataset=dataset).weights)
+    report = run(tmp_path / "silent", dataset=dataset, silence_absent=True, half=True)
+    silent = biases(report.weights)
+    assert plain.min() > SILENT_BIAS / 2
+    assert (silent[:, -1] == SILENT_BIAS).all()
+    assert (silent[:, :-1] - plain[:, :-1]).abs().max() < 1e-3
+    # The next data may show them.
+    network = make_network()
+    start_from(network, report.weights)
+    assert (network.decode_head.linear_pred2.bias[-1] == 0).all()

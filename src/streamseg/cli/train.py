@@ -92,6 +92,11 @@ def require_packages() -> None:
 @click.option("--log-every", default=10, show_default=True, type=click.IntRange(min=1))
 @click.option("--license", "license_", help="Of the weights; follows from the data's.")
 @click.option("--half", is_flag=True, help="Save the weights as float16.")
+@click.option(
+    "--silence-absent",
+    is_flag=True,
+    help="Save weights that never give a class which no label of the dataset shows.",
+)
 def command(**given: Any) -> int:
     """Train a network on clips of a labelled dataset.
 
