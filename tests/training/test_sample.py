@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "samples" / "street"
 WEIGHTS = FOLDER / "street.safetensors"
-SIZE = (128, 256)
+FRAME, SIZE = (128, 256), (256, 512)
 HELD_OUT = "synthetic:street?size=128x256&scenes=2&frames=20"
 
 
@@ -43,7 +43,7 @@ def test_whole_clip_equals_stepping():
     frames = torch.from_numpy(np.stack([clip[i].image for i in range(8)]))
     with torch.inference_mode():
         whole, _ = ClipNetwork(model)(frames[None])
-        state = model.initial_state(SIZE)
+        state = model.initial_state(FRAME)
         for index, frame in enumerate(frames):
             scores, *state = model.score(frame[None], *state)
             assert (scores[0] - whole[0, index]).abs().max() < 1e-4
