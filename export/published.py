@@ -11,6 +11,7 @@ UNVERIFIED = "not verified"
 
 _ABSTRACT = "abstract"
 _TV3S = "table in TV3S's README"
+_MPVSS = "table in MPVSS's README"
 _ZOO = "Mask2Former's MODEL_ZOO.md"
 _CODES = "paperswithcode.com"
 
@@ -21,17 +22,19 @@ class Published:
 
     Attributes:
         accuracy: mIoU in percent and its dataset; empty where none was found.
-        source: where accuracy, gflops and fps were read.
+        source: where accuracy, work and fps were read.
         parameters_m: 10^6 parameters, with the classes of that publication: 124 on VSPW, 19 on
             Cityscapes where ``gflops`` is given, 150 on ADE20K.
-        gflops: 10^9 operations a frame on Cityscapes.
-        fps: frames a second on VSPW (480x853), on the GPU of the TV3S publication.
+        gflops: 10^9 operations a frame on Cityscapes (1024x2048).
+        gflops_vspw: the same on VSPW (480x853).
+        fps: frames a second on VSPW, on the GPU of the source.
     """
 
     accuracy: str = ""
     source: str = ""
     parameters_m: float | None = None
     gflops: float | None = None
+    gflops_vspw: float | None = None
     fps: float | None = None
 
 
@@ -60,8 +63,11 @@ PUBLISHED = {
     "mask2former/swin_s": Published("42.1 mIoU, VSPW", _TV3S, fps=14.5),
     "mask2former/swin_b": Published("83.3 mIoU, Cityscapes val", _ZOO),
     "mask2former/swin_l": Published("83.3 mIoU, Cityscapes val", _ZOO),
-    "mpvss/resnet50": Published(parameters_m=84.1),
-    "mpvss/swin_t": Published("39.9 mIoU, VSPW", _TV3S, fps=32.8),
-    "mpvss/swin_s": Published("40.4 mIoU, VSPW", _TV3S, fps=30.6),
-    "mpvss/swin_l": Published("53.9 mIoU, VSPW", "abstract: MRCFA MiT-B5 + 4.0"),
+    "mpvss/resnet50": Published("37.5 mIoU, VSPW", _MPVSS, 84.1, 173.2, 38.9, 33.93),
+    "mpvss/resnet101": Published("38.8 mIoU, VSPW", _MPVSS, 103.1, 204.3, 45.1, 32.38),
+    # 114.0 M parameters are given for it, more than for Swin-S: taken for a misprint.
+    "mpvss/swin_t": Published("39.9 mIoU, VSPW", _MPVSS, None, 175.9, 39.7, 32.86),
+    "mpvss/swin_s": Published("40.4 mIoU, VSPW", _MPVSS, 108.0, 213.2, 47.3, 30.61),
+    "mpvss/swin_b": Published("52.6 mIoU, VSPW", _MPVSS, 147.0, 278.6, 61.5, 27.38),
+    "mpvss/swin_l": Published("53.9 mIoU, VSPW", _MPVSS, 255.4, 449.5, 97.3, 23.22),
 }
