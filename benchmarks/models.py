@@ -139,14 +139,17 @@ def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], he
 def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What was published of the same networks, where it could be read."""
     lines = [
-        f"What was published of them; -: {UNVERIFIED}. Frames a second are of VSPW on the GPU of "
-        "the source, parameters with the classes of each.",
+        f"What was published of them, on Cityscapes and on VSPW; -: {UNVERIFIED}. Frames a second "
+        "are of the source's GPU, parameters with the classes of each.",
         "",
-        "| system | parameters M | GFLOPs, Cityscapes | GFLOPs, VSPW | FPS | accuracy | read in | "
-        "paper |",
-        "|---|---|---|---|---|---|---|---|",
+        "| system | parameters M | GFLOPs, Cityscapes | GFLOPs, VSPW | FPS, Cityscapes | "
+        "FPS, VSPW | accuracy | read in | paper |",
+        f"|{'---|' * 9}",
     ]
-    keys = ("parameters_m", "gflops", "gflops_vspw", "fps", "accuracy", "source", "paper")
+    keys = (
+        *("parameters_m", "gflops_cityscapes", "gflops_vspw", "fps_cityscapes", "fps_vspw"),
+        *("accuracy", "source", "paper"),
+    )
     for name, entry in found.items():
         cells = (str(entry["published"][key] or "-") for key in keys)
         lines.append(f"| {name} | {' | '.join(cells)} |")
