@@ -44,6 +44,7 @@ PUBLISHED = {
     "segformer/mit_b0": Published("76.2 mIoU, Cityscapes val", _PAPER, 3.8, 125.5, None, 15.2),
     "segformer/mit_b1": Published("36.5 mIoU, VSPW", _TV3S, 13.8, fps_vspw=58.7),
     "segformer/mit_b2": Published("43.9 mIoU, VSPW", _TV3S, fps_vspw=16.2),
+    "segformer/mit_b3": Published("48.6 mIoU, ADE20K", _PAPER, 47.3),
     "segformer/mit_b4": Published("83.8 mIoU, Cityscapes val", _PAPER, 64.1, 1240.6, None, 3.0),
     "segformer/mit_b5": Published("84.0 mIoU, Cityscapes val", _PAPER, 84.7, 1447.6, None, 2.5),
     "tv3s/mit_b1": Published("40.0 mIoU, VSPW", _TV3S, 17.3, 83.6, fps_vspw=24.7),
