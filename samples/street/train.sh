@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What made street.safetensors and its figures, from the repository's root, on two cores: single frames first,
-# small and then doubled, then clips; and as many single frames again, for the baseline.
+# small and then doubled, then clips; and single frames again, as many and for as long, for the baselines.
 set -euo pipefail
 out=${1:-out/sample}
 export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
@@ -23,15 +23,19 @@ two_processes --model segformer --offsets 0 --batch 8 --crop 256x512 --scale 2-2
   --steps 4300 --stop-at 2404 --lr 6e-4 --head-lr 2.5 --warmup 50 --ema 0.998 --seed 12 \
   --init "$out/doubled/weights.safetensors" -o "$out/whole"
 
-# The same number of frames from the same weights, as clips and as single frames.
+# From the same weights: clips, as many single frames, and single frames for as long by the clock.
 last=(--init "$out/whole/weights.safetensors" --crop 256x512 --scale 2-2.25
-  --steps 1600 --lr 3e-4 --head-lr 6 --warmup 50 --ema 0.995 --seed 13 --silence-absent)
-two_processes "${last[@]}" --model tv3s --layers 4 --window 2 --shift 1 \
+  --lr 3e-4 --head-lr 6 --warmup 50 --ema 0.995 --seed 13 --silence-absent)
+two_processes "${last[@]}" --model tv3s --layers 4 --window 2 --shift 1 --steps 1600 \
   --offsets=-5,-4,-3,-2,-1,0 --batch 2 --supervise all --auxiliary 0.05 -o "$out/street"
-streamseg train "${common[@]}" "${last[@]}" --model segformer --offsets 0 --batch 12 -o "$out/baseline"
+frames=(--model segformer --offsets 0 --batch 12)
+streamseg train "${common[@]}" "${last[@]}" "${frames[@]}" --steps 1600 -o "$out/baseline"
+two_processes "${last[@]}" "${frames[@]}" --steps 3000 -o "$out/longer"
 
 held_out='synthetic:street?size=128x256&scenes=20&frames=40'
 street=("$out/street/weights.safetensors" --size 256x512 --window 2 --shift 1)
 streamseg eval "${street[@]}" --dataset "$held_out" --json "$out/street.json"
 streamseg eval "${street[@]}" --dataset "$held_out" --stateless --json "$out/reset.json"
-streamseg eval "$out/baseline/weights.safetensors" --size 256x512 --dataset "$held_out" --json "$out/baseline.json"
+for run in baseline longer; do
+  streamseg eval "$out/$run/weights.safetensors" --size 256x512 --dataset "$held_out" --json "$out/$run.json"
+done
