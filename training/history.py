@@ -56,10 +56,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draw losses and learning rate over steps."""
+    """Draw losses and learning rate over steps; nothing where no step was logged."""
     from matplotlib.figure import Figure
 
     lines = [line for line in read_history(log) if "loss" in line]
+    if not lines:
+        return
     figure = Figure(figsize=(8, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     steps = np.array([line["step"] for line in lines])

@@ -37,7 +37,7 @@ class RunOptions:
         device: "auto", "cpu" or "cuda".
         workers: processes that read ahead.
         save_every: steps between checkpoints.
-        log_every: steps between log lines.
+        log_every: steps between log lines; the last step has one of its own.
         license: of the weights, written into the file.
         half: save the weights as float16.
         silence_absent: classes that no label of the dataset shows never win in what is saved.
@@ -254,12 +254,12 @@ def train(
     stopped = request.signal if trainer.step < _last_step(config, options) else None
     if stopped is not None or not accelerator.is_main_process:
         return TrainReport(trainer.step, stopped, None)
-    draw_curves(folder.log, folder.curves)
     finished = trainer.finish()
     if options.silence_absent:
         ignored = config.clips.ignore_index
         silence_absent(finished, count_classes(dataset, ignore_index=ignored, most=None))
     save_weights(finished, folder.weights, license=options.license, half=options.half)
+    draw_curves(folder.log, folder.curves)
     return TrainReport(trainer.step, None, folder.weights)
 
 
@@ -292,7 +292,8 @@ def _run(
                 parts = _advance(trainer, batch, folder)
                 frames += config.clips.batch * len(config.clips.offsets)
                 rate = frames / (time.monotonic() - start)
-                if history is not None and trainer.step % options.log_every == 0:
+                logged = trainer.step % options.log_every == 0 or trainer.step == last
+                if history is not None and logged:
                     history.add(
                         step=trainer.step,
                         loss=round(float(parts.total), 5),

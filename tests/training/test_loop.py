@@ -39,6 +39,16 @@ def test_loss_falls_and_the_log_tells(tmp_path):
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_run_shorter_than_the_log_interval_logs_its_last_step(tmp_path):
+    report = run(tmp_path / "run", log_every=10)
+    assert [line["step"] for line in read_history(tmp_path / "run" / "log.jsonl")] == [6]
+    assert (tmp_path / "run" / "curves.png").is_file()
+    (tmp_path / "run" / "log.jsonl").unlink()
+    report.weights.unlink()
+    again = run(tmp_path / "run", resume=True)
+    assert (again.step, again.weights.is_file()) == (6, True)
+
+
 def test_same_configuration_gives_same_weights_and_another_seed_others(tmp_path):
     config = replace(CONFIG, steps=2)
     runs = [run(tmp_path / name, config=config) for name in "ab"]
