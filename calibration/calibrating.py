@@ -30,7 +30,7 @@ from streamseg.calibration.quantisation import (
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.calibration.segmenter import Segmenter, SegmenterOptions, open_segmenter
-from streamseg.errors import DatasetError, ExportError
+from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle import Bundle, check_target, read_bundle, read_manifest
 
@@ -145,13 +145,16 @@ def calibrate(
     Raises:
         DatasetError: no frames, damaged frames, or none given though needed.
         BundleError: the ranges are of another bundle, one of ``also`` is none, or the target cannot
-            be written.
+            be written or is one of the bundles to read.
         ExportError: the bundle is quantised already.
     """
     if report:
         require_matplotlib()
     # What is wrong with the request is told before the work, not after it.
     check_target(target)
+    for path in (source, *also):
+        if path.resolve() == target.resolve():
+            raise BundleError(f"{target} is itself a bundle to read; choose another -o")
     columns = ["float32", "INT8", *(_label(path) for path in also)]
     bundle = read_bundle(source)
     found = bundle.manifest.precision_name

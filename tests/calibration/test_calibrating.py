@@ -385,6 +385,21 @@ def test_calibrate_command_mistakes_are_one_line(bundle, tmp_path, capsys, argum
     assert not (tmp_path / "int8").exists()
 
 
+@pytest.mark.parametrize("role", ["source", "also"])
+def test_no_bundle_that_is_read_is_replaced(bundle, footage, tmp_path, capsys, role):
+    (tmp_path / "link").symlink_to(bundle.parent)
+    given = ["--dataset", f"footage:{footage}"]
+    if role == "also":
+        given += ["--also", str(tmp_path / "link" / bundle.name)]
+    source = bundle if role == "source" else write_bundle(tmp_path / "other")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as exit_code:
+        run(["calibrate", str(source), "-o", str(bundle), *given])
+    assert exit_code.value.code == 2
+    assert "is itself a bundle to read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
 def test_bundle_without_logits_calibrates_the_same_layers(footage, tmp_path, graph):
     source = write_bundle(tmp_path / "plain", logits=False)
     dataset = open_dataset(f"footage:{footage}")

@@ -135,6 +135,31 @@ def test_compare_command(bundle, tmp_path, capsys):
     assert cv2.imread(str(plot)).std() > 1
 
 
+def test_compare_command_takes_drawn_scenes(bundle, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        run(["compare", str(bundle), str(bundle), "--source", "synthetic:easy?size=48x64&frames=3"])
+    told = capsys.readouterr().out
+    assert exit_code.value.code == 0
+    assert "3 frames" in told
+    assert "100.0000% on average" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "words"),
+    [
+        ("--json", "none/c.json", "there is no folder"),
+        ("--plot", "none/c.png", "there is no folder"),
+        ("--json", ".", "is a folder"),
+    ],
+)
+def test_unwritable_output_is_told_before_the_work(tmp_path, capsys, option, path, words):
+    target = str(tmp_path / path)
+    with pytest.raises(SystemExit) as exit_code:
+        run(["compare", "no", "bundles", "--source", "no footage", option, target])
+    assert exit_code.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("second", "source", "words"),
     [

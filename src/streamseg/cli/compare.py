@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from streamseg.calibration.comparison import DEFAULT_THRESHOLD, Comparison, compare
-from streamseg.calibration.datasets.footage import open_footage
+from streamseg.calibration.datasets import open_dataset
 from streamseg.calibration.evaluation import write_json
 from streamseg.calibration.plots import draw_comparison, require_matplotlib, save_figure
 from streamseg.calibration.progress import frame_progress
 from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter, parse_subject
-from streamseg.cli.options import SIZE
+from streamseg.cli.options import OUTPUT_FILE, SIZE
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
@@ -52,18 +52,18 @@ def print_comparison(result: Comparison, console: Console) -> None:
 @click.command("compare")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--source", required=True, type=click.Path(path_type=Path), help="Video or folder.")
+@click.option("--source", required=True, help="Video, folder of frames, or synthetic:SCENE.")
 @click.option("--frames", type=click.IntRange(min=1), help="Play the clip again up to this many.")
 @click.option("--threshold", default=DEFAULT_THRESHOLD, show_default=True, help="State error.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
 @click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results here.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a PNG here.")
+@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
+@click.option("--plot", type=OUTPUT_FILE, help="Write a PNG here.")
 def command(
     a: str,
     b: str,
-    source: Path,
+    source: str,
     frames: int | None,
     threshold: float,
     size: tuple[int, int] | None,
@@ -79,7 +79,8 @@ def command(
     """
     if plot is not None:
         require_matplotlib()
-    clip = open_footage(source).clips[0]
+    drawn = source.startswith("synthetic:")
+    clip = open_dataset(source if drawn else f"footage:{source}", labels=False).clips[0]
     options = SegmenterOptions(size=size, window=window, shift=shift)
     with (
         open_segmenter(*parse_subject(a, options)) as first,

@@ -14,7 +14,9 @@ from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate
 from streamseg.calibration.plots import require_matplotlib, write_plots
 from streamseg.calibration.progress import frame_progress
 from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
-from streamseg.cli.options import SIZE
+from streamseg.cli.options import OUTPUT_FILE, SIZE
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def percent(value: float) -> str:
@@ -61,8 +63,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
 @click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results here.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write plots into this folder.")
+@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
+@click.option("-o", "--out", type=FOLDER, help="Write plots into this folder.")
 def command(
     subject: Path,
     dataset: str,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import click
 
@@ -24,4 +26,24 @@ class SizeType(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
+class OutputFileType(click.ParamType[Path]):
+    """A file to write at the end; that it cannot be is told before the work."""
+
+    name = "FILE"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """The path, in a folder that is there and may be written."""
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"{path} is a folder; give a file", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path} cannot be written: there is no folder {path.parent}", param, ctx)
+        if not os.access(path.parent, os.W_OK):
+            self.fail(f"{path} cannot be written: no permission for {path.parent}", param, ctx)
+        return path
+
+
 SIZE = SizeType()
+OUTPUT_FILE = OutputFileType()
