@@ -18,6 +18,7 @@ from streamseg.calibration.metrics import FrameScore, Scores, SegmentationMetric
 from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.segmenter import Segmenter
 from streamseg.errors import DatasetError
+from streamseg.files import whole_file
 
 WORST_FRAMES = 6
 
@@ -90,13 +91,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write JSON that is either whole or not there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror or error}") from error
+    """Write JSON.
+
+    Raises:
+        DatasetError: the file cannot be written.
+    """
+    with whole_file(path, DatasetError) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from streamseg.calibration.comparison import Comparison
 from streamseg.calibration.datasets import VOID, SegmentationClass
 from streamseg.calibration.evaluation import Evaluation, WorstFrame
 from streamseg.errors import DatasetError
+from streamseg.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,10 +56,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         DatasetError: the file cannot be written.
     """
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path, DatasetError) as draft:
+        figure.savefig(draft, format="png")
 
 
 def draw_class_bars(evaluations: Sequence[Evaluation]) -> Figure:
@@ -150,10 +149,8 @@ def write_image(image: Image, path: Path) -> None:
     """
     encoded, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert encoded
-    try:
-        path.write_bytes(content.tobytes())
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path, DatasetError) as draft:
+        draft.write_bytes(content.tobytes())
 
 
 def write_plots(

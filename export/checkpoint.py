@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
@@ -24,6 +24,7 @@ from streamseg.export.classes import read_classes
 from streamseg.export.families import BuildOptions, recognise, summarise
 from streamseg.export.models.keys import below
 from streamseg.export.step import StepModel, WeightsOrigin
+from streamseg.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +113,16 @@ def save_checkpoint(
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> None:
-    """Write the model's weights as safetensors under published key names, in float16 if asked."""
+    """Write the model's weights as safetensors under published key names, in float16 if asked.
+
+    Raises:
+        CheckpointError: the file cannot be written; one that was there stays.
+    """
     weights = {key: value.detach().contiguous() for key, value in published_weights(model).items()}
     if half:
         weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    save_file(weights, os.fspath(path), metadata=dict(metadata or {}))
+    with whole_file(Path(path), CheckpointError) as draft:
+        draft.write_bytes(save(weights, metadata=dict(metadata or {})))
 
 
 def _check_windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def cache_frames(dataset: Dataset, folder: Path, *, progress: Progress = no_prog
         progress: called after each frame written with the clip's name.
 
     Raises:
-        TrainingError: the folder holds something else, or frames differ in size.
+        TrainingError: the folder holds something else or cannot be written, or frames differ in
+            size.
         DatasetError: a file is damaged.
     """
     key = {
@@ -87,7 +89,7 @@ def cache_frames(dataset: Dataset, folder: Path, *, progress: Progress = no_prog
 
 
 def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progress) -> None:
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrainingError(
             f"cache {folder}: it is not empty and holds no frame cache (or an unfinished one). "
             "Remove it, or name another folder"
@@ -95,7 +97,19 @@ def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progre
     # Renamed into place when whole, so that an interrupted build is never read.
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+        _fill(part, dataset, key, progress)
+        if folder.exists():
+            folder.rmdir()
+        part.replace(folder)
+    except OSError as error:
+        raise TrainingError(f"cache {folder} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(part: Path, dataset: Dataset, key: dict[str, Any], progress: Progress) -> None:
     total = sum(_count(clip) for clip in dataset.clips)
     arrays: tuple[Bytes, Bytes] | None = None
     clips = []
@@ -113,11 +127,7 @@ def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progre
         clips.append({"name": clip.name, "fps": clip.fps, "labelled": labelled, "times": times})
     if arrays is None:
         raise TrainingError(f"{dataset.name} {dataset.split} holds no frames to cache")
-    del arrays
     (part / _INDEX).write_text(json.dumps({"key": key, "clips": clips}), encoding="utf-8")
-    if folder.exists():
-        folder.rmdir()
-    part.replace(folder)
 
 
 def _count(clip: Clip) -> int:
@@ -128,7 +138,13 @@ def _count(clip: Clip) -> int:
 
 def _allocate(folder: Path, total: int, shape: tuple[int, ...]) -> tuple[Bytes, Bytes]:
     def allocate(name: str, size: tuple[int, ...]) -> Bytes:
-        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.uint8, shape=size)
+        path = folder / name
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=size)
+        if hasattr(os, "posix_fallocate"):
+            # Writing to a page that the disk has no room for would kill the process.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     return allocate(_IMAGES, (total, *shape)), allocate(_LABELS, (total, *shape[:2]))
 

@@ -12,6 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streamseg.errors import TrainingError
+from streamseg.files import whole_file
+
 SMOOTHING = 50
 
 
@@ -27,15 +30,21 @@ class History:
 
     def __init__(self, path: Path, *, step: int) -> None:
         kept = [entry for entry in read_history(path) if entry["step"] <= step]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        part.replace(path)
+        with whole_file(path, TrainingError) as draft:
+            draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, **entry: Any) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Append one line.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"{self._file.name} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -76,7 +85,8 @@ def draw_curves(log: Path, picture: Path) -> None:
     bottom.plot(steps, [line["lr"] for line in lines])
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("step")
-    figure.savefig(picture, dpi=110)
+    with whole_file(picture, TrainingError) as draft:
+        figure.savefig(draft, dpi=110, format="png")
 
 
 def _smooth(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 import streamseg
 from streamseg.errors import TrainingError
 from streamseg.export.checkpoint import save_checkpoint
+from streamseg.files import whole_file
 from streamseg.training.config import differing
 from streamseg.training.networks import Network
 
@@ -56,23 +58,27 @@ class RunFolder:
     ) -> None:
         """Write the configuration, or on resuming check that it is the same.
 
+        A run that ended before its first checkpoint left nothing: its folder may be taken again,
+        with other settings too.
+
         Raises:
             TrainingError: the folder holds a run already, or none to resume, or another one.
         """
         path = self.root / CONFIG
-        if not resume:
-            if path.exists():
-                raise TrainingError(
-                    f"{self.root} holds a run already. Add --resume to go on with it, or name "
-                    "another folder"
-                )
-            self.root.mkdir(parents=True, exist_ok=True)
+        if resume and not path.is_file():
+            raise TrainingError(f"{self.root} holds no run to resume: {path} is missing")
+        if not (self.last.is_file() or self.weights.is_file()):
+            _make(self.root)
             made_by = {**describe_machine(), "command": shlex.join(command_line)}
             record = {**content, "made_by": made_by}
-            _replace(path, json.dumps(record, indent=1).encode() + b"\n")
+            with whole_file(path, TrainingError) as draft:
+                draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             return
-        if not path.is_file():
-            raise TrainingError(f"{self.root} holds no run to resume: {path} is missing")
+        if not resume:
+            raise TrainingError(
+                f"{self.root} holds a run already. Add --resume to go on with it, or name "
+                "another folder"
+            )
         before = json.loads(path.read_text(encoding="utf-8"))
         before.pop("made_by", None)
         if found := differing(before, json.loads(json.dumps(content))):
@@ -85,7 +91,8 @@ class RunFolder:
         """Write the checkpoint; the one before it stays whole until this one is.
 
         Raises:
-            TrainingError: a weight is not finite; the checkpoint before is kept.
+            TrainingError: a weight is not finite, or the file cannot be written; the checkpoint
+                before is kept.
         """
         bad = [name for name, value in state["network"].items() if not _finite(value)]
         if bad:
@@ -93,11 +100,11 @@ class RunFolder:
                 f"step {state['step']}: {bad[0]} is not finite, so no checkpoint was written. "
                 f"{self.describe_last()} Lower --lr or set --clip-norm"
             )
-        part = self.last.with_name(LAST + ".part")
-        torch.save(dict(state), part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(self.last)
+        try:
+            with whole_file(self.last, TrainingError) as draft:
+                _save(dict(state), draft)
+        except TrainingError as error:
+            raise TrainingError(f"{error}. {self.describe_last()}") from error
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, or None where a run was stopped before its first.
@@ -166,7 +173,20 @@ def _finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(value.isfinite().all())
 
 
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        # How PyTorch puts a failed write; its words are of its own file format.
+        raise OSError(
+            f"writing broke off, {shutil.disk_usage(path.parent).free:,} bytes free"
+        ) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

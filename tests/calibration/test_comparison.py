@@ -147,12 +147,13 @@ def test_compare_command_takes_drawn_scenes(bundle, capsys):
 @pytest.mark.parametrize(
     ("option", "path", "words"),
     [
-        ("--json", "none/c.json", "there is no folder"),
-        ("--plot", "none/c.png", "there is no folder"),
+        ("--json", "file/c.json", "cannot make the folder"),
+        ("--plot", "file/c.png", "cannot make the folder"),
         ("--json", ".", "is a folder"),
     ],
 )
 def test_unwritable_output_is_told_before_the_work(tmp_path, capsys, option, path, words):
+    (tmp_path / "file").touch()
     target = str(tmp_path / path)
     with pytest.raises(SystemExit) as exit_code:
         run(["compare", "no", "bundles", "--source", "no footage", option, target])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -83,6 +84,20 @@ def test_mistakes_get_one_line_and_leave_nothing(
     assert told in error
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+def test_failing_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "some/file")
+
+    monkeypatch.setattr("streamseg.export.checkpoint.read_checkpoint", fail)
+    arguments = ["export", "c.pth", "--size", "64x64", "-o", str(tmp_path / "out")]
+    assert call(*arguments) == 2
+    assert capsys.readouterr().err == "streamseg: some/file: Permission denied\n"
+    with pytest.raises(PermissionError):
+        run(["--debug", *arguments])
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

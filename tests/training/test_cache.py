@@ -8,6 +8,7 @@ import pytest
 from streamseg.calibration.datasets import open_dataset
 from streamseg.errors import TrainingError
 from streamseg.training.cache import cache_frames
+from tests.runtime.clips import small_disk
 from tests.training.small import ArrayClip, make_dataset
 
 
@@ -55,6 +56,19 @@ def test_broken_off_cache_is_built_again(tmp_path):
     assert not (tmp_path / "cache").exists()
     cached = cache_frames(make_dataset(ArrayClip("a")), tmp_path / "cache")
     assert cached.frame_count == 6
+
+
+def test_cache_on_a_full_disk_leaves_nothing(tmp_path):
+    with small_disk(tmp_path / "disk", 40) as disk:
+        with pytest.raises(TrainingError, match=r"cache .*/cache cannot be written: No space left"):
+            cache_frames(make_dataset(), disk / "cache")
+        assert list(disk.iterdir()) == []
+
+
+def test_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "cache").write_text("dear")
+    with pytest.raises(TrainingError, match="holds no frame cache"):
+        cache_frames(make_dataset(), tmp_path / "cache")
 
 
 def test_frames_of_several_sizes_are_refused(tmp_path):

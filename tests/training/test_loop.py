@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from streamseg.errors import TrainingError
+from streamseg.errors import CheckpointError, TrainingError
 from streamseg.training.history import read_history
 from streamseg.training.loop import Trainer, build_accelerator, train
 from streamseg.training.networks import ClipNetwork
-from streamseg.training.saving import RunFolder
+from streamseg.training.saving import RunFolder, save_weights
+from tests.runtime.clips import small_disk
 from tests.training.small import (
     CONFIG,
     OPTIONS,
@@ -185,6 +186,24 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert folder.load()["step"] == 1
 
 
+def test_full_disk_keeps_the_checkpoint_before(tmp_path):
+    with small_disk(tmp_path / "disk", 100) as disk:
+        folder = RunFolder(disk)
+        folder.save({"step": 1, "network": {"a": torch.ones(8_000)}})
+        words = r"last\.pt cannot be written: .* bytes free\. The last good .* of step 1\."
+        with pytest.raises(TrainingError, match=words):
+            folder.save({"step": 2, "network": {"a": torch.ones(40_000)}})
+        assert [path.name for path in disk.iterdir()] == ["last.pt"]
+        assert folder.load()["step"] == 1
+        network = make_network()
+        (disk / "weights.safetensors").write_text("before")
+        with pytest.raises(
+            CheckpointError, match=r"weights\.safetensors cannot be written: No space"
+        ):
+            save_weights(network, folder.weights, license="Apache-2.0")
+        assert folder.weights.read_text() == "before"
+
+
 def test_folder_of_another_run_is_left_alone(tmp_path):
     config = replace(CONFIG, steps=1)
     run(tmp_path / "run", config=config)
@@ -194,6 +213,16 @@ def test_folder_of_another_run_is_left_alone(tmp_path):
         run(tmp_path / "run", config=replace(config, steps=2), resume=True)
     with pytest.raises(TrainingError, match="holds no run to resume"):
         run(tmp_path / "empty", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_folder_of_a_run_without_a_checkpoint_is_taken_again(tmp_path, resume):
+    long = replace(CONFIG, clips=replace(CONFIG.clips, offsets=(-9, 0)))
+    with pytest.raises(TrainingError, match="Choose shorter --offsets"):
+        run(tmp_path / "run", config=long)
+    assert run(tmp_path / "run", resume=resume).step == CONFIG.steps
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["clips"]["offsets"] == [-2, -1, 0]
 
 
 def test_record_says_what_ran(tmp_path):

@@ -70,7 +70,7 @@ def cli(debug: bool, verbose: bool) -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user's mistake, 130 interrupted."""
+    """Run the command line and exit: 0 done, 2 a mistake or a file that fails, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         code = cli.main(args=given, prog_name="streamseg", standalone_mode=False)
@@ -84,6 +84,12 @@ def run(arguments: list[str] | None = None) -> None:
         if "--debug" in given:
             raise
         click.echo(f"streamseg: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if "--debug" in given:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"streamseg: {place}{error.strerror or error}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 

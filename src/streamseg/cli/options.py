@@ -34,12 +34,14 @@ class OutputFileType(click.ParamType[Path]):
     def convert(
         self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
-        """The path, in a folder that is there and may be written."""
+        """The path; its folder is made."""
         path = Path(value)
         if path.is_dir():
             self.fail(f"{path} is a folder; give a file", param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"{path} cannot be written: there is no folder {path.parent}", param, ctx)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.fail(f"cannot make the folder {path.parent}: {error.strerror}", param, ctx)
         if not os.access(path.parent, os.W_OK):
             self.fail(f"{path} cannot be written: no permission for {path.parent}", param, ctx)
         return path
