@@ -13,7 +13,7 @@ from streamseg.errors import SourceError, StreamsegError
 from streamseg.runtime.decoding import WhenBehind
 from streamseg.runtime.fleet import NAME, OPTIONS, Fleet, Member
 from streamseg.runtime.policy import StatePolicy
-from streamseg.runtime.sources import SourceOptions, parse_source
+from streamseg.runtime.sources import SourceOptions, parse_source, require_kept
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,9 +98,11 @@ def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, S
 
 
 def check_outputs(entries: Mapping[str, StreamEntry], where: str = "") -> None:
-    """Raise SourceError where two streams would write to the same place."""
+    """Raise SourceError where streams would write to the same place, or over what one reads."""
     owners: dict[Path, str] = {}
+    places = [place for entry in entries.values() for place in entry.paths.values()]
     for entry in entries.values():
+        require_kept(entry.source, places, where)
         for kind, place in entry.paths.items():
             other = owners.setdefault(place.absolute(), entry.name)
             if other != entry.name:

@@ -3,7 +3,7 @@
 from streamseg.redaction import RedactingFilter, redact
 from streamseg.runtime.sources.frame import Frame, Source
 from streamseg.runtime.sources.opening import open_source
-from streamseg.runtime.sources.options import SourceOptions, parse_source
+from streamseg.runtime.sources.options import SourceOptions, parse_source, require_kept
 
 __all__ = [
     "Frame",
@@ -13,4 +13,5 @@ __all__ = [
     "open_source",
     "parse_source",
     "redact",
+    "require_kept",
 ]

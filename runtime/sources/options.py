@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -134,6 +135,18 @@ def parse_source(text: str, defaults: SourceOptions | None = None) -> SourceAddr
             "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
         )
     return SourceAddress("file", address, redact(address), options)
+
+
+def require_kept(text: str, places: Iterable[Path], where: str = "") -> None:
+    """Raise SourceError where an output would replace the file or folder that an address reads."""
+    address = parse_source(text)
+    if address.scheme != "file" or not is_there(address.target):
+        return
+    for place in places:
+        if place.resolve() == Path(address.target).resolve():
+            raise SourceError(
+                f"{where}{place} is a source; write to another place"
+            )
 
 
 def _camera_number(address: str) -> str:

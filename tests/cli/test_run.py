@@ -166,6 +166,17 @@ def test_unwritable_output_is_refused_before_the_bundle_is_read(
     assert line.startswith("streamseg: cannot write /proc/o.mp4")
 
 
+@pytest.mark.parametrize("option", ["--out", "--areas", "--events", "--snapshot"])
+def test_source_is_never_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    before = clip.read_bytes()
+    line = refusal(capsys, "run", "no-bundle", "--source", clip, "--null", option, clip)
+    assert line == f"streamseg: {clip} is a source; write to another place"
+    assert clip.read_bytes() == before
+
+
 def test_run_without_outputs_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", bundle, "--source", "0") == 2
     assert "nothing to write: give --out, --labels, " in capsys.readouterr().err

@@ -114,6 +114,24 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, text: str, message: 
     assert str(caught.value).startswith(str(path))
 
 
+def test_output_over_any_source_is_refused(tmp_path: Path) -> None:
+    clip = tmp_path / "b.mp4"
+    clip.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = f"""
+        [defaults]
+        out = "{tmp_path}/link/{{stream}}.mp4"
+        [streams.a]
+        source = "{clip}"
+        [streams.b]
+        source = "0"
+    """
+    path = written(tmp_path, text)
+    with pytest.raises(SourceError, match=r"link/b.mp4 is a source; write to") as caught:
+        read_streams(path)
+    assert str(caught.value).startswith(str(path))
+
+
 def test_missing_and_unreadable_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         read_streams(tmp_path / "none.toml")

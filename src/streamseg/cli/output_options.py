@@ -64,6 +64,12 @@ class OutputArguments:
     opacity: float
     legend: bool
 
+    @property
+    def places(self) -> list[Path]:
+        """Files and folders that are written."""
+        given = (self.out, self.labels, self.confidence, self.areas, self.sheet)
+        return [place for place in given if place is not None]
+
     def require_one(self) -> None:
         """Raise click's UsageError where no output was asked for."""
         if not any(getattr(self, name) for name in _PLACES):

@@ -93,6 +93,11 @@ class PolicyArguments:
     snapshot_every: int | None
     resume: Path | None
 
+    @property
+    def places(self) -> list[Path]:
+        """Files that are written."""
+        return [place for place in (self.events, self.snapshot) if place is not None]
+
     def check(self) -> None:
         """Raise click's UsageError where options contradict each other."""
         if self.snapshot_every is not None and self.snapshot is None:

@@ -75,9 +75,10 @@ def command(
     from streamseg.runtime.event_log import EventLog
     from streamseg.runtime.pipeline import run_stream
     from streamseg.runtime.signals import call_on_signals, stop_on_signals
-    from streamseg.runtime.sources import open_source
+    from streamseg.runtime.sources import open_source, require_kept
     from streamseg.runtime.stream import open_stream
 
+    require_kept(source.uris[0], [*outputs.places, *state.places])
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
