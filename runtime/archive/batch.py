@@ -139,6 +139,11 @@ class Batch:
         filesystem, path = open_filesystem(place.output)
         inside = filesystem.unstrip_protocol(path).rstrip("/") + "/"
         found = [video for video in list_videos(patterns) if not video.url.startswith(inside)]
+        if not found:
+            raise BatchError(
+                f"every file that matches lies in the output, {place.output}, whose own videos are "
+                "left out; write to another folder"
+            )
         self.videos = choose_shard(found, *shard)
 
     def run(

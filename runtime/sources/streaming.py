@@ -223,7 +223,8 @@ class StreamingSource:
             picture = reader.read()
             if picture is None:
                 damaged = f" ({reader.corrupt} damaged packets)" if reader.corrupt else ""
-                raise SourceError(f"{self.name} holds no frame that decodes{damaged}")
+                after = f" from {self._options.start:g} s on" if self._options.start else ""
+                raise SourceError(f"{self.name} holds no frame that decodes{after}{damaged}")
         except BaseException:
             reader.close()
             raise

@@ -416,6 +416,7 @@ def test_bundle_that_no_worker_can_open_ends_the_batch(bundle: Path, tmp_path: P
         (["--input", "nowhere://x/*.mp4"], "cannot open 'nowhere://x/*.mp4'"),
         (["--input", "{pattern}", "--shard", "2/2"], "shard is '2/2', expected i/N"),
         (["--input", "{root}/cam0/00.mp4", "--input", "{root}/00.mp4"], "would both write"),
+        (["--input", "{pattern}", "-o", "{root}"], "every file that matches lies in the output"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
