@@ -68,8 +68,8 @@ def load_checkpoint(
         keep_ratio: MRCFA: share of reference tokens that are kept; ``None`` is the published one.
         key_every: MPVSS: a key frame at every so many frames.
     Raises:
-        CheckpointError: unreadable, not of a known model, or with missing or unexpected keys; an
-            option out of range.
+        CheckpointError: unreadable, not of a known model, with missing or unexpected keys, or with
+            values that are not finite; an option out of range.
     """
     windows, shifts = _check_windows(window, shift)
     options = BuildOptions(windows, shifts, keep_ratio, key_every)
@@ -82,6 +82,7 @@ def load_checkpoint(
         # Building on "meta" would skip buffers, so build for real and overwrite.
         model = found.build(weights, options)
         fill(model, weights)
+        _require_finite(weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model.classes = read_classes(checkpoint.meta, model.num_classes)
@@ -94,6 +95,20 @@ def load_checkpoint(
     for key in model.origin.ignored:
         logger.debug("ignored key %s", key)
     return model
+
+
+def _require_finite(weights: Mapping[str, Tensor]) -> None:
+    bad = [key for key, value in weights.items() if not _is_ignored(key) and not is_finite(value)]
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} of its tensors are not finite, {bad[0]} first: the training "
+            "diverged, or a value is too large for its float16"
+        )
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; one of integers does not."""
+    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def published_weights(model: StepModel) -> dict[str, Tensor]:
@@ -187,7 +202,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
-    named = re.search(r"(?:GLOBAL|class) (\S+) was not", str(error))
+    named = re.search(r"(?:GLOBAL|class) (\S+) (?:was not|whose module)", str(error))
     if named is None:
         return CheckpointError(
             f"{path} is no checkpoint: neither a file of torch.save nor safetensors"

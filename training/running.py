@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from streamseg.calibration.datasets import Dataset, open_dataset
 from streamseg.calibration.progress import frame_progress
 from streamseg.errors import TrainingError
+from streamseg.export.families import summarise
 from streamseg.training.cache import cache_frames
 from streamseg.training.clips import count_classes, require_classes
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
@@ -20,6 +22,8 @@ from streamseg.training.encoders import load_encoder
 from streamseg.training.loop import RunOptions, TrainReport, build_accelerator, train
 from streamseg.training.networks import build_network, start_from
 from streamseg.training.saving import RunFolder
+
+logger = logging.getLogger(__name__)
 
 SYNTHETIC_LICENSE = "Apache-2.0"
 
@@ -47,7 +51,14 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
     if given["encoder_weights"]:
         load_encoder(network, given["encoder_weights"])
     if given["init"]:
-        start_from(network, given["init"])
+        missing = start_from(network, given["init"])
+        if missing and accelerator.is_main_process:
+            logger.warning(
+                "%s fills all but %d tensors, which keep their seeded weights: %s",
+                given["init"],
+                len(missing),
+                summarise(dict.fromkeys(missing)),
+            )
     folder = RunFolder(given["out"])
     if accelerator.is_main_process:
         content = {

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import streamseg
 from streamseg.errors import TrainingError
-from streamseg.export.checkpoint import save_checkpoint
+from streamseg.export.checkpoint import is_finite, save_checkpoint
 from streamseg.files import whole_file
 from streamseg.training.config import differing
 from streamseg.training.networks import Network
@@ -94,7 +93,7 @@ class RunFolder:
             TrainingError: a weight is not finite, or the file cannot be written; the checkpoint
                 before is kept.
         """
-        bad = [name for name, value in state["network"].items() if not _finite(value)]
+        bad = [name for name, value in state["network"].items() if not is_finite(value)]
         if bad:
             raise TrainingError(
                 f"step {state['step']}: {bad[0]} is not finite, so no checkpoint was written. "
@@ -167,10 +166,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _make(folder: Path) -> None:

@@ -144,9 +144,7 @@ def require_kept(text: str, places: Iterable[Path], where: str = "") -> None:
         return
     for place in places:
         if place.resolve() == Path(address.target).resolve():
-            raise SourceError(
-                f"{where}{place} is a source; write to another place"
-            )
+            raise SourceError(f"{where}{place} is a source; write to another place")
 
 
 def _camera_number(address: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def test_wrong_shape_is_named(weights: dict[str, torch.Tensor], tmp_path: Path) 
         load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
 
 
+def test_values_that_are_not_finite_are_refused(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    weights["decode_head.linear_pred2.bias"][0] = torch.inf
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"not finite, .*linear_pred2\.bias first"):
+        load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
+
+
+class Command:
+    """A pickle of it runs a command of the system where it is loaded."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch came-through",)
+
+
 class Tool:
     """Something that a pickle may hold and a checkpoint must not."""
 
@@ -109,6 +126,7 @@ def test_refuses_what_is_no_checkpoint(weights: dict[str, torch.Tensor], tmp_pat
     (tmp_path / "bad.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     torch.save({"state_dict": weights, "optimizer": Tool()}, tmp_path / "code.pth")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": Tool()}))
+    torch.save({"state_dict": Command()}, tmp_path / "command.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     reasons = {
@@ -118,6 +136,7 @@ def test_refuses_what_is_no_checkpoint(weights: dict[str, torch.Tensor], tmp_pat
         "empty.pth": "truncated",
         "bad.safetensors": "safetensors",
         "code.pth": "Tool.*refused.*weights_only=False",
+        "command.pth": r"needs posix\.system.*refused",
         "pickle.pth": "Tool.*refused|is no checkpoint",
         "list.pth": "holds a list",
         "other.pth": r"no known system.*conv1\.weight",

@@ -50,7 +50,7 @@ def test_start_passes_over_what_comes_before(ten_frames: str) -> None:
 
 
 def test_start_after_the_end_is_told(ten_frames: str) -> None:
-    with pytest.raises(SourceError, match="has only|no frame that decodes from 5 s on"):
+    with pytest.raises(SourceError, match=r"has only|no frame that decodes from 5 s on"):
         open_source(ten_frames, SourceOptions(start=5))
 
 

@@ -54,13 +54,16 @@ def test_command_writes_what_the_rest_reads(tmp_path, capsys):
     assert weights[14] == pytest.approx(1 / 0.0953, rel=1e-2)  # no trucks: 1 / ln 1.1
 
 
-def test_single_frames_then_clips(tmp_path):
+def test_single_frames_then_clips(tmp_path, caplog):
     frames, clips = tmp_path / "frames", tmp_path / "clips"
     assert train("-o", frames, "--model", "segformer", "--offsets", "0") == 0
     first = frames / "weights.safetensors"
     assert load_checkpoint(first).family == "segformer"
+    assert not caplog.messages
     assert train("-o", clips, "--init", first, "--supervise", "all") == 0
     assert load_checkpoint(clips / "weights.safetensors", window=4, shift=2).family == "tv3s"
+    (told,) = caplog.messages
+    assert "which keep their seeded weights: decode_head.vs.*" in told
 
 
 def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
