@@ -89,8 +89,9 @@ def check_place(path: Path) -> None:
     Raises:
         StreamsegError: it cannot.
     """
-    if path.is_dir():
-        raise StreamsegError(f"cannot write state to {path}: it is a folder; name a file")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device"
+        raise StreamsegError(f"cannot write state to {path}: it is {kind}; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = draft_of(path)

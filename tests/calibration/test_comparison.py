@@ -150,6 +150,7 @@ def test_compare_command_takes_drawn_scenes(bundle, capsys):
         ("--json", "file/c.json", "cannot make the folder"),
         ("--plot", "file/c.png", "cannot make the folder"),
         ("--json", ".", "is a folder"),
+        ("--json", "/dev/null", "is a device"),
     ],
 )
 def test_unwritable_output_is_told_before_the_work(tmp_path, capsys, option, path, words):

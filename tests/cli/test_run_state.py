@@ -144,6 +144,7 @@ def test_outputs_at_the_same_place_are_refused(
         (("--gap-reset", "never"), "neither a number above 0 nor 'off'"),
         (("--snapshot", "/proc/state"), "cannot write state to /proc/state"),
         (("--snapshot", "/tmp"), "cannot write state to /tmp: it is a folder"),
+        (("--snapshot", "/dev/null"), "cannot write state to /dev/null: it is a device"),
         (("--resume", "none"), "no such state file: none"),
         (("--resume", __file__), "no streamseg state file"),
     ],

@@ -36,8 +36,9 @@ class OutputFileType(click.ParamType[Path]):
     ) -> Path:
         """The path; its folder is made."""
         path = Path(value)
-        if path.is_dir():
-            self.fail(f"{path} is a folder; give a file", param, ctx)
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device"
+            self.fail(f"{path} is {kind}; give a file", param, ctx)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
