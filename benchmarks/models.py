@@ -42,6 +42,16 @@ SYSTEMS = (
     "mask2former/resnet50",
     "mpvss/resnet50",
 )
+PUBLISHED_COLUMNS = {
+    "parameters M": "parameters_m",
+    "GFLOPs, Cityscapes": "gflops_cityscapes",
+    "GFLOPs, VSPW": "gflops_vspw",
+    "FPS, Cityscapes": "fps_cityscapes",
+    "FPS, VSPW": "fps_vspw",
+    "accuracy": "accuracy",
+    "read in": "source",
+    "paper": "paper",
+}
 
 
 def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
@@ -142,16 +152,11 @@ def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"What was published of them, on Cityscapes and on VSPW; -: {UNVERIFIED}. Frames a second "
         "are of the source's GPU, parameters with the classes of each.",
         "",
-        "| system | parameters M | GFLOPs, Cityscapes | GFLOPs, VSPW | FPS, Cityscapes | "
-        "FPS, VSPW | accuracy | read in | paper |",
-        f"|{'---|' * 9}",
+        f"| system | {' | '.join(PUBLISHED_COLUMNS)} |",
+        f"|{'---|' * (len(PUBLISHED_COLUMNS) + 1)}",
     ]
-    keys = (
-        *("parameters_m", "gflops_cityscapes", "gflops_vspw", "fps_cityscapes", "fps_vspw"),
-        *("accuracy", "source", "paper"),
-    )
     for name, entry in found.items():
-        cells = (str(entry["published"][key] or "-") for key in keys)
+        cells = (str(entry["published"][key] or "-") for key in PUBLISHED_COLUMNS.values())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

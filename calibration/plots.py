@@ -15,7 +15,7 @@ from streamseg.calibration.comparison import Comparison
 from streamseg.calibration.datasets import VOID, SegmentationClass
 from streamseg.calibration.evaluation import Evaluation, WorstFrame
 from streamseg.errors import DatasetError
-from streamseg.files import whole_file
+from streamseg.files import make_folder, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,10 +159,7 @@ def write_plots(
     """Write ``iou.png``, ``timeline.png`` and ``worst.png``; returns their paths."""
     require_matplotlib()
     paths = [folder / name for name in ("iou.png", "timeline.png", "worst.png")]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder, DatasetError)
     save_figure(draw_class_bars([evaluation]), paths[0])
     save_figure(draw_timeline([evaluation]), paths[1])
     if not evaluation.worst:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import StateMismatch, StreamsegError
+from streamseg.files import whole_file
 from streamseg.runtime.policy.cuts import THUMBNAIL as SIZE
 from streamseg.runtime.resize import Image, Size
 from streamseg.runtime.state import StateSnapshot, StateSpec, state_bytes
@@ -80,48 +81,8 @@ def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> N
         "size": f"{position.size[0]}x{position.size[1]}",
     }
     fields["sha256"] = content_digest(fields, tensors)
-    replace_file(Path(path), save(tensors, fields))
-
-
-def check_place(path: Path) -> None:
-    """Prove that a snapshot can be written there, before any work is done; makes the folder.
-
-    Raises:
-        StreamsegError: it cannot.
-    """
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a device"
-        raise StreamsegError(f"cannot write state to {path}: it is {kind}; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = draft_of(path)
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise StreamsegError(f"cannot write state to {path}: {error.strerror}") from None
-
-
-def draft_of(path: Path) -> Path:
-    """The file that is written first, then renamed; one that a killed process left is reused."""
-    return path.with_name(f".{path.name}.part")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` in one go.
-
-    Raises:
-        StreamsegError: the place cannot be written.
-    """
-    draft = draft_of(path)
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise StreamsegError(f"cannot write state to {path}: {error.strerror}") from None
+    with whole_file(Path(path), StreamsegError) as draft:
+        draft.write_bytes(save(tensors, fields))
 
 
 def content_digest(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamseg.calibration.datasets import VOID, Clip, Dataset, Frame
 from streamseg.calibration.progress import Progress, no_progress
 from streamseg.errors import TrainingError
+from streamseg.files import describe_failure
 from streamseg.runtime.scenes import SCENES_VERSION
 
 _INDEX = "index.json"
@@ -104,7 +105,7 @@ def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progre
             folder.rmdir()
         part.replace(folder)
     except OSError as error:
-        raise TrainingError(f"cache {folder} cannot be written: {error.strerror}") from error
+        raise TrainingError(describe_failure(folder, error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamseg.errors import TrainingError
 from streamseg.files import whole_file
+from streamseg.runtime.sinks import JsonLines
 
 SMOOTHING = 50
 
@@ -25,30 +26,16 @@ class Advance(Protocol):
         """``step`` steps are done; ``text`` says how it goes."""
 
 
-class History:
-    """Appends to a run's log; on resuming, what was logged after the checkpoint is dropped."""
+def open_history(path: Path, *, step: int) -> JsonLines:
+    """A run's log, to go on with; what was logged after the checkpoint of ``step`` is dropped.
 
-    def __init__(self, path: Path, *, step: int) -> None:
-        kept = [entry for entry in read_history(path) if entry["step"] <= step]
-        with whole_file(path, TrainingError) as draft:
-            draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def add(self, **entry: Any) -> None:
-        """Append one line.
-
-        Raises:
-            TrainingError: it cannot be written.
-        """
-        try:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise TrainingError(f"{self._file.name} cannot be written: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    Raises:
+        StreamsegError: it cannot be written.
+    """
+    kept = [entry for entry in read_history(path) if entry["step"] <= step]
+    with whole_file(path, TrainingError) as draft:
+        draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+    return JsonLines(path)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

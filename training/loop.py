@@ -18,7 +18,7 @@ from streamseg.runtime.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
 from streamseg.training.clips import Batch, ClipSampler, count_classes, iterate_batches
 from streamseg.training.config import TrainConfig
-from streamseg.training.history import History, draw_curves, step_progress
+from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
 from streamseg.training.memory import Size, advise, find_fitting
 from streamseg.training.networks import ClipNetwork, Network, silence_absent
@@ -277,7 +277,7 @@ def _run(
 ) -> None:
     config, last = trainer.config, _last_step(trainer.config, options)
     main = accelerator.is_main_process
-    history = History(folder.log, step=trainer.step) if main else None
+    history = open_history(folder.log, step=trainer.step) if main else None
     batches = iterate_batches(
         sampler,
         range(trainer.step, last),
@@ -294,15 +294,17 @@ def _run(
                 rate = frames / (time.monotonic() - start)
                 logged = trainer.step % options.log_every == 0 or trainer.step == last
                 if history is not None and logged:
-                    history.add(
-                        step=trainer.step,
-                        loss=round(float(parts.total), 5),
-                        temporal=round(float(parts.temporal), 5),
-                        auxiliary=round(float(parts.auxiliary), 5),
-                        lr=config.lr * schedule(trainer.step - 1, config),
-                        frames_per_second=round(rate, 2),
-                        seconds=round(time.monotonic() - start, 1),
-                        cpu_seconds=round(time.process_time(), 1),
+                    history.write(
+                        {
+                            "step": trainer.step,
+                            "loss": round(float(parts.total), 5),
+                            "temporal": round(float(parts.temporal), 5),
+                            "auxiliary": round(float(parts.auxiliary), 5),
+                            "lr": config.lr * schedule(trainer.step - 1, config),
+                            "frames_per_second": round(rate, 2),
+                            "seconds": round(time.monotonic() - start, 1),
+                            "cpu_seconds": round(time.process_time(), 1),
+                        }
                     )
                 advance(trainer.step, f"loss {float(parts.total):.3f}, {rate:.1f} frames/s")
                 stop = trainer.any_stop(request)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 import streamseg
 from streamseg.errors import TrainingError
 from streamseg.export.checkpoint import is_finite, save_checkpoint
-from streamseg.files import whole_file
+from streamseg.files import make_folder, whole_file
 from streamseg.training.config import differing
 from streamseg.training.networks import Network
 
@@ -67,7 +66,7 @@ class RunFolder:
         if resume and not path.is_file():
             raise TrainingError(f"{self.root} holds no run to resume: {path} is missing")
         if not (self.last.is_file() or self.weights.is_file()):
-            _make(self.root)
+            make_folder(self.root, TrainingError)
             made_by = {**describe_machine(), "command": shlex.join(command_line)}
             record = {**content, "made_by": made_by}
             with whole_file(path, TrainingError) as draft:
@@ -168,20 +167,9 @@ def _commit() -> str | None:
     return found.stdout.strip()
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"cannot make the folder {folder}: {error.strerror}") from error
-
-
 def _save(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:
         # How PyTorch puts a failed write; its words are of its own file format.
-        raise OSError(
-            f"writing broke off, {shutil.disk_usage(path.parent).free:,} bytes free"
-        ) from error
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        raise OSError("the file broke off") from error

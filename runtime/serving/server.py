@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamseg.errors import ServeError
+from streamseg.files import make_folder
 from streamseg.runtime.events import Event
 from streamseg.runtime.manifest import ClassInfo
 from streamseg.runtime.resize import Image
@@ -58,7 +59,7 @@ class PageServer:
     ) -> None:
         access = Access(host, token)
         if snapshots is not None:
-            _make_folder(snapshots)
+            make_folder(snapshots, ServeError)
         self._encoder = ShotEncoder()
         self._app = PageApp(
             classes, execution, access, snapshots, lambda: self._encoder.encoded, healthy
@@ -177,10 +178,3 @@ def _quiet_logger() -> logging.Logger:
 def _is_own_failure(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ServeError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from streamseg.errors import SinkError
+from streamseg.files import describe_failure, make_folder
 from streamseg.runtime.resize import Image
 
 
@@ -65,10 +65,7 @@ def make_parent(path: Path) -> None:
     Raises:
         SinkError: it cannot be made.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"cannot make folder {path.parent}: {error.strerror}") from None
+    make_folder(path.parent, SinkError)
 
 
 def reserve_draft(path: Path) -> Path:
@@ -89,13 +86,5 @@ def reserve_draft(path: Path) -> Path:
 
 
 def write_failure(path: Path, error: Exception) -> SinkError:
-    """The error for a failed write, with the free space where that is the cause or near it."""
-    reason = getattr(error, "strerror", None) or str(error)
-    try:
-        free = shutil.disk_usage(path.parent).free
-    except OSError:
-        return SinkError(f"cannot write {path}: {reason}")
-    return SinkError(
-        f"cannot write {path}: {reason} ({free / 2**20:.1f} MiB free there); "
-        "make room or choose another place"
-    )
+    """The error for a failed write."""
+    return SinkError(describe_failure(path, error))

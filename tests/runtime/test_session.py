@@ -214,7 +214,7 @@ def test_failed_snapshot_is_told_and_the_stream_goes_on(
     session.process(frame(0))
     future = session.request_snapshot(tmp_path / "none" / "state")
     session.process(frame(1))
-    with pytest.raises(StreamsegError, match="cannot write state"):
+    with pytest.raises(StreamsegError, match=r"cannot write .*none/state: No such file"):
         future.result(0)
     assert [event.kind for event in events] == ["failed"]
     assert stream.steps == 2

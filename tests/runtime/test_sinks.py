@@ -182,7 +182,7 @@ def test_video_without_frames_is_not_written(tmp_path: Path) -> None:
         (lambda folder: VideoSink(folder / "o.avi", 10), r"expected a name in \.mp4"),
         (lambda folder: SheetSink(folder / "o.jpg"), r"expected a name in \.png"),
         (lambda folder: VideoSink(folder / "taken.mp4", 10), "it is a folder"),
-        (lambda folder: VideoSink(folder / "file" / "o.mp4", 10), "cannot make folder"),
+        (lambda folder: VideoSink(folder / "file" / "o.mp4", 10), "cannot make the folder"),
         (lambda folder: LabelSink(folder / "file"), "cannot write into"),
         (lambda _: VideoSink("/proc/o.mp4", 10), "cannot write /proc/o.mp4"),
         (lambda _: SheetSink("/proc/o.png"), "cannot write /proc/o.png"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import click
+
+from streamseg.errors import StreamsegError
+from streamseg.files import check_place
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -36,15 +38,10 @@ class OutputFileType(click.ParamType[Path]):
     ) -> Path:
         """The path; its folder is made."""
         path = Path(value)
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "a device"
-            self.fail(f"{path} is {kind}; give a file", param, ctx)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self.fail(f"cannot make the folder {path.parent}: {error.strerror}", param, ctx)
-        if not os.access(path.parent, os.W_OK):
-            self.fail(f"{path} cannot be written: no permission for {path.parent}", param, ctx)
+            check_place(path, StreamsegError)
+        except StreamsegError as error:
+            self.fail(str(error), param, ctx)
         return path
 
 

@@ -46,7 +46,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     ),
     "legend": click.option("--legend/--no-legend", default=True, help="Class names in pictures."),
 }
-_PLACES = ("out", "labels", "confidence", "areas", "sheet", "window", "null")
+_WRITTEN = ("out", "labels", "confidence", "areas", "sheet")
+_OUTPUTS = (*_WRITTEN, "window", "null")
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,19 @@ class OutputArguments:
     @property
     def places(self) -> list[Path]:
         """Files and folders that are written."""
-        given = (self.out, self.labels, self.confidence, self.areas, self.sheet)
+        given = (getattr(self, name) for name in _WRITTEN)
         return [place for place in given if place is not None]
 
     def require_one(self) -> None:
         """Raise click's UsageError where no output was asked for."""
-        if not any(getattr(self, name) for name in _PLACES):
-            names = ", ".join(f"--{name}" for name in _PLACES[:-1])
+        if not any(getattr(self, name) for name in _OUTPUTS):
+            names = ", ".join(f"--{name}" for name in _OUTPUTS[:-1])
             raise click.UsageError(f"nothing to write: give {names} or --null")
 
     def _require_apart(self) -> None:
         """Raise click's UsageError where two outputs would overwrite each other."""
         options: dict[Path, str] = {}
-        for name in ("out", "labels", "confidence", "areas", "sheet"):
+        for name in _WRITTEN:
             path = getattr(self, name)
             if path is None:
                 continue

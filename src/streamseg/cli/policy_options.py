@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamseg.errors import StreamsegError
+from streamseg.files import check_place
+
 if TYPE_CHECKING:
     from streamseg.runtime.events import EventHandler
     from streamseg.runtime.policy import StatePolicy
@@ -117,10 +120,9 @@ class PolicyArguments:
             StreamsegError: the snapshot cannot be written where it was asked for.
         """
         from streamseg.runtime.session import Session
-        from streamseg.runtime.snapshots import check_place
 
         if self.snapshot is not None:
-            check_place(self.snapshot)
+            check_place(self.snapshot, StreamsegError)
         return Session(
             stream,
             self.policy(),
