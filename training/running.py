@@ -82,7 +82,11 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         stop_at=given["stop_at"],
         progress=True,
     )
-    return train(network, dataset, config, folder, options, accelerator=accelerator)
+    report = train(network, dataset, config, folder, options, accelerator=accelerator)
+    # A gloo thread that lives on drops its last tensor while the interpreter goes, and aborts.
+    accelerator.free_memory()
+    accelerator.end_training()
+    return report
 
 
 def _read_config(

@@ -18,6 +18,18 @@ from tests.training.small import COMMAND, assert_same_weights
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 MODULE = "streamseg.cli.main"
+TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+
+# The command, and then the threads that it leaves to a process about to end.
+LISTED = """
+import os
+from streamseg.cli.main import run
+try:
+    run()
+finally:
+    tasks = [open(f"/proc/self/task/{i}/comm").read().strip() for i in os.listdir("/proc/self/task")]
+    print(os.environ["RANK"], "leaves", [name for name in tasks if "gloo" in name], flush=True)
+"""
 
 
 def start(*arguments: str, launcher: tuple[str, ...] = ("-m", MODULE)) -> subprocess.Popen[str]:
@@ -74,14 +86,19 @@ def test_killed_command_resumes_to_the_same_weights(whole, tmp_path, number):
 def test_two_processes_give_the_loss_of_one(tmp_path):
     steps = ("--steps", "4", "--drop-path", "0", "--batch", "4", "--lr", "1e-4")
     finish(start(*steps, "-o", str(tmp_path / "one")))
-    launcher = (
-        *("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        *("-m", MODULE),
-    )
-    finish(start(*steps, "-o", str(tmp_path / "two"), launcher=launcher))
+    finish(start(*steps, "-o", str(tmp_path / "two"), launcher=(*TWO, "-m", MODULE)))
     one, two = (read_history(tmp_path / name / "log.jsonl") for name in ("one", "two"))
     assert [line["step"] for line in two] == [1, 2, 3, 4]
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "temporal", "auxiliary"):
             assert a[name] == pytest.approx(b[name], rel=2e-4), (a["step"], name)
     assert (tmp_path / "two" / "weights.safetensors").is_file()
+
+
+def test_no_gloo_thread_outlives_the_run(tmp_path):
+    script = tmp_path / "listed.py"
+    script.write_text(LISTED)
+    launcher = (*TWO, str(script))
+    out = finish(start("--steps", "1", "-o", str(tmp_path / "run"), launcher=launcher))
+    assert "0 leaves []" in out
+    assert "1 leaves []" in out
