@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto
 from streamseg.errors import BackendError, ExportError
 from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt import lowered_graph, plugin_graph
+from streamseg.files import check_place, whole_file
 from streamseg.plugins.loader import find_plugins
 from streamseg.runtime.bundle import Bundle, digest
 from streamseg.runtime.engines import EngineRecord, engine_cache, write_engine
@@ -96,7 +97,8 @@ def build_engines(
         Each engine.
     Raises:
         BackendError: TensorRT is missing, too old, or refuses the graph.
-        ExportError: the graphs cannot be converted to ``precision``, or ``out`` is in the bundle.
+        ExportError: the graphs cannot be converted to ``precision``, ``out`` is in the bundle, or a
+            file cannot be written, which is told before anything is built.
         PluginNotFound: ``native=True`` and there is no usable plugin library.
     """
     if out is not None and out.resolve().is_relative_to(bundle.path.resolve()):
@@ -106,6 +108,10 @@ def build_engines(
         )
     chosen = options or EngineOptions()
     precision = check_precision(bundle, chosen.precision)
+    for name in bundle.graphs:
+        check_place((engine_cache() if out is None else out) / f"{name}.engine", ExportError)
+    if chosen.timing_cache is not None:
+        check_place(chosen.timing_cache, ExportError)
     flavour, trt = import_tensorrt(chosen.flavour)
     gpu = find_gpu()
     if flavour == "tensorrt" and gpu is None:
@@ -199,7 +205,8 @@ def _build(
             f"{flavour} {trt.__version__} could not build graph '{name}'; its reasons stand above"
         )
     if options.timing_cache is not None and flavour == "tensorrt":
-        options.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        with whole_file(options.timing_cache, ExportError) as draft:
+            draft.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(engine), summary
 
 

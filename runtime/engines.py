@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamseg.errors import EngineMismatch
+from streamseg.errors import BackendError, EngineMismatch
+from streamseg.files import make_folder, whole_file
 from streamseg.runtime.bundle import digest
 from streamseg.runtime.gpu import Gpu
 
@@ -83,12 +84,15 @@ def sidecar_of(engine: Path) -> Path:
 
 
 def write_engine(path: Path, content: bytes, record: EngineRecord) -> None:
-    """Write engine and sidecar, each under a temporary name first; the engine comes last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write engine and sidecar, each whole; the engine comes last.
+
+    Raises:
+        BackendError: one cannot be written; the engine is as it was.
+    """
+    make_folder(path.parent, BackendError)
     for target, data in ((sidecar_of(path), record.to_json().encode()), (path, content)):
-        partial = target.with_name(f"{target.name}.partial")
-        partial.write_bytes(data)
-        partial.replace(target)
+        with whole_file(target, BackendError) as draft:
+            draft.write_bytes(data)
 
 
 def read_record(path: Path) -> EngineRecord:

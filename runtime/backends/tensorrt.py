@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import BackendError, EngineMismatch
+from streamseg.files import whole_file
 from streamseg.plugins.loader import find_plugins
 from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.backends.tensorrt_lane import TensorRtLane
@@ -195,14 +196,13 @@ class TensorRtExecutable(Executable):
         """Keep what TensorRT-RTX compiled while a lane was made."""
         for path, cache in self._caches.items():
             content = bytes(cache.serialize())
-            partial = path.with_name(f"{path.name}.partial")
             try:
                 if path.is_file() and path.read_bytes() == content:
                     continue
-                partial.write_bytes(content)
-                partial.replace(path)
-            except OSError as error:
-                logger.warning("cannot keep %s: %s", path, error.strerror)
+                with whole_file(path, BackendError) as draft:
+                    draft.write_bytes(content)
+            except (OSError, BackendError) as error:
+                logger.warning("what TensorRT-RTX compiled is not kept: %s", error)
 
     def close(self) -> None:
         """Release lanes, then engines."""

@@ -15,7 +15,7 @@ from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.calibration.datasets import open_dataset
 from streamseg.errors import ExportError
 from streamseg.export.bundles import moving_pattern
-from streamseg.export.engines import build_engines, check_precision
+from streamseg.export.engines import EngineOptions, build_engines, check_precision
 from streamseg.runtime.bundle import digest, read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
@@ -186,3 +186,16 @@ def test_engines_are_not_put_into_a_bundle(inside: str, tiny_bundle: TinyBundle)
     with pytest.raises(ExportError, match="choose a folder outside the bundle"):
         build_engines(bundle, out=bundle.path / inside)
     assert not (bundle.path / "engines").exists()
+
+
+def test_places_are_proved_before_anything_is_built(
+    tmp_path: Path, tiny_bundle: TinyBundle
+) -> None:
+    bundle = read_bundle(tiny_bundle("tv3s", "fp32"))
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ExportError, match=f"cannot make the folder {file}/engines"):
+        build_engines(bundle, out=file / "engines")
+    options = EngineOptions(timing_cache=tmp_path)
+    with pytest.raises(ExportError, match=f"cannot write {tmp_path}: it is a folder"):
+        build_engines(bundle, out=tmp_path / "engines", options=options)

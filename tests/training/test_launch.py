@@ -27,8 +27,9 @@ from streamseg.cli.main import run
 try:
     run()
 finally:
-    tasks = [open(f"/proc/self/task/{i}/comm").read().strip() for i in os.listdir("/proc/self/task")]
-    print(os.environ["RANK"], "leaves", [name for name in tasks if "gloo" in name], flush=True)
+    tasks = "/proc/self/task"
+    names = [open(f"{tasks}/{i}/comm").read().strip() for i in os.listdir(tasks)]
+    print(os.environ["RANK"], "leaves", [name for name in names if "gloo" in name], flush=True)
 """
 
 

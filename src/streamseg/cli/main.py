@@ -80,18 +80,19 @@ def run(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("streamseg: interrupted", err=True)
         sys.exit(130)
-    except StreamsegError as error:
+    except (StreamsegError, OSError) as error:
         if "--debug" in given:
             raise
-        click.echo(f"streamseg: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if "--debug" in given:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"streamseg: {place}{error.strerror or error}", err=True)
+        click.echo(f"streamseg: {_describe(error)}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: StreamsegError | OSError) -> str:
+    if isinstance(error, StreamsegError):
+        return str(error)
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
 
 
 if __name__ == "__main__":
