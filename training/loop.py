@@ -235,11 +235,33 @@ def train(
     The folder gets checkpoints, ``log.jsonl``, and at the end ``weights.safetensors`` and
     ``curves.png``. SIGINT and SIGTERM end the run after the current step with a checkpoint.
 
+    Args:
+        network: from ``build_network``; holds the trained weights in the end.
+        dataset: labelled clips.
+        config: what the weights follow from.
+        folder: of the run, started.
+        options: how the run is carried out.
+        accelerator: from ``build_accelerator``; its processes part when the run ends.
     Raises:
         TrainingError: no clips, a bad label, a loss that is not finite, too little GPU memory.
         DatasetError: a file is damaged.
     """
     accelerator = accelerator or build_accelerator(config, options.device)
+    report = _train(network, dataset, config, folder, options, accelerator)
+    # A gloo thread that lives on drops its last tensor while the interpreter goes, and aborts.
+    accelerator.free_memory()
+    accelerator.end_training()
+    return report
+
+
+def _train(
+    network: Network,
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: RunFolder,
+    options: RunOptions,
+    accelerator: Accelerator,
+) -> TrainReport:
     if config.clips.batch % accelerator.num_processes:
         raise TrainingError(
             f"batch is {config.clips.batch}: expected a multiple of the "

@@ -82,11 +82,7 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         stop_at=given["stop_at"],
         progress=True,
     )
-    report = train(network, dataset, config, folder, options, accelerator=accelerator)
-    # A gloo thread that lives on drops its last tensor while the interpreter goes, and aborts.
-    accelerator.free_memory()
-    accelerator.end_training()
-    return report
+    return train(network, dataset, config, folder, options, accelerator=accelerator)
 
 
 def _read_config(
