@@ -93,10 +93,7 @@ verify-engines: native tensorrt-headers tensorrt-rtx
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf build/typing && mkdir -p build/typing/streamseg
-	ln -s $(CURDIR)/src/streamseg/* build/typing/streamseg/
-	ln -s $(CURDIR)/export $(CURDIR)/runtime $(CURDIR)/plugins $(CURDIR)/calibration $(CURDIR)/training build/typing/streamseg/
-	MYPYPATH=build/typing $(BIN)/mypy -p streamseg
+	MYPYPATH=src $(BIN)/mypy -p streamseg
 
 # Checkpoint -> bundle -> a drawn drive with its exact accuracy, and a real clip, with state.
 demo: setup
@@ -113,7 +110,7 @@ test-runtime:
 	$(RUNTIME_VENV)/bin/python -m pip install -q --upgrade "pip>=24"
 	$(RUNTIME_VENV)/bin/python -m pip install -q ".[cpu]" "onnx>=1.19,<2" "pytest>=8.3" "pytest-timeout>=2.3" "hypothesis>=6.100"
 	! $(RUNTIME_VENV)/bin/python -c "import torch" 2>/dev/null
-	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime
+	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime tests/scenes tests/serving
 
 format: setup
 	$(BIN)/ruff format .

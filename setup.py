@@ -1,4 +1,4 @@
-"""Maps the top-level folders into the ``streamseg`` package and builds its native library.
+"""Builds the native libraries; the top-level folders are packages by the links in src/streamseg.
 
 The metadata is in pyproject.toml. STREAMSEG_NATIVE=0 leaves the native library out, 1 makes the
 install fail without it; otherwise it is built where CMake and a C++ compiler are there.
@@ -24,32 +24,23 @@ LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
 CUDA_LIBRARIES = ("libstreamseg_cuda.so", "libstreamseg_ort_cuda.so", "libstreamseg_tensorrt.so")
 
-PACKAGE_DIR = {
-    "streamseg": "src/streamseg",
-    "streamseg.calibration": "calibration",
-    "streamseg.export": "export",
-    "streamseg.plugins": "plugins",
-    "streamseg.runtime": "runtime",
-    "streamseg.training": "training",
-}
+SOURCE = Path("src")
 
 
 def list_packages() -> list[str]:
-    """Every package below the mapped folders: a folder counts when it holds ``__init__.py``."""
-    found = set()
-    for package, folder in PACKAGE_DIR.items():
-        for init in Path(folder).rglob("__init__.py"):
-            inner = init.parent.relative_to(folder).parts
-            found.add(".".join((package, *inner)))
-    return sorted(found)
+    """Every package below ``src``, where links lead to the top-level folders."""
+    folders = (
+        Path(root) for root, _, files in os.walk(SOURCE, followlinks=True) if "__init__.py" in files
+    )
+    return sorted(".".join(folder.relative_to(SOURCE).parts) for folder in folders)
 
 
 def read_version() -> str:
     """The version, without importing the package."""
-    text = Path("src/streamseg/__init__.py").read_text(encoding="utf-8")
+    text = Path("src/streamseg/_version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
-        raise SystemExit("src/streamseg/__init__.py holds no __version__ line")
+        raise SystemExit("src/streamseg/_version.py holds no __version__ line")
     return match.group(1)
 
 
@@ -237,11 +228,11 @@ VERSION = read_version()
 setup(
     version=VERSION,
     packages=list_packages(),
-    package_dir=PACKAGE_DIR,
+    package_dir={"": str(SOURCE)},
     include_package_data=False,
     package_data={
         "streamseg": ["py.typed"],
-        "streamseg.runtime.serving": ["page/*.html", "page/*.css", "page/*.js"],
+        "streamseg.serving": ["page/*.html", "page/*.css", "page/*.js"],
     },
     distclass=NativeDistribution,
     cmdclass={

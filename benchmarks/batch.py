@@ -22,12 +22,12 @@ import cv2
 from measuring import describe_machine, write_results
 
 import streamseg
-from streamseg.runtime.archive.batch import Batch, BatchPlace
-from streamseg.runtime.archive.cluster import RayExecutor
-from streamseg.runtime.archive.executor import Executor
-from streamseg.runtime.archive.local import LocalExecutor
-from streamseg.runtime.archive.work import BatchSettings, Task, fingerprint_bundle
-from streamseg.runtime.archive.worker import Outcome, segment_video
+from streamseg.batch.cluster import RayExecutor
+from streamseg.batch.executor import Executor
+from streamseg.batch.jobs import Batch, BatchPlace
+from streamseg.batch.local import LocalExecutor
+from streamseg.batch.work import BatchSettings, Task, fingerprint_bundle
+from streamseg.batch.worker import Outcome, segment_video
 from streamseg.runtime.sinks import SegmentedFrame, VideoSink
 
 SIZE = (136, 320)  # of the model

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from measuring import describe_machine, summarise, write_results
 
-from streamseg.runtime.manifest import PolicySpec
-from streamseg.runtime.policy import CutDetector
-from streamseg.runtime.resize import Image
+from streamseg.runtime.bundle.manifest import PolicySpec
+from streamseg.runtime.session.cuts import CutDetector
 from streamseg.runtime.sources import open_source
 from streamseg.runtime.sources.folder import read_image
+from streamseg.runtime.video.resize import Image
 
 REAL, SLOW, SCENES = "real, 15 and 25 fps", "real, 1 fps", "synthetic"
 BEFORE, AFTER = 20, 8  # frames on both sides of a join

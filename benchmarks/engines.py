@@ -23,7 +23,7 @@ import torch
 from measuring import describe_machine, write_results
 
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import open_dataset
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
 from streamseg.export.models.mamba import BlocksConfig
@@ -39,8 +39,8 @@ BUILD = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from streamseg.export.engines import EngineOptions, build_engines
-from streamseg.runtime.bundle import read_bundle
+from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.runtime.bundle.bundle import read_bundle
 bundle, out, library, *capabilities = sys.argv[1:]
 options = EngineOptions(
     flavour="tensorrt_rtx", capabilities=tuple(capabilities), native=library != "-",

@@ -25,7 +25,7 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
-from streamseg.runtime.policy import StatePolicy
+from streamseg.runtime.session.policy import StatePolicy
 
 COUNTS = (1, 50, 100, 200)
 SIZE = (360, 640)

@@ -23,7 +23,7 @@ from measuring import describe_machine, summarise, write_results
 
 import streamseg
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import open_dataset
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
 from streamseg.plugins.loader import find_library

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 import streamseg
 from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
-from streamseg.runtime.decoding import Decoder, WhenBehind
-from streamseg.runtime.latency import LatencyWatch
+from streamseg.runtime.loop.decoding import Decoder, WhenBehind
+from streamseg.runtime.loop.latency import LatencyWatch
+from streamseg.runtime.loop.times import StageTimes
 from streamseg.runtime.sources import SourceOptions, open_source
 from streamseg.runtime.stream import Stream
-from streamseg.runtime.times import StageTimes
 
 FPS = 25
 CLIP_SIZE = (360, 640)

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from streamseg.runtime.doctor import board_state
+from streamseg.doctor import board_state
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "numpy", "opencv-python-headless")

@@ -24,8 +24,8 @@ from streamseg.export import export_bundle
 from streamseg.export.bundles import moving_pattern
 from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
 from streamseg.export.published import UNVERIFIED
-from streamseg.runtime.bundle import read_manifest
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.bundle import read_manifest
+from streamseg.runtime.bundle.manifest import Manifest
 
 SIZE = (480, 864)
 SYSTEMS = (

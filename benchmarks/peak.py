@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import streamseg
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.manifest import Manifest
 
 
 def open_steady(path: Path, threads: int) -> streamseg.Stream:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from measuring import describe_machine, write_results
 
-from streamseg.calibration.comparison import Comparison, compare
-from streamseg.calibration.datasets import open_dataset
-from streamseg.calibration.datasets.footage import open_footage
-from streamseg.calibration.evaluation import evaluate
-from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
+from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.datasets.footage import open_footage
+from streamseg.evaluation.drift import Comparison, compare
+from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
 
 NATIVE = SegmenterOptions(native=True)

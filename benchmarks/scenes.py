@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from streamseg.runtime.scenes import SCENES_VERSION, SyntheticScene, parse_scene
+from streamseg.scenes import SCENES_VERSION, SyntheticScene, parse_scene
 
 RESULTS = Path(__file__).parent / "results" / "scenes.json"
 WARM_UP = 20

@@ -16,9 +16,9 @@ import numpy as np
 from measuring import RESULTS, describe_machine, write_results
 
 import streamseg
+from streamseg.batch.work import DEFAULT_OVERLAP
 from streamseg.export import export_bundle, load_checkpoint
-from streamseg.runtime.archive.work import DEFAULT_OVERLAP
-from streamseg.runtime.resize import Image
+from streamseg.runtime.video.resize import Image
 
 OVERLAPS = (0, 4, 8, 16, 32)
 AFTER = 20  # frames compared behind a seam

@@ -27,10 +27,10 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
-from streamseg.runtime.events import Event
-from streamseg.runtime.fleet import Fleet, FleetFrame
-from streamseg.runtime.policy import StatePolicy
-from streamseg.runtime.session import Session
+from streamseg.runtime.loop.fleet import Fleet, FleetFrame
+from streamseg.runtime.session.events import Event
+from streamseg.runtime.session.policy import StatePolicy
+from streamseg.runtime.session.session import Session
 from streamseg.runtime.sources import Frame, Source, open_source
 
 STREAMS = 8

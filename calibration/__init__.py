@@ -1,1 +1,1 @@
-"""Datasets, clip replay, quantisation and metrics."""
+"""INT8: clip replay, observation of ranges and quantisation."""

@@ -12,13 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from streamseg.calibration.comparison import Comparison, compare
-from streamseg.calibration.datasets import Clip, Dataset
-from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate
 from streamseg.calibration.histograms import Method
 from streamseg.calibration.observation import Order, Ranges, observe
-from streamseg.calibration.plots import require_matplotlib
-from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.quantisation import (
     REPORT,
     Draft,
@@ -29,10 +24,16 @@ from streamseg.calibration.quantisation import (
 )
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
-from streamseg.calibration.segmenter import Segmenter, SegmenterOptions, open_segmenter
 from streamseg.errors import BundleError, DatasetError, ExportError
+from streamseg.evaluation.datasets import Clip, Dataset
+from streamseg.evaluation.drift import Comparison, compare
+from streamseg.evaluation.plots import require_matplotlib
+from streamseg.evaluation.progress import Progress, no_progress
+from streamseg.evaluation.scores import Evaluation, check_classes, evaluate
+from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import Bundle, check_target, read_bundle, read_manifest
+from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
 
 Watch = Callable[[str, int | None], Progress]
 """Called with a phase's name and its number of frames; gives what to call after each."""

@@ -16,11 +16,11 @@ from onnx import numpy_helper
 
 from streamseg.calibration.histograms import METHODS, Histogram, Method
 from streamseg.calibration.layers import GraphIndex, Layer, find_layers
-from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.replay import Image, Replayer, Segment
 from streamseg.errors import BundleError, DatasetError
+from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import Bundle
+from streamseg.runtime.bundle.bundle import Bundle
 
 Order = Literal["stateful", "shuffled"]
 

@@ -13,17 +13,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from streamseg import __version__
+from streamseg._version import __version__
 from streamseg.calibration.histograms import Method
 from streamseg.calibration.layers import Layer, classifier_outputs, find_layers
 from streamseg.calibration.observation import RANGES, Factors, Ranges, smoothable
-from streamseg.calibration.progress import Progress, no_progress
 from streamseg.calibration.qdq import insert_qdq
 from streamseg.calibration.replay import Image, Replayer
 from streamseg.errors import BundleError
+from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import MANIFEST, Bundle, digest, new_bundle
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.bundle import MANIFEST, Bundle, digest, new_bundle
+from streamseg.runtime.bundle.manifest import Manifest
 
 REPORT = "calibration/report.html"
 

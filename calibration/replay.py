@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from streamseg.calibration.datasets import Clip, Dataset, StillClip
 from streamseg.errors import BackendError, DatasetError, StateMismatch
+from streamseg.evaluation.datasets import Clip, Dataset, StillClip
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.onnxruntime import (
@@ -21,9 +21,9 @@ from streamseg.runtime.backends.onnxruntime import (
     import_onnxruntime,
     open_cpu_session,
 )
-from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.manifest import Manifest
-from streamseg.runtime.resize import FitMode, FrameFitter
+from streamseg.runtime.bundle.bundle import Bundle
+from streamseg.runtime.bundle.manifest import Manifest
+from streamseg.runtime.video.resize import FitMode, FrameFitter
 
 Image = NDArray[np.uint8]
 Tensors = dict[str, NDArray[np.float32]]

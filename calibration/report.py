@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streamseg.calibration.comparison import Comparison
-from streamseg.calibration.evaluation import Evaluation
-from streamseg.calibration.metrics import Scores
-from streamseg.calibration.plots import draw_class_bars, draw_comparison, draw_timeline
 from streamseg.calibration.quantisation import LayerError
+from streamseg.evaluation.drift import Comparison
+from streamseg.evaluation.metrics import Scores
+from streamseg.evaluation.plots import draw_class_bars, draw_comparison, draw_timeline
+from streamseg.evaluation.scores import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """Models, checkpoint import and export to a bundle.
 
-Names are imported when asked for: building engines on a device (``streamseg.export.engines``) needs
-no torch.
+Names are imported when asked for: building engines on a device
+(``streamseg.export.engine_build``) needs no torch.
 """
 
 from __future__ import annotations

@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 import torch
 
-from streamseg import __version__
+from streamseg._version import __version__
 from streamseg.errors import ExportError
 from streamseg.export.graph import TracedGraph, trace_step
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
-from streamseg.export.replay import Replay, outline
 from streamseg.export.step import Size, StepModel
-from streamseg.runtime.bundle import MANIFEST, digest, new_bundle, read_bundle
-from streamseg.runtime.manifest import RESIZE_RULES, Manifest
-from streamseg.runtime.state import StateSpec
+from streamseg.export.torch_replay import Replay, outline
+from streamseg.runtime.bundle.bundle import MANIFEST, digest, new_bundle, read_bundle
+from streamseg.runtime.bundle.manifest import RESIZE_RULES, Manifest
+from streamseg.runtime.bundle.state import StateSpec
 from streamseg.runtime.stream import Stream, open_stream
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamseg.errors import ExportError
-from streamseg.export.classes import read_classes
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
 from streamseg.export.models.encoder import ENCODER_PRESETS, EncoderConfig
 from streamseg.export.models.mamba import BlocksConfig
@@ -21,9 +20,10 @@ from streamseg.export.models.resnet import RESNET_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SWIN_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.palettes import read_classes
 from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
 from streamseg.export.step import Size, StepModel
-from streamseg.runtime.state import state_bytes
+from streamseg.runtime.bundle.state import state_bytes
 
 CLASSES = 124
 EMBED_DIM = 256

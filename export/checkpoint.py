@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
-from streamseg.export.classes import read_classes
 from streamseg.export.families import BuildOptions, recognise, summarise
-from streamseg.export.models.keys import below
+from streamseg.export.formats.key_map import below
+from streamseg.export.palettes import read_classes
 from streamseg.export.step import StepModel, WeightsOrigin
 from streamseg.files import whole_file
 

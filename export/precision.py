@@ -23,7 +23,7 @@ import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamseg.errors import ExportError
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 PRECISIONS = ("fp32", "fp16")
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16

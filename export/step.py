@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export import ops  # noqa: F401  (registers the torch ops)
-from streamseg.export.models.keys import KeyMap
-from streamseg.runtime.manifest import ClassInfo, ScheduleRow
-from streamseg.runtime.state import StateSpec
+from streamseg.export.formats.key_map import KeyMap
+from streamseg.runtime.bundle.manifest import ClassInfo, ScheduleRow
+from streamseg.runtime.bundle.state import StateSpec
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)

@@ -23,11 +23,11 @@ from streamseg.plugins.loader import (
     find_tensorrt_library,
     list_files,
 )
+from streamseg.runtime.backends.engine_files import read_record
 from streamseg.runtime.backends.tensors import output_shape
-from streamseg.runtime.bundle import Bundle, digest
-from streamseg.runtime.engines import read_record
-from streamseg.runtime.manifest import Manifest
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.bundle import Bundle, digest
+from streamseg.runtime.bundle.manifest import Manifest
+from streamseg.runtime.bundle.state import StateSpec
 
 CONFIG = "config.pbtxt"
 DATA_TYPES = {

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from streamseg import __version__
+from streamseg._version import __version__
 from streamseg.errors import PluginNotFound
 
 LIBRARY = "libstreamseg_ops.so"

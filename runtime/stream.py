@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError, FrameMismatch, StateMismatch, StreamsegError
-from streamseg.runtime.arrays import is_device_array, view_device_array
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
+from streamseg.runtime.backends.arrays import is_device_array, view_device_array
+from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import StepPlan, plan_step
-from streamseg.runtime.bundle import read_bundle
-from streamseg.runtime.confidence import confidence_of
-from streamseg.runtime.cuda import DeviceArray
-from streamseg.runtime.manifest import Manifest
-from streamseg.runtime.resize import FitMode, FrameFitter
-from streamseg.runtime.state import StateSnapshot
+from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.runtime.bundle.manifest import Manifest
+from streamseg.runtime.bundle.state import StateSnapshot
+from streamseg.runtime.video.resize import FitMode, FrameFitter
 
 
 @dataclass(frozen=True)
@@ -439,3 +438,20 @@ def open_stream(
         letterbox=letterbox,
         given=opened.given,
     )
+
+
+BAND = 64  # rows of a confidence map worked on at a time, so that temporaries stay in the cache
+
+
+def confidence_of(logits: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
+    """Write 255 times the largest softmax probability, rounded; 0 where logits are NaN.
+
+    Args:
+        logits: (K, H, W) float32.
+        out: (H, W) uint8, overwritten.
+    """
+    for top in range(0, logits.shape[1], BAND):
+        band = logits[:, top : top + BAND]
+        # The largest probability is 1 / sum(exp(logit - largest logit)).
+        total = np.exp(band - band.max(axis=0)).sum(axis=0)
+        out[top : top + BAND] = np.nan_to_num(np.rint(255.0 / total), nan=0.0)

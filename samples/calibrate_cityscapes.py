@@ -15,8 +15,8 @@ from pathlib import Path
 
 from streamseg import StreamsegError
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import open_dataset
-from streamseg.calibration.progress import phase_progress
+from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.progress import phase_progress
 
 
 def parse_arguments() -> argparse.Namespace:

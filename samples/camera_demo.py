@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import streamseg
-from streamseg.runtime.overlay import Overlay
 from streamseg.runtime.sinks import SegmentedFrame, Sink, VideoSink, WindowSink
+from streamseg.runtime.video.overlay import Overlay
 
 
 def show_stream(bundle: Path, source: str, out: Path | None, frames: int | None) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamseg.runtime.bundle import MANIFEST, digest
-from streamseg.runtime.manifest import ClassInfo, FrameSpec, GraphSpec, Manifest, ScheduleRow
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.bundle import MANIFEST, digest
+from streamseg.runtime.bundle.manifest import ClassInfo, FrameSpec, GraphSpec, Manifest, ScheduleRow
+from streamseg.runtime.bundle.state import StateSpec
 
 DECAY = 0.85  # weight of the past; a frame counts half after 4.3 more
 COLORS = {

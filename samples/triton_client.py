@@ -18,9 +18,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 import streamseg
-from streamseg.runtime.resize import FrameFitter, Image
 from streamseg.runtime.sinks import LabelSink, SegmentedFrame
 from streamseg.runtime.sources import Frame
+from streamseg.runtime.video.resize import FrameFitter, Image
 
 
 def mark_last(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:

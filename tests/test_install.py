@@ -21,7 +21,7 @@ OUTSIDE = f"""
 import importlib.util, sys
 found = [name for name in {FOLDERS} if importlib.util.find_spec(name) is not None]
 assert not found, found
-import streamseg.runtime.stream, streamseg.runtime.bundle, streamseg.cli.main, streamseg
+import streamseg.runtime.stream, streamseg.runtime.bundle.bundle, streamseg.cli.main, streamseg
 assert "torch" not in sys.modules and "onnx" not in sys.modules
 print(streamseg.__version__)
 """

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.calibration.datasets import VOID, Clip, Dataset, Frame
-from streamseg.calibration.progress import Progress, no_progress
 from streamseg.errors import TrainingError
+from streamseg.evaluation.datasets import VOID, Clip, Dataset, Frame
+from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.files import describe_failure
-from streamseg.runtime.scenes import SCENES_VERSION
+from streamseg.scenes import SCENES_VERSION
 
 _INDEX = "index.json"
 _IMAGES, _LABELS = "images.npy", "labels.npy"

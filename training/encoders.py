@@ -11,8 +11,8 @@ from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.checkpoint import read_checkpoint
+from streamseg.export.formats.key_map import below
 from streamseg.export.models.encoder import encoder_keys
-from streamseg.export.models.keys import below
 from streamseg.training.networks import Network
 
 # Of the classifier on top, or derived from sizes.

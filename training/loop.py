@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
-from streamseg.calibration.datasets import Dataset
 from streamseg.errors import TrainingError
-from streamseg.runtime.signals import StopRequest, stop_on_signals
+from streamseg.evaluation.datasets import Dataset
+from streamseg.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
-from streamseg.training.clips import Batch, ClipSampler, count_classes, iterate_batches
+from streamseg.training.clip_sampler import Batch, ClipSampler, count_classes, iterate_batches
 from streamseg.training.config import TrainConfig
 from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from streamseg.calibration.datasets import SegmentationClass
 from streamseg.errors import CheckpointError, TrainingError
+from streamseg.evaluation.datasets import SegmentationClass
 from streamseg.export.checkpoint import read_checkpoint
+from streamseg.export.formats.key_map import below
 from streamseg.export.models.encoder import ENCODER_PRESETS
-from streamseg.export.models.keys import below
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
-from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.training.config import NetworkConfig
 from streamseg.training.fused import find_kernels, run_fused
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamseg.calibration.datasets import Dataset, open_dataset
-from streamseg.calibration.progress import frame_progress
 from streamseg.errors import TrainingError
+from streamseg.evaluation.datasets import Dataset, open_dataset
+from streamseg.evaluation.progress import frame_progress
 from streamseg.export.families import summarise
 from streamseg.training.cache import cache_frames
-from streamseg.training.clips import count_classes, require_classes
+from streamseg.training.clip_sampler import count_classes, require_classes
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
 from streamseg.training.encoders import load_encoder
 from streamseg.training.loop import RunOptions, TrainReport, build_accelerator, train

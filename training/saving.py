@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import streamseg
+from streamseg._version import __version__
 from streamseg.errors import TrainingError
 from streamseg.export.checkpoint import is_finite, save_checkpoint
 from streamseg.files import make_folder, whole_file
@@ -140,7 +140,7 @@ def save_weights(network: Network, path: Path, *, license: str, half: bool = Fal
         "CLASSES": json.dumps([entry.name for entry in network.classes]),
         "PALETTE": json.dumps([list(entry.color) for entry in network.classes]),
         "license": license,
-        "made_by": f"streamseg {streamseg.__version__} train",
+        "made_by": f"streamseg {__version__} train",
     }
     save_checkpoint(network, path, metadata=metadata, half=half)
 
@@ -148,7 +148,7 @@ def save_weights(network: Network, path: Path, *, license: str, half: bool = Fal
 def describe_machine() -> dict[str, Any]:
     """Versions, commit and processor, for the record."""
     return {
-        "streamseg": streamseg.__version__,
+        "streamseg": __version__,
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -28,10 +28,10 @@ from torch import Tensor
 from torch_timing import describe_gpu
 from whole_frame import measure_frame
 
+from streamseg.doctor import board_state
 from streamseg.export import ops, ops_cuda, ops_native
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.device import DeviceOps
-from streamseg.runtime.doctor import board_state
 
 ROOT = Path(__file__).resolve().parents[2]
 GEOMETRY = WindowGeometry(40, 60, 20, 20, 10, 10)

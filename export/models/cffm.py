@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
+from streamseg.export.formats.key_map import below, count_entries
 from streamseg.export.models.clip import SLOTS, ClipModel
 from streamseg.export.models.focal import (
     HEADS,
@@ -26,10 +27,9 @@ from streamseg.export.models.focal import (
     Mlp,
     split_heads,
 )
-from streamseg.export.models.keys import below, count_entries
 from streamseg.export.models.segformer import SegFormerConfig, SegFormerHead, infer_segformer
 from streamseg.export.step import Size, upsample
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 PROTOTYPES = 100
 PROTOTYPE_WEIGHT = 0.5

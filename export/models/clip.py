@@ -14,7 +14,7 @@ from torch import Tensor
 from streamseg.errors import ExportError
 from streamseg.export.models.segformer import SegFormer
 from streamseg.export.step import GraphPlan, Size, upsample
-from streamseg.runtime.manifest import ScheduleRow
+from streamseg.runtime.bundle.manifest import ScheduleRow
 
 SLOTS = 10
 REFERENCES = 3

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
-from streamseg.export.models.keys import KeyMap
+from streamseg.export.formats.key_map import KeyMap
 from streamseg.export.models.mit import MIT_PRESETS, MiTConfig, MiTEncoder, infer_mit, mit_keys
 from streamseg.export.models.swin import (
     SWIN_PRESETS,

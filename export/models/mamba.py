@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from streamseg.export import ops
 from streamseg.export.windows import WindowGeometry
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 RMS_NORM_EPS = 1e-5
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, ExportError
+from streamseg.export.formats.key_map import KeyMap, below, count_entries, same_names
 from streamseg.export.models.attention import (
     NORM_EPS,
     CrossAttentionLayer,
@@ -21,12 +22,11 @@ from streamseg.export.models.attention import (
     position_code,
     to_tokens,
 )
-from streamseg.export.models.keys import KeyMap, below, count_entries, same_names
 from streamseg.export.models.pixels import LEVELS, PixelDecoder, PixelSizes
 from streamseg.export.models.resnet import ResNetEncoder, ResNetSizes, infer_resnet
 from streamseg.export.models.swin import SwinEncoder, SwinSizes, infer_swin, swin_keys
 from streamseg.export.step import Size, StepModel, refuse_size, upsample
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 STRIDE = 32
 MASK_STRIDE = 4

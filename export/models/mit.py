@@ -17,7 +17,7 @@ from transformers.models.segformer.modeling_segformer import (
 )
 
 from streamseg.errors import CheckpointError
-from streamseg.export.models.keys import KeyMap, count_entries
+from streamseg.export.formats.key_map import KeyMap, count_entries
 
 HEADS = (1, 2, 5, 8)
 # transformers uses 1e-5 everywhere; the published encoder has 1e-6 in blocks and stage norms.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamseg.export.formats.key_map import count_entries
 from streamseg.export.models.attention import (
     NORM_EPS,
     FeedForwardLayer,
@@ -18,7 +19,6 @@ from streamseg.export.models.attention import (
     to_map,
     to_tokens,
 )
-from streamseg.export.models.keys import count_entries
 from streamseg.export.step import upsample
 
 WIDTH = 256

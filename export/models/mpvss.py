@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamseg.errors import CheckpointError, ExportError
-from streamseg.export.models.keys import KeyMap, below, same_names
+from streamseg.export.formats.key_map import KeyMap, below, same_names
 from streamseg.export.models.mask2former import (
     MASK_STRIDE,
     Mask2Former,
@@ -20,8 +20,8 @@ from streamseg.export.models.mask2former import (
 )
 from streamseg.export.models.motion import Motion, MotionSizes, infer_motion, warp
 from streamseg.export.step import GraphPlan, Size, upsample
-from streamseg.runtime.manifest import ScheduleRow
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.manifest import ScheduleRow
+from streamseg.runtime.bundle.state import StateSpec
 
 # The motion network takes frames as published: divided by 255, then this subtracted.
 FLOW_MEAN = (0.411, 0.432, 0.45)

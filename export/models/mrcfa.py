@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, ExportError
+from streamseg.export.formats.key_map import below
 from streamseg.export.models.clip import REFERENCES, SLOTS, ClipModel
-from streamseg.export.models.keys import below
 from streamseg.export.models.segformer import SegFormerConfig, SegFormerHead, infer_segformer
 from streamseg.export.step import Size, refuse_size, upsample
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 GROUP_NORM_EPS = 1e-5
 IMPORTANCE_TOP = 5

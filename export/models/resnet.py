@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
-from streamseg.export.models.keys import count_entries
+from streamseg.export.formats.key_map import count_entries
 
 BATCH_NORM_EPS = 1e-5
 

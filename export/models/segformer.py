@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
+from streamseg.export.formats.key_map import KeyMap, below, same_names
 from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
@@ -17,9 +18,8 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
-from streamseg.export.models.keys import KeyMap, below, same_names
 from streamseg.export.step import Size, StepModel, refuse_size
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 Self = TypeVar("Self", bound="SegFormer")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import SwinBackbone, SwinConfig
 
 from streamseg.errors import CheckpointError
-from streamseg.export.models.keys import KeyMap, count_entries
+from streamseg.export.formats.key_map import KeyMap, count_entries
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 

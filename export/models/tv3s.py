@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
-from streamseg.export.classes import read_classes
+from streamseg.export.formats.key_map import KeyMap, below, count_entries
 from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
@@ -19,10 +19,10 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
-from streamseg.export.models.keys import KeyMap, below, count_entries
 from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
+from streamseg.export.palettes import read_classes
 from streamseg.export.step import Size, StepModel, refuse_size, upsample
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 GROWTH_WARNING = 1.25
 

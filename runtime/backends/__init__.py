@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from streamseg.errors import BackendError
+from streamseg.runtime.backends.gpu import find_gpu
 from streamseg.runtime.backends.interface import BackendOptions, Executable
-from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.gpu import find_gpu
+from streamseg.runtime.bundle.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError
-from streamseg.runtime.cuda import DeviceArray
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.bundle.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
 

@@ -21,8 +21,8 @@ from streamseg.runtime.backends.interface import (
     is_finite,
 )
 from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs, output_tensors
-from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.bundle import Bundle
+from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

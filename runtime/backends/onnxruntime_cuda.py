@@ -10,6 +10,8 @@ import numpy as np
 
 from streamseg.errors import BackendError, PluginNotFound
 from streamseg.plugins.loader import find_ort_cuda_library
+from streamseg.runtime.backends.cuda import DeviceArray, open_cuda
+from streamseg.runtime.backends.gpu import find_gpu
 from streamseg.runtime.backends.interface import (
     Array,
     BackendOptions,
@@ -24,10 +26,8 @@ from streamseg.runtime.backends.onnxruntime import (
     open_session,
 )
 from streamseg.runtime.backends.tensors import output_tensors
-from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.cuda import DeviceArray, open_cuda
-from streamseg.runtime.gpu import find_gpu
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.bundle import Bundle
+from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -12,15 +12,26 @@ from typing import Any
 from streamseg.errors import BackendError, EngineMismatch
 from streamseg.files import whole_file
 from streamseg.plugins.loader import find_plugins
+from streamseg.runtime.backends.cuda import Cuda, open_cuda
+from streamseg.runtime.backends.engine_files import (
+    EngineRecord,
+    Machine,
+    find_engine,
+    read_engine,
+    read_record,
+)
+from streamseg.runtime.backends.gpu import Gpu, find_gpu
 from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.backends.tensorrt_lane import TensorRtLane
+from streamseg.runtime.backends.tensorrt_library import (
+    hash_library,
+    import_tensorrt,
+    load_plugins,
+    make_log,
+)
 from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs
-from streamseg.runtime.bundle import Bundle
-from streamseg.runtime.cuda import Cuda, open_cuda
-from streamseg.runtime.engines import EngineRecord, Machine, find_engine, read_engine, read_record
-from streamseg.runtime.gpu import Gpu, find_gpu
-from streamseg.runtime.manifest import Manifest
-from streamseg.runtime.tensorrt import hash_library, import_tensorrt, load_plugins, make_log
+from streamseg.runtime.bundle.bundle import Bundle
+from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

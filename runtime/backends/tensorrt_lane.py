@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from streamseg.errors import BackendError, FrameMismatch, PluginNotFound
 from streamseg.plugins.device import load_cuda
+from streamseg.runtime.backends.cuda import Cuda, DeviceArray
 from streamseg.runtime.backends.interface import Array, Feed, Lane, StepPlan
 from streamseg.runtime.backends.tensors import output_tensors
-from streamseg.runtime.cuda import Cuda, DeviceArray
-from streamseg.runtime.manifest import Manifest
+from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamseg.runtime.manifest import GraphSpec, Manifest
+from streamseg.runtime.bundle.manifest import GraphSpec, Manifest
 
 TensorTable = dict[str, tuple[tuple[int, ...], str]]
 

@@ -13,8 +13,8 @@ import av.error
 from av.video.stream import VideoStream
 
 from streamseg.errors import SinkError
-from streamseg.runtime.resize import Image, Size
 from streamseg.runtime.sinks.sink import make_parent, write_failure
+from streamseg.runtime.video.resize import Image, Size
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # A fragment, or a cluster, for each frame; each goes to the file at once.

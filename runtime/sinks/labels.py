@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import SinkError
-from streamseg.runtime.manifest import ClassInfo, Manifest
-from streamseg.runtime.resize import Image
+from streamseg.runtime.bundle.manifest import ClassInfo, Manifest
 from streamseg.runtime.sinks.sink import SegmentedFrame, write_failure
+from streamseg.runtime.video.resize import Image
 
 LabelIds = Literal["train", "cityscapes"]
 LABEL_IDS: tuple[LabelIds, ...] = ("train", "cityscapes")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamseg.errors import SinkError
-from streamseg.runtime.manifest import ClassInfo
+from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sinks.sink import SegmentedFrame, make_parent, write_failure
 
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from streamseg.errors import SinkError
-from streamseg.runtime.resize import Image
 from streamseg.runtime.sinks.sink import SegmentedFrame, reserve_draft, write_failure
+from streamseg.runtime.video.resize import Image
 
 GAP = 4
 

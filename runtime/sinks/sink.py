@@ -9,7 +9,7 @@ from typing import Protocol
 
 from streamseg.errors import SinkError
 from streamseg.files import describe_failure, make_folder
-from streamseg.runtime.resize import Image
+from streamseg.runtime.video.resize import Image
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceError
-from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.h264 import FrameNumbers
 from streamseg.runtime.sources.hardware import find_accelerator
 from streamseg.runtime.sources.options import SourceAddress, is_there
 from streamseg.runtime.sources.reader import Picture, UnusableSource
+from streamseg.runtime.video.resize import Image
 
 DEFAULT_FPS = 25.0
 LOW_DELAY = 1 << 19  # AV_CODEC_FLAG_LOW_DELAY

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from streamseg.errors import SourceError
-from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
+from streamseg.runtime.video.resize import Image
 
 FOLDER_FPS = 25.0
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

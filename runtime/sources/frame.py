@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
-from streamseg.runtime.events import EventHandler
-from streamseg.runtime.resize import Image, Size
+from streamseg.runtime.session.events import EventHandler
+from streamseg.runtime.video.resize import Image, Size
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 
 from streamseg.errors import SourceError
 from streamseg.redaction import redact
-from streamseg.runtime.resize import Image
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture, UnusableSource
+from streamseg.runtime.video.resize import Image
 
 DEFAULT_FPS = 25.0
 SINK = "streamseg_frames"

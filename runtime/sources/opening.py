@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from streamseg.errors import SourceError
-from streamseg.runtime.events import EventHandler
+from streamseg.runtime.session.events import EventHandler
 from streamseg.runtime.sources.camera import open_camera
 from streamseg.runtime.sources.ffmpeg import FFmpegReader
 from streamseg.runtime.sources.folder import FolderReader

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Protocol
 
 from streamseg.errors import SourceError
-from streamseg.runtime.resize import Image, Size
+from streamseg.runtime.video.resize import Image, Size
 
 
 class UnusableSource(SourceError):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from streamseg.errors import SourceError
-from streamseg.runtime.events import Event, EventHandler, EventKind
-from streamseg.runtime.resize import Size
+from streamseg.runtime.session.events import Event, EventHandler, EventKind
 from streamseg.runtime.sources.clock import SourceClock
 from streamseg.runtime.sources.frame import Frame
 from streamseg.runtime.sources.options import SourceOptions
 from streamseg.runtime.sources.reader import Picture, Reader, UnusableSource
+from streamseg.runtime.video.resize import Size
 
 FIRST_PAUSE = 0.5  # seconds before the first attempt to reconnect; doubles from there
 STABLE = 10.0  # seconds after which a connection is trusted and pauses are short again

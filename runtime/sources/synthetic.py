@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from streamseg.errors import SourceError
-from streamseg.runtime.scenes import SyntheticScene, parse_scene
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
+from streamseg.scenes import SyntheticScene, parse_scene
 
 
 class SceneReader:
-    """Frames of a procedural scene, in order; see ``streamseg.runtime.scenes``.
+    """Frames of a procedural scene, in order; see ``streamseg.scenes``.
 
     Raises:
         SourceError: the address names no preset, or a setting out of its range.

@@ -14,22 +14,23 @@ from onnx import numpy_helper
 import streamseg
 from streamseg.calibration import observation
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.comparison import compare
-from streamseg.calibration.datasets import Clip, open_dataset
 from streamseg.calibration.layers import find_layers
 from streamseg.calibration.observation import Ranges, observe, read_ranges
 from streamseg.calibration.qdq import insert_qdq, quantise_weight
 from streamseg.calibration.quantisation import quantise, rank_layers, smooth_graph
 from streamseg.calibration.replay import Replayer, Segment, choose_segments
-from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, DatasetError, ExportError
+from streamseg.evaluation.datasets import Clip, open_dataset
+from streamseg.evaluation.drift import compare
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import read_bundle
-from tests.calibration.models import SIZE, write_bundle
-from tests.calibration.trees import write_image
+from streamseg.runtime.bundle.bundle import read_bundle
 from tests.conftest import SHARED
+from tests.evaluation.models import SIZE, write_bundle
+from tests.evaluation.trees import write_image
 
 LOWERED = BackendOptions(native=False)
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"

@@ -10,18 +10,18 @@ import torch
 
 import streamseg
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import open_dataset
 from streamseg.calibration.observation import observe
 from streamseg.calibration.replay import choose_segments
 from streamseg.errors import StateMismatch
+from streamseg.evaluation.clustering import store_given
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
-from streamseg.export.classes import read_classes
 from streamseg.export.models.cffm import CFFMConfig, CFFMPlus
 from streamseg.export.models.mit import MiTConfig
+from streamseg.export.palettes import read_classes
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.bundle import read_bundle
-from streamseg.runtime.prototypes import store_given
-from tests.calibration.trees import write_image
+from streamseg.runtime.bundle.bundle import read_bundle
+from tests.evaluation.trees import write_image
 
 SIZE = (64, 64)
 FRAMES = 5  # the first three run the graph without references

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.calibration.models import write_bundle
-from tests.calibration.trees import make_cityscapes
+from tests.evaluation.models import write_bundle
+from tests.evaluation.trees import make_cityscapes
 
 SAMPLE = Path(__file__).parents[2] / "samples/calibrate_cityscapes.py"
 

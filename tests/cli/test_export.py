@@ -13,7 +13,7 @@ import pytest
 
 from streamseg.cli.main import run
 from streamseg.export import save_checkpoint
-from streamseg.runtime.bundle import read_bundle
+from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export.test_checkpoint import tiny
 
 

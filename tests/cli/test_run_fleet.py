@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.runtime.resize import Image
+from streamseg.runtime.video.resize import Image
 from tests.cli.test_run import call, refusal
 from tests.runtime.clips import read_clip, small_disk, write_clip, write_folder
 from tests.runtime.toy import HEIGHT, WIDTH, ToyReference, write_toy_bundle

@@ -15,16 +15,16 @@ import pytest
 from streamseg.errors import EngineMismatch, ExportError
 from streamseg.export import export_bundle, load_checkpoint
 from streamseg.export.lowering import CONV_INPUTS, GEOMETRY, SCAN_INPUTS
-from streamseg.export.tensorrt import PLUGIN_INPUTS, lowered_graph, plugin_graph
-from streamseg.runtime.bundle import digest
-from streamseg.runtime.engines import (
+from streamseg.export.tensorrt_graph import PLUGIN_INPUTS, lowered_graph, plugin_graph
+from streamseg.runtime.backends.engine_files import (
     EngineRecord,
     Machine,
     read_engine,
     sidecar_of,
     write_engine,
 )
-from streamseg.runtime.gpu import Gpu
+from streamseg.runtime.backends.gpu import Gpu
+from streamseg.runtime.bundle.bundle import digest
 from tests.export.golden import read_golden
 from tests.plugins.cuda_builds import build_cuda, need_tensorrt_headers, write_records
 
@@ -117,8 +117,8 @@ def test_plugin_graph_refuses_an_operator_without_plugin() -> None:
 BUILD = """
 import sys
 from pathlib import Path
-from streamseg.export.engines import EngineOptions, build_engines
-from streamseg.runtime.bundle import read_bundle
+from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.runtime.bundle.bundle import read_bundle
 bundle, out, library, capability = sys.argv[1:]
 phases = []
 options = EngineOptions(

@@ -12,14 +12,15 @@ import pytest
 
 import streamseg
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import Dataset, Frame, SegmentationClass, open_dataset
-from streamseg.calibration.evaluation import evaluate
 from streamseg.calibration.observation import Order
-from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
 from streamseg.errors import DatasetError
+from streamseg.evaluation.clustering import store_given
+from streamseg.evaluation.datasets import Dataset, Frame, SegmentationClass, open_dataset
+from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.bundles import moving_pattern
-from streamseg.runtime.bundle import read_bundle
-from streamseg.runtime.prototypes import store_given
+from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
 

@@ -28,8 +28,8 @@ from streamseg.export.models.mpvss import MPVSS, MPVSSConfig
 from streamseg.export.models.pixels import DeformableAttention, PixelSizes
 from streamseg.export.models.resnet import RESNET_PRESETS, ResNetSizes
 from streamseg.export.models.swin import SwinSizes
-from streamseg.export.replay import Replay
-from streamseg.runtime.state import StateSnapshot
+from streamseg.export.torch_replay import Replay
+from streamseg.runtime.bundle.state import StateSnapshot
 
 from .golden import Golden, read_golden
 

@@ -18,7 +18,7 @@ from streamseg.errors import ExportError
 from streamseg.export import export_bundle, save_checkpoint
 from streamseg.export.bundles import HALF_PARITY_LIMIT, moving_pattern
 from streamseg.export.precision import half_graph
-from streamseg.runtime.bundle import read_bundle
+from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
 from tests.export.test_checkpoint import MIT

@@ -22,9 +22,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 import streamseg
+from tests.batch.archives import read_labels
 from tests.export.real_triton import StandIn, build_backend, reason, refusal, running
 from tests.export.test_triton import SAMPLE, expected, frames, recurrent, stateless, write
-from tests.runtime.archive.archives import read_labels
 from tests.runtime.clips import write_clip
 
 __all__ = ["recurrent", "stateless"]  # fixtures

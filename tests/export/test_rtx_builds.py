@@ -12,11 +12,11 @@ import cv2
 import pytest
 
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
-from streamseg.calibration.datasets import open_dataset
 from streamseg.errors import ExportError
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export.bundles import moving_pattern
-from streamseg.export.engines import EngineOptions, build_engines, check_precision
-from streamseg.runtime.bundle import digest, read_bundle
+from streamseg.export.engine_build import EngineOptions, build_engines, check_precision
+from streamseg.runtime.bundle.bundle import digest, read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
 from tests.export.test_engines import ROOT, RTX, prepare_plugins
@@ -26,8 +26,8 @@ BUILD = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from streamseg.export.engines import EngineOptions, build_engines
-from streamseg.runtime.bundle import read_bundle
+from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.runtime.bundle.bundle import read_bundle
 library, *jobs = sys.argv[1:]
 found = []
 for job in jobs:

@@ -19,9 +19,9 @@ from streamseg.export import export_bundle, load_checkpoint, save_checkpoint
 from streamseg.export.bundles import moving_pattern
 from streamseg.export.triton import TritonOptions, check_pairing, make_config, write_repository
 from streamseg.plugins.loader import find_library
-from streamseg.runtime.bundle import digest, read_bundle
-from streamseg.runtime.engines import EngineRecord, write_engine
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.backends.engine_files import EngineRecord, write_engine
+from streamseg.runtime.bundle.bundle import digest, read_bundle
+from streamseg.runtime.bundle.state import StateSpec
 from tests.export.test_checkpoint import tiny
 from tests.export.triton_server import Refused, Request, TritonModel, read_config, serve
 from tests.plugins.cuda_builds import write_records

@@ -11,7 +11,7 @@ from streamseg.export.checkpoint import load_checkpoint
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
-from streamseg.runtime.state import state_bytes
+from streamseg.runtime.bundle.state import state_bytes
 from tests.export.golden import Golden, read_golden
 
 FIXTURES = ["tv3s_mit_b0_tiny", "tv3s_swin_narrow"]

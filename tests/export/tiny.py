@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from streamseg.export.classes import read_classes
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
 from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig
 from streamseg.export.models.mit import MiTConfig
@@ -18,6 +17,7 @@ from streamseg.export.models.resnet import ResNetSizes
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SwinSizes
 from streamseg.export.models.tv3s import TV3S
+from streamseg.export.palettes import read_classes
 from streamseg.export.step import StepModel
 from tests.export.test_checkpoint import MIT, SWIN
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.runtime.resize import Image, Size
+from streamseg.runtime.video.resize import Image, Size
 
 TS_PACKET = 188
 

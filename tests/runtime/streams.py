@@ -18,8 +18,8 @@ import av
 import cv2
 import pytest
 
-from streamseg.runtime.resize import Size
 from streamseg.runtime.sources import Frame, Source
+from streamseg.runtime.video.resize import Size
 from tests.runtime.clips import gradient_frame
 
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -21,8 +21,8 @@ from streamseg.errors import (
     StreamsegError,
 )
 from streamseg.runtime.backends.interface import plan_step
-from streamseg.runtime.bundle import digest
-from streamseg.runtime.state import StateSnapshot
+from streamseg.runtime.bundle.bundle import digest
+from streamseg.runtime.bundle.state import StateSnapshot
 from tests.runtime.toy import HEIGHT, WIDTH, ToyReference, toy_graph, write_toy_bundle
 
 

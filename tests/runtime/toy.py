@@ -14,15 +14,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from streamseg.runtime.bundle import MANIFEST, digest
-from streamseg.runtime.manifest import (
+from streamseg.runtime.bundle.bundle import MANIFEST, digest
+from streamseg.runtime.bundle.manifest import (
     ClassInfo,
     FrameSpec,
     GraphSpec,
     Manifest,
     ScheduleRow,
 )
-from streamseg.runtime.state import StateSpec
+from streamseg.runtime.bundle.state import StateSpec
 
 HEIGHT, WIDTH = 6, 8
 MAP = (1, 1, HEIGHT, WIDTH)

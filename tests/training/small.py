@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from streamseg.calibration.datasets import Dataset, Frame, SegmentationClass
+from streamseg.evaluation.datasets import Dataset, Frame, SegmentationClass
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
 from streamseg.training.loop import RunOptions, TrainReport, train
 from streamseg.training.networks import Network, build_network

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamseg.calibration.datasets import open_dataset
 from streamseg.errors import TrainingError
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.training.cache import cache_frames
 from tests.runtime.clips import small_disk
 from tests.training.small import ArrayClip, make_dataset

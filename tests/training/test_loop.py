@@ -155,7 +155,7 @@ def test_reduced_precision_trains_and_resumes(tmp_path, precision):
 
 
 def _batch(step):
-    from streamseg.training.clips import ClipSampler
+    from streamseg.training.clip_sampler import ClipSampler
 
     return ClipSampler(make_dataset(), CONFIG.clips, seed=0).batch(step)
 

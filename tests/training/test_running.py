@@ -12,7 +12,7 @@ from safetensors import safe_open
 from streamseg.cli.main import run
 from streamseg.export import load_checkpoint
 from streamseg.training.config import TrainConfig
-from tests.calibration.trees import write_image
+from tests.evaluation.trees import write_image
 from tests.training.small import COMMAND, assert_same_weights
 
 

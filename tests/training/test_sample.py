@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from streamseg.calibration.datasets import open_dataset
-from streamseg.calibration.evaluation import evaluate
-from streamseg.calibration.segmenter import SegmenterOptions
-from streamseg.calibration.torch_segmenter import CheckpointSegmenter
+from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
 from streamseg.export import load_checkpoint
 from streamseg.training.networks import ClipNetwork
 from tests.conftest import ROOT

@@ -16,9 +16,9 @@ from streamseg.cli.policy_options import GAP_RESET, SCENE_CUT
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streamseg.runtime.archive.batch import BatchReport
-    from streamseg.runtime.archive.executor import Executor
-    from streamseg.runtime.archive.work import BatchSettings
+    from streamseg.batch.executor import Executor
+    from streamseg.batch.jobs import BatchReport
+    from streamseg.batch.work import BatchSettings
 
 FOLDER = click.Path(path_type=Path)
 LOCAL = "local"
@@ -96,15 +96,15 @@ def command(
     """
     from rich.console import Console
 
-    from streamseg.runtime.archive.batch import Batch, BatchPlace
-    from streamseg.runtime.archive.tables import import_pyarrow
-    from streamseg.runtime.archive.work import (
+    from streamseg.batch.jobs import Batch, BatchPlace
+    from streamseg.batch.tables import import_pyarrow
+    from streamseg.batch.work import (
         DEFAULT_OVERLAP,
         BatchSettings,
         fingerprint_bundle,
         parse_shard,
     )
-    from streamseg.runtime.signals import stop_on_signals
+    from streamseg.signals import stop_on_signals
 
     import_pyarrow()
     fingerprint, manifest = fingerprint_bundle(bundle)
@@ -145,15 +145,15 @@ def open_executor(
 ) -> Executor:
     """Ray where it is asked for, else processes; none for 0 workers."""
     if ray is not None:
-        from streamseg.runtime.archive.cluster import RayExecutor
+        from streamseg.batch.cluster import RayExecutor
 
         address = None if ray == LOCAL else ray
         return RayExecutor(settings, workers, address, gpus=gpus)
     if workers == 0:
-        from streamseg.runtime.archive.executor import InlineExecutor
+        from streamseg.batch.executor import InlineExecutor
 
         return InlineExecutor(settings)
-    from streamseg.runtime.archive.local import LocalExecutor
+    from streamseg.batch.local import LocalExecutor
 
     return LocalExecutor(settings, workers or max(1, (os.cpu_count() or 1) // settings.threads))
 

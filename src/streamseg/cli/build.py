@@ -37,11 +37,11 @@ def command(
     timing_cache: Path | None,
 ) -> None:
     """Build BUNDLE's graphs into TensorRT engines for this machine's GPU."""
-    from streamseg.runtime.bundle import read_bundle
+    from streamseg.runtime.bundle.bundle import read_bundle
 
     opened = read_bundle(bundle)
     try:
-        from streamseg.export.engines import EngineOptions, build_engines
+        from streamseg.export.engine_build import EngineOptions, build_engines
     except ImportError as error:
         raise ExportError(f"build needs onnx ({error}). Run: pip install onnx") from None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

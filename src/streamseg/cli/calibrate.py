@@ -8,12 +8,12 @@ import click
 from rich.console import Console
 
 from streamseg.calibration.calibrating import Calibrated, CalibrationOptions, calibrate
-from streamseg.calibration.datasets import DATASETS, open_dataset
 from streamseg.calibration.histograms import METHODS, Method
 from streamseg.calibration.observation import RANGES, read_ranges
-from streamseg.calibration.progress import phase_progress
 from streamseg.calibration.quantisation import REPORT
 from streamseg.errors import DatasetError
+from streamseg.evaluation.datasets import DATASETS, open_dataset
+from streamseg.evaluation.progress import phase_progress
 
 _EXISTING = click.Path(path_type=Path)
 

@@ -9,13 +9,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from streamseg.calibration.comparison import DEFAULT_THRESHOLD, Comparison, compare
-from streamseg.calibration.datasets import open_dataset
-from streamseg.calibration.evaluation import write_json
-from streamseg.calibration.plots import draw_comparison, require_matplotlib, save_figure
-from streamseg.calibration.progress import frame_progress
-from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter, parse_subject
 from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.drift import DEFAULT_THRESHOLD, Comparison, compare
+from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
+from streamseg.evaluation.progress import frame_progress
+from streamseg.evaluation.scores import write_json
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter, parse_subject
 
 
 def print_comparison(result: Comparison, console: Console) -> None:

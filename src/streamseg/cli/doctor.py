@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from streamseg.runtime.doctor import NEEDS, examine, missing_for
+from streamseg.doctor import NEEDS, examine, missing_for
 
 
 @click.command()

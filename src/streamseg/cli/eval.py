@@ -9,12 +9,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streamseg.calibration.datasets import DATASETS, open_dataset
-from streamseg.calibration.evaluation import Evaluation, check_classes, evaluate, write_json
-from streamseg.calibration.plots import require_matplotlib, write_plots
-from streamseg.calibration.progress import frame_progress
-from streamseg.calibration.segmenter import SegmenterOptions, open_segmenter
 from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.evaluation.datasets import DATASETS, open_dataset
+from streamseg.evaluation.plots import require_matplotlib, write_plots
+from streamseg.evaluation.progress import frame_progress
+from streamseg.evaluation.scores import Evaluation, check_classes, evaluate, write_json
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -14,8 +14,8 @@ from streamseg.plugins.loader import find_library
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from streamseg.runtime.bundle import Bundle
-    from streamseg.runtime.manifest import Manifest
+    from streamseg.runtime.bundle.bundle import Bundle
+    from streamseg.runtime.bundle.manifest import Manifest
 
 
 @click.command()
@@ -24,7 +24,7 @@ def command(bundle: Path) -> None:
     """Verify BUNDLE and print its model, sizes, state table, graphs, schedule and parity."""
     from rich.console import Console
 
-    from streamseg.runtime.bundle import read_bundle
+    from streamseg.runtime.bundle.bundle import read_bundle
 
     opened = read_bundle(bundle)
     manifest = opened.manifest
@@ -73,7 +73,7 @@ def state_table(manifest: Manifest) -> Table:
     """The state table with bytes: of the state, and of the buffers that the runtime makes."""
     from rich.table import Table
 
-    from streamseg.runtime.state import state_bytes
+    from streamseg.runtime.bundle.state import state_bytes
 
     table = Table(title="state", title_justify="left", show_footer=bool(manifest.state))
     total, held = state_bytes(manifest.state), 0

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from streamseg import __version__
+from streamseg._version import __version__
 from streamseg.errors import StreamsegError
 from streamseg.redaction import RedactingFilter
 

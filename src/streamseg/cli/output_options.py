@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from streamseg.runtime.manifest import Manifest
-    from streamseg.runtime.overlay import Overlay
+    from streamseg.runtime.bundle.manifest import Manifest
     from streamseg.runtime.sinks import Sink
     from streamseg.runtime.sources import Source
+    from streamseg.runtime.video.overlay import Overlay
 
 PLACE = click.Path(path_type=Path)
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
@@ -90,7 +90,7 @@ class OutputArguments:
 
     def overlay(self, manifest: Manifest) -> Overlay:
         """What draws the pictures."""
-        from streamseg.runtime.overlay import Overlay
+        from streamseg.runtime.video.overlay import Overlay
 
         return Overlay(manifest.classes, opacity=self.opacity, legend=self.legend)
 

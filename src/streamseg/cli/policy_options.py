@@ -15,10 +15,10 @@ from streamseg.errors import StreamsegError
 from streamseg.files import check_place
 
 if TYPE_CHECKING:
-    from streamseg.runtime.events import EventHandler
-    from streamseg.runtime.policy import StatePolicy
-    from streamseg.runtime.session import Session
-    from streamseg.runtime.snapshots import Position
+    from streamseg.runtime.session.events import EventHandler
+    from streamseg.runtime.session.policy import StatePolicy
+    from streamseg.runtime.session.session import Session
+    from streamseg.runtime.session.snapshots import Position
     from streamseg.runtime.stream import Stream
 
 PLACE = click.Path(path_type=Path)
@@ -108,7 +108,7 @@ class PolicyArguments:
 
     def policy(self) -> StatePolicy:
         """What resets the state."""
-        from streamseg.runtime.policy import StatePolicy
+        from streamseg.runtime.session.policy import StatePolicy
 
         gap = None if self.gap_reset == math.inf else self.gap_reset
         return StatePolicy(gap, self.scene_cut, self.check_every)
@@ -119,7 +119,7 @@ class PolicyArguments:
         Raises:
             StreamsegError: the snapshot cannot be written where it was asked for.
         """
-        from streamseg.runtime.session import Session
+        from streamseg.runtime.session.session import Session
 
         if self.snapshot is not None:
             check_place(self.snapshot, StreamsegError)

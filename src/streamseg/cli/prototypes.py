@@ -21,7 +21,7 @@ def command(bundle: Path, source: str, seed: int, frames: int, threads: int | No
     The paper takes them from the whole video that is then segmented, which a live stream cannot:
     take similar footage. `streamseg run` uses what is stored.
     """
-    from streamseg.runtime.prototypes import (
+    from streamseg.evaluation.clustering import (
         cluster,
         collect_tokens,
         prototype_state,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from streamseg.runtime.pipeline import RunReport
-    from streamseg.runtime.session import Session
+    from streamseg.runtime.loop.pipeline import RunReport
+    from streamseg.runtime.session.session import Session
 
 FOLDER = click.Path(path_type=Path)
 
@@ -71,12 +71,12 @@ def command(
     outputs.require_one()
     from rich.console import Console
 
-    from streamseg.runtime.bundle import read_manifest
-    from streamseg.runtime.event_log import EventLog
-    from streamseg.runtime.pipeline import run_stream
-    from streamseg.runtime.signals import call_on_signals, stop_on_signals
+    from streamseg.runtime.bundle.bundle import read_manifest
+    from streamseg.runtime.loop.pipeline import run_stream
+    from streamseg.runtime.session.event_log import EventLog
     from streamseg.runtime.sources import open_source, require_kept
     from streamseg.runtime.stream import open_stream
+    from streamseg.signals import call_on_signals, stop_on_signals
 
     require_kept(source.uris[0], [*outputs.places, *state.places])
     console = Console(highlight=False, soft_wrap=True)

@@ -24,11 +24,11 @@ from streamseg.cli.streams import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streamseg.runtime.events import Event
-    from streamseg.runtime.fleet import Fleet, Member
-    from streamseg.runtime.fleet_writing import MemberWriter
-    from streamseg.runtime.metrics import StreamMetrics
-    from streamseg.runtime.roster import StreamEntry
+    from streamseg.runtime.loop.fleet import Fleet, Member
+    from streamseg.runtime.loop.fleet_writing import MemberWriter
+    from streamseg.runtime.loop.roster import StreamEntry
+    from streamseg.runtime.loop.stream_metrics import StreamMetrics
+    from streamseg.runtime.session.events import Event
     from streamseg.runtime.sinks import Sink
     from streamseg.runtime.sources import Source
 
@@ -51,7 +51,7 @@ class FleetArguments:
             UsageError: options that only a single stream has, or nothing to write.
             SourceError: the list is bad, or two streams would write to the same place.
         """
-        from streamseg.runtime.roster import OUTPUTS
+        from streamseg.runtime.loop.roster import OUTPUTS
 
         alone = {
             "--window": self.outputs.window,
@@ -85,8 +85,8 @@ class FleetRun:
 
     def join(self, member: Member, entry: StreamEntry) -> None:
         """Prepare the outputs of a stream that joins."""
-        from streamseg.runtime.fleet_writing import MemberWriter
-        from streamseg.runtime.roster import OUTPUTS
+        from streamseg.runtime.loop.fleet_writing import MemberWriter
+        from streamseg.runtime.loop.roster import OUTPUTS
 
         manifest = self._fleet.stream.manifest
         places: Mapping[str, Path | None] = {**dict.fromkeys(OUTPUTS), **entry.paths}
@@ -121,10 +121,10 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
     """
     from rich.console import Console
 
-    from streamseg.runtime.event_log import EventLog
-    from streamseg.runtime.fleet import open_fleet
-    from streamseg.runtime.roster import Roster
-    from streamseg.runtime.signals import call_on_signals, stop_on_signals
+    from streamseg.runtime.loop.fleet import open_fleet
+    from streamseg.runtime.loop.roster import Roster
+    from streamseg.runtime.session.event_log import EventLog
+    from streamseg.signals import call_on_signals, stop_on_signals
 
     defaults, entries = arguments.entries()
     console = Console(highlight=False, soft_wrap=True)

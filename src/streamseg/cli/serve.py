@@ -25,9 +25,9 @@ from streamseg.cli.streams import (
 )
 
 if TYPE_CHECKING:
-    from streamseg.runtime.events import Event
-    from streamseg.runtime.fleet import Member
-    from streamseg.runtime.roster import StreamEntry
+    from streamseg.runtime.loop.fleet import Member
+    from streamseg.runtime.loop.roster import StreamEntry
+    from streamseg.runtime.session.events import Event
 
 PATH = click.Path(path_type=Path)
 REQUIRED = ("aiohttp", "prometheus_client")
@@ -74,12 +74,12 @@ def command(
     require_server()
     from rich.console import Console
 
-    from streamseg.runtime.event_log import EventLog
-    from streamseg.runtime.fleet import open_fleet
-    from streamseg.runtime.roster import Roster
-    from streamseg.runtime.serving.server import PageServer
-    from streamseg.runtime.serving.view import StreamView
-    from streamseg.runtime.signals import call_on_signals, stop_on_signals
+    from streamseg.runtime.loop.fleet import open_fleet
+    from streamseg.runtime.loop.roster import Roster
+    from streamseg.runtime.session.event_log import EventLog
+    from streamseg.serving.server import PageServer
+    from streamseg.serving.view import StreamView
+    from streamseg.signals import call_on_signals, stop_on_signals
 
     for option, given in {"--snapshot": state.snapshot, "--resume": state.resume}.items():
         if given:
@@ -149,7 +149,7 @@ def command(
 
 def find_token(path: Path | None) -> str | None:
     """The token of the file or of the environment; a command line could be seen by others."""
-    from streamseg.runtime.serving.access import read_token
+    from streamseg.serving.access import read_token
 
     return os.environ.get(TOKEN_VARIABLE) or None if path is None else read_token(path)
 

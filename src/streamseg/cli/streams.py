@@ -16,9 +16,9 @@ import click
 from streamseg.cli.source_options import SourceArguments
 
 if TYPE_CHECKING:
-    from streamseg.runtime.fleet import Fleet
-    from streamseg.runtime.policy import StatePolicy
-    from streamseg.runtime.roster import Roster, StreamEntry
+    from streamseg.runtime.loop.fleet import Fleet
+    from streamseg.runtime.loop.roster import Roster, StreamEntry
+    from streamseg.runtime.session.policy import StatePolicy
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 
@@ -35,8 +35,8 @@ def default_entry(
     outputs: Mapping[str, Path | None] | None = None,
 ) -> StreamEntry:
     """What the options say of every stream."""
-    from streamseg.runtime.policy import StatePolicy
-    from streamseg.runtime.roster import StreamEntry
+    from streamseg.runtime.loop.roster import StreamEntry
+    from streamseg.runtime.session.policy import StatePolicy
 
     # One camera that is not there yet must not keep the others waiting.
     options = replace(source.options(), decode_threads=1, await_source=True)
@@ -55,7 +55,7 @@ def list_entries(
     source: SourceArguments, streams: Path | None, defaults: StreamEntry
 ) -> dict[str, StreamEntry]:
     """The streams that ``--source`` or ``--streams`` name; sources are ``[NAME=]ADDRESS``."""
-    from streamseg.runtime.roster import check_outputs, read_streams
+    from streamseg.runtime.loop.roster import check_outputs, read_streams
 
     if bool(source.uris) == (streams is not None):
         raise click.UsageError("give either --source, as often as you like, or --streams")

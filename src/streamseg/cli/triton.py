@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Write a Triton model repository that streams BUNDLE: one sequence a camera."""
     from streamseg.export.triton import TritonOptions, write_repository
-    from streamseg.runtime.bundle import read_bundle
-    from streamseg.runtime.state import state_bytes
+    from streamseg.runtime.bundle.bundle import read_bundle
+    from streamseg.runtime.bundle.state import state_bytes
 
     opened = read_bundle(bundle)
     options = TritonOptions(

@@ -1,0 +1,205 @@
+"""A worker: holds one open bundle and does tasks, one after the other."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from streamseg._version import __version__
+from streamseg.batch.results import (
+    LABELS,
+    OVERLAY,
+    TABLE,
+    is_complete,
+    new_draft,
+    publish,
+)
+from streamseg.batch.tables import ClassTable
+from streamseg.batch.work import BatchSettings, Task, is_local, open_filesystem
+from streamseg.errors import (
+    BackendError,
+    BundleError,
+    PluginNotFound,
+    SourceError,
+    StreamsegError,
+)
+from streamseg.runtime.session.events import ResetCause
+from streamseg.runtime.session.policy import StatePolicy
+from streamseg.runtime.session.session import Session
+from streamseg.runtime.sinks import LabelSink, SegmentedFrame, Sink, VideoSink
+from streamseg.runtime.sources import Frame, Source, open_source
+from streamseg.runtime.stream import Stream, open_stream
+from streamseg.runtime.video.overlay import Overlay
+
+Status = Literal["done", "failed", "unreadable", "crashed", "unusable"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended.
+
+    Attributes:
+        task: which.
+        status: ``done``; ``failed`` for a reason that may pass; ``unreadable``: the video itself is
+            at fault; ``crashed``: the worker died; ``unusable``: no worker can open the bundle.
+        reason: a sentence, where it is not done.
+        frames: written.
+        seconds: that the worker took.
+        damaged: packets and frames of the video left out.
+    """
+
+    task: Task
+    status: Status
+    reason: str = ""
+    frames: int = 0
+    seconds: float = 0.0
+    damaged: int = 0
+
+
+class Worker:
+    """One session's worth of a machine; the bundle is opened with the first task."""
+
+    def __init__(self, settings: BatchSettings) -> None:
+        self._settings = settings
+        self._stream: Stream | None = None
+        cv2.setNumThreads(settings.threads)
+
+    def open(self) -> Stream:
+        """The stream, opened once."""
+        if self._stream is None:
+            chosen = self._settings
+            self._stream = open_stream(
+                chosen.bundle,
+                backend=chosen.backend,
+                native=chosen.native,
+                library=chosen.library,
+                letterbox=chosen.letterbox,
+                threads=chosen.threads,
+                engine=chosen.engine,
+            )
+        return self._stream
+
+    def process(self, task: Task) -> Outcome:
+        """Do a task; whatever goes wrong is in the outcome."""
+        started = time.perf_counter()
+        try:
+            stream = self.open()
+        except (BackendError, BundleError, PluginNotFound) as error:
+            return Outcome(task, "unusable", str(error))
+        try:
+            if is_complete(task.target, task.identity):
+                return Outcome(task, "done")
+            frames, damaged = self._segment(stream, task, started)
+        except SourceError as error:
+            return Outcome(task, "unreadable", str(error))
+        except StreamsegError as error:
+            return Outcome(task, "failed", str(error))
+        except Exception as error:
+            return Outcome(task, "failed", f"{type(error).__name__}: {error}")
+        return Outcome(task, "done", "", frames, time.perf_counter() - started, damaged)
+
+    def _segment(self, stream: Stream, task: Task, started: float) -> tuple[int, int]:
+        draft = new_draft(task.drafts)
+        try:
+            with fetch(task.url) as path, open_source(path) as source:
+                frames, resets = segment_video(stream, source, task, draft, self._settings)
+                damaged = source.corrupt
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        report = {
+            "identity": task.identity,
+            "video": task.url,
+            "frames": frames,
+            "seconds": round(time.perf_counter() - started, 3),
+            "damaged": damaged,
+            "resets": resets,
+            "execution": stream.execution,
+            "bundle": self._settings.fingerprint,
+            "streamseg": __version__,
+        }
+        publish(draft, task.target, report)
+        return frames, damaged
+
+
+def segment_video(
+    stream: Stream, source: Source, task: Task, folder: Path, settings: BatchSettings
+) -> tuple[int, dict[ResetCause, int]]:
+    """Segment one video, or the frames of one segment, into ``folder``.
+
+    Decoding, stepping and writing take turns: workers beside each other keep the cores busy. The
+    state policy is that of ``streamseg run``.
+
+    Returns:
+        Number of frames written, and how often the state was forgotten, by cause.
+    """
+    stream.reset()
+    policy = StatePolicy(settings.gap_reset, settings.scene_cut)
+    session = Session(stream, policy, name=task.video)
+    classes = stream.manifest.classes
+    overlay = Overlay(classes) if settings.video else None
+    sinks: list[Sink] = []
+    if settings.labels:
+        sinks.append(LabelSink(folder / LABELS))
+    if settings.video:
+        sinks.append(VideoSink(folder / OVERLAY, source.fps))
+    table = ClassTable(folder / TABLE, classes, {"video": task.video})
+    written = 0
+    try:
+        for frame in _wanted(source, task):
+            labels = session.process(frame).labels
+            if frame.index < task.first:
+                continue
+            table.add(frame.index, frame.timestamp, labels)
+            picture = frame.image
+            if overlay is not None:
+                picture = np.empty_like(frame.image)
+                overlay.draw(frame.image, labels, picture)
+            for sink in sinks:
+                sink.write(SegmentedFrame(picture, labels, frame.index, frame.timestamp))
+            written += 1
+        for sink in sinks:
+            sink.finish()
+    finally:
+        for sink in sinks:
+            sink.discard()
+        table.close()
+    return written, dict(session.resets)
+
+
+def _wanted(source: Source, task: Task) -> Iterator[Frame]:
+    for frame in source:
+        if task.stop is not None and frame.index >= task.stop:
+            return
+        if frame.index >= task.warm:
+            yield frame
+
+
+@contextmanager
+def fetch(url: str) -> Iterator[str]:
+    """A local path of a video; one from elsewhere is copied for as long as it is needed.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    filesystem, path = open_filesystem(url)
+    if is_local(filesystem):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="streamseg-") as folder:
+        local = str(Path(folder) / posixpath.basename(path))
+        try:
+            filesystem.get_file(path, local)
+        except OSError as error:
+            raise SourceError(f"cannot read {url}: {error.strerror or error}") from None
+        yield local

@@ -1,0 +1,1 @@
+"""Datasets, metrics, scores and drift."""

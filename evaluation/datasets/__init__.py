@@ -1,0 +1,73 @@
+"""Datasets as clips of frames in order, with optional labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamseg.errors import DatasetError
+from streamseg.evaluation.datasets.camvid import open_camvid
+from streamseg.evaluation.datasets.cityscapes import open_cityscapes
+from streamseg.evaluation.datasets.clips import (
+    Clip,
+    Dataset,
+    Frame,
+    IndexedClip,
+    Still,
+    StillClip,
+    VideoClip,
+)
+from streamseg.evaluation.datasets.footage import open_footage
+from streamseg.evaluation.datasets.label_classes import VOID, SegmentationClass
+from streamseg.evaluation.datasets.synthetic import open_synthetic
+from streamseg.evaluation.datasets.vspw import open_vspw
+
+__all__ = [
+    "DATASETS",
+    "VOID",
+    "Clip",
+    "Dataset",
+    "Frame",
+    "IndexedClip",
+    "SegmentationClass",
+    "Still",
+    "StillClip",
+    "VideoClip",
+    "open_dataset",
+]
+
+_LABELLED: dict[str, Callable[..., Dataset]] = {
+    "camvid": open_camvid,
+    "cityscapes": open_cityscapes,
+    "vspw": open_vspw,
+}
+DATASETS = (*_LABELLED, "synthetic", "footage")
+
+
+def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Dataset:
+    """Open a dataset.
+
+    Args:
+        address: ``NAME:ROOT``, NAME one of ``DATASETS``. ``footage:PATH`` takes any video or folder
+            and has no split and no labels; ``synthetic:PRESET?...`` is drawn, not read (see
+            ``open_synthetic``).
+        split: ``train``, ``val`` or ``test``.
+        labels: ask for labels; a tree that lacks some is refused. Without, frames come unlabelled.
+
+    Raises:
+        DatasetError: the name is unknown, or the tree is missing or incomplete.
+    """
+    name, colon, root = address.partition(":")
+    if name == "synthetic" and colon:
+        return open_synthetic(address, split)
+    if not colon or not root:
+        raise DatasetError(
+            f"{address!r} is not a dataset: expected NAME:ROOT, NAME one of {', '.join(DATASETS)}"
+        )
+    if name == "footage":
+        return open_footage(Path(root))
+    if name not in _LABELLED:
+        raise DatasetError(f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}")
+    if not Path(root).is_dir():
+        raise DatasetError(f"{name}: the root folder {root} does not exist")
+    return _LABELLED[name](Path(root), split, labels=labels)

@@ -1,0 +1,229 @@
+"""Two models over the same frames: how far labels, logits and states drift apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamseg.errors import StateMismatch
+from streamseg.evaluation.datasets import Clip
+from streamseg.evaluation.progress import Progress, no_progress
+from streamseg.evaluation.segmenter import Array, Segmenter
+
+Trend = Literal["zero", "dies out", "saturates", "grows", "too short"]
+
+DEFAULT_THRESHOLD = 1e-2
+_ZERO = 1e-12
+_SHORTEST = 16  # frames below which no trend is named
+_DEAD = 0.1  # share of the peak below which an error has died out
+_GROWTH = 0.25  # rise over the second half, as a share of its level, that counts as growth
+
+
+@dataclass(frozen=True)
+class FrameDifference:
+    """How far B is from A on one frame.
+
+    ``agreement`` is the share of pixels with equal labels. ``logits`` is the largest absolute
+    difference, ``logits_rms`` its root mean square, both None where one side gives no logits.
+    ``state`` gives for each state tensor the relative error |b - a| / |a| (Euclidean).
+    """
+
+    agreement: float
+    logits: float | None
+    logits_rms: float | None
+    state: Mapping[str, float]
+
+    @property
+    def worst_state(self) -> float:
+        """The largest of ``state``; 0 without state."""
+        return max(self.state.values(), default=0.0)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The first state tensor past the threshold: at which frame, and by how much."""
+
+    frame: int
+    name: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All frames, in order, and what they show."""
+
+    a: str
+    b: str
+    threshold: float
+    frames: tuple[FrameDifference, ...]
+
+    @property
+    def first_crossing(self) -> Crossing | None:
+        """The first frame with an error past the threshold; there, the first tensor in order.
+
+        In the order of the state table a layer comes after those that feed it, so this is where
+        the error enters.
+        """
+        for index, frame in enumerate(self.frames):
+            for name, error in frame.state.items():
+                if not error <= self.threshold:
+                    return Crossing(index, name, error)
+        return None
+
+    def series(self, name: str) -> NDArray[np.float64]:
+        """Errors of one state tensor over the frames."""
+        return np.array([frame.state[name] for frame in self.frames])
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state tensors that both have."""
+        return tuple(self.frames[0].state) if self.frames else ()
+
+    def trend(self, name: str | None = None) -> Trend:
+        """Whether the error of a tensor (or the worst of all) grows, saturates or dies out."""
+        if name is not None:
+            return classify_trend(self.series(name))
+        return classify_trend([frame.worst_state for frame in self.frames])
+
+    def as_json(self) -> dict[str, Any]:
+        """Summary and the per-frame values."""
+        crossing = self.first_crossing
+        agreement = [frame.agreement for frame in self.frames]
+        return {
+            "a": self.a,
+            "b": self.b,
+            "frames": len(self.frames),
+            "agreement": {
+                "mean": float(np.mean(agreement)),
+                "min": min(agreement),
+                "per_frame": agreement,
+            },
+            "logits_max": [frame.logits for frame in self.frames],
+            "logits_rms": [frame.logits_rms for frame in self.frames],
+            "threshold": self.threshold,
+            "first_crossing": None
+            if crossing is None
+            else {"frame": crossing.frame, "state": crossing.name, "error": crossing.error},
+            "trend": self.trend(),
+            "state": {
+                name: {"trend": self.trend(name), "per_frame": self.series(name).tolist()}
+                for name in self.state_names
+            },
+        }
+
+
+def relative_error(a: Array, b: Array) -> float:
+    """|b - a| / |a|; infinite where only b differs from zero or a value is not finite."""
+    first, second = a.astype(np.float64), b.astype(np.float64)
+    difference, size = float(np.linalg.norm(second - first)), float(np.linalg.norm(first))
+    if not math.isfinite(difference) or not math.isfinite(size):
+        return math.inf
+    if size == 0.0:
+        return 0.0 if difference == 0.0 else math.inf
+    return difference / size
+
+
+def classify_trend(errors: Sequence[float] | NDArray[np.float64]) -> Trend:
+    """Name what an error does over a run.
+
+    ``dies out``: its level in the last quarter is below a tenth of its peak. ``grows``: over the
+    second half a robust line (median of pairwise slopes) rises by more than a quarter of the
+    level there. ``saturates``: neither. A run under 16 frames is ``too short``, an error of
+    exactly nothing ``zero``.
+    """
+    series = np.asarray(errors, np.float64)
+    if len(series) < _SHORTEST:
+        return "too short"
+    if not np.isfinite(series).all():
+        return "grows"
+    # Single frames (a cut, a passing car) must not decide: smooth over an eighth of the run.
+    width = max(1, len(series) // 8)
+    smooth = np.convolve(series, np.ones(width) / width, mode="valid")
+    if smooth.max() <= _ZERO:
+        return "zero"
+    late = float(np.median(series[-len(series) // 4 :]))
+    if late < _DEAD * float(smooth.max()):
+        return "dies out"
+    half = smooth[len(smooth) // 2 :]
+    step = max(1, len(half) // 200)
+    points = half[::step]
+    i, j = np.triu_indices(len(points), 1)
+    if not len(i):
+        return "saturates"
+    rise = float(np.median((points[j] - points[i]) / (j - i))) * (len(points) - 1)
+    return "grows" if rise > _GROWTH * float(np.median(half)) else "saturates"
+
+
+def compare(
+    a: Segmenter,
+    b: Segmenter,
+    clip: Clip,
+    *,
+    frames: int | None = None,
+    threshold: float = DEFAULT_THRESHOLD,
+    progress: Progress = no_progress,
+) -> Comparison:
+    """Run both over a clip and measure the differences of every frame.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        clip: frames in order; when ``frames`` is more than it has, it is played again (without
+            reset), so that a short clip serves for a long run.
+        frames: how many; None plays the clip once.
+        threshold: relative state error that counts as drift.
+        progress: called after each frame with the clip's name.
+
+    Raises:
+        StateMismatch: tensors of the same name differ in shape.
+        DatasetError: a frame cannot be read, or there is none.
+    """
+    a.reset()
+    b.reset()
+    found: list[FrameDifference] = []
+    while True:
+        before = len(found)
+        for frame in clip:
+            if frames is not None and len(found) >= frames:
+                break
+            found.append(_difference(a, b, frame.image))
+            progress(clip.name)
+        if frames is None or len(found) >= frames or len(found) == before:
+            break
+    return Comparison(a.name, b.name, threshold, tuple(found))
+
+
+def _difference(a: Segmenter, b: Segmenter, image: NDArray[np.uint8]) -> FrameDifference:
+    first, second = a.step(image), b.step(image)
+    agreement = float((first.labels == second.labels).mean())
+    largest = rms = None
+    if first.logits is not None and second.logits is not None:
+        if first.logits.shape != second.logits.shape:
+            raise StateMismatch(
+                f"logits of {a.name} are {first.logits.shape}, of {b.name} {second.logits.shape}: "
+                "compare models of one size and class count"
+            )
+        difference = second.logits - first.logits
+        largest = float(np.abs(difference).max())
+        rms = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
+    return FrameDifference(agreement, largest, rms, _state_errors(a, b))
+
+
+def _state_errors(a: Segmenter, b: Segmenter) -> dict[str, float]:
+    mine, other = a.state(), b.state()
+    errors = {}
+    for name, tensor in mine.items():
+        if name not in other:
+            continue
+        if tensor.shape != other[name].shape:
+            raise StateMismatch(
+                f"state '{name}' is {list(tensor.shape)} in {a.name} and "
+                f"{list(other[name].shape)} in {b.name}: compare models of one size and window"
+            )
+        errors[name] = relative_error(tensor, other[name])
+    return errors

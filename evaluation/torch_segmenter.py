@@ -1,0 +1,54 @@
+"""A checkpoint run in PyTorch, float32, one frame at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamseg.evaluation.segmenter import (
+    Array,
+    Output,
+    Segmenter,
+    SegmenterOptions,
+    labels_from_logits,
+)
+from streamseg.export.checkpoint import load_checkpoint
+from streamseg.export.torch_replay import Replay
+from streamseg.runtime.video.resize import FrameFitter
+
+
+class CheckpointSegmenter(Segmenter):
+    """The model that ``load_checkpoint`` builds, stepped with its state."""
+
+    def __init__(self, path: Path, options: SegmenterOptions, size: tuple[int, int]) -> None:
+        self.name = str(path)
+        self._size = size
+        self._model = load_checkpoint(path, window=options.window, shift=options.shift).eval()
+        self._model.check_size(size)
+        self.classes = self._model.classes
+        self._replay = Replay(self._model, size)
+        self._fitter: FrameFitter | None = None
+        self._fitted = np.empty((*size, 3), np.uint8)
+
+    @torch.inference_mode()
+    def step(self, frame: NDArray[np.uint8]) -> Output:
+        """Segment a frame; see ``Segmenter.step``."""
+        size = frame.shape[0], frame.shape[1]
+        if self._fitter is None or self._fitter.frame_size != size:
+            self._fitter = FrameFitter(size, self._size)
+        self._fitter.fit(frame, self._fitted)
+        logits = self._replay.logits(torch.from_numpy(self._fitted)[None])
+        scores = np.asarray(logits[0].numpy(), np.float32)
+        return Output(self._fitter.restore(labels_from_logits(scores, self._size)), scores)
+
+    def reset(self) -> None:
+        """Zero the state."""
+        self._replay.reset()
+
+    def state(self) -> Mapping[str, Array]:
+        """Copies of the state tensors."""
+        return {name: np.array(tensor.numpy()) for name, tensor in self._replay.state().items()}

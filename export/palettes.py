@@ -1,0 +1,61 @@
+"""Class names and colours of a checkpoint."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from streamseg.errors import CheckpointError
+from streamseg.runtime.bundle.manifest import MAX_CLASSES, ClassInfo
+
+
+def read_classes(meta: Mapping[str, Any], count: int) -> tuple[ClassInfo, ...]:
+    """Names and palette from ``meta`` (keys CLASSES and PALETTE, as mmcv writes them).
+
+    Safetensors metadata holds text only, so both may be JSON there. Without names classes are
+    called ``class 0``, ``class 1``, ...; without a palette colours are made that differ in hue.
+
+    Raises:
+        CheckpointError: the lists do not fit the network's class count.
+    """
+    if count > MAX_CLASSES:
+        raise CheckpointError(f"the network has {count} classes, at most {MAX_CLASSES} fit uint8")
+    names = _entry(meta, "CLASSES") or [f"class {i}" for i in range(count)]
+    colors = _entry(meta, "PALETTE") or [spread_color(i) for i in range(count)]
+    for what, values in (("CLASSES", names), ("PALETTE", colors)):
+        if len(values) != count:
+            raise CheckpointError(
+                f"meta lists {len(values)} {what}, the network has {count} classes"
+            )
+    return tuple(
+        ClassInfo(i, str(name), _color(color))
+        for i, (name, color) in enumerate(zip(names, colors, strict=True))
+    )
+
+
+def spread_color(index: int) -> tuple[int, int, int]:
+    """A colour that differs from its neighbours: hues a golden ratio apart."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.95 - 0.25 * (index % 3))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _entry(meta: Mapping[str, Any], name: str) -> list[Any] | None:
+    value = meta.get(name, meta.get(name.lower()))
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise CheckpointError(f"meta entry {name} is no JSON list: {value[:60]}") from None
+    return list(value) if value is not None else None
+
+
+def _color(value: Any) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(part) for part in value)
+        if min(red, green, blue) < 0 or max(red, green, blue) > 255:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise CheckpointError(f"palette entry {value!r} is no RGB colour") from None
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""Bundles: the manifest, the state table and the files of an exported network."""

@@ -1,0 +1,177 @@
+"""A bundle on disk: manifest and graphs, verified before anything of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import BundleError
+from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest, parse_manifest
+from streamseg.runtime.bundle.state import StateSpec
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 as the manifest writes it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: its folder.
+        manifest: parsed and checked.
+        graphs: graph name -> ONNX bytes, equal to what the manifest's SHA-256 promises. Backends
+            load these bytes rather than the file, so what was verified is what runs.
+        given: state name -> array, for the given states whose values the bundle holds.
+    """
+
+    path: Path
+    manifest: Manifest
+    graphs: dict[str, bytes]
+    given: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the graphs: equal for bundles that compute the same."""
+        joined = "".join(f"{name}:{digest(self.graphs[name])}\n" for name in sorted(self.graphs))
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and verify the bundle in folder ``path``.
+
+    Raises:
+        BundleError: no bundle there, a damaged manifest, a path that leaves the bundle, or a file
+            whose SHA-256 differs from the manifest's.
+    """
+    root = Path(path)
+    manifest = read_manifest(root)
+    contents = {name: _read_inside(root, name) for name in manifest.files}
+    for name, content in contents.items():
+        if digest(content) != manifest.files[name]:
+            raise BundleError(
+                f"{root / name} has {digest(content)[:19]}..., the manifest says "
+                f"{manifest.files[name][:19]}...: the file was changed or damaged after export. "
+                "Export the checkpoint again"
+            )
+    graphs = {name: contents[graph.file] for name, graph in manifest.graphs.items()}
+    given = {
+        spec.name: _read_array(spec, contents[spec.init.removeprefix(FILE_INIT)])
+        for spec in manifest.state
+        if spec.init.startswith(FILE_INIT)
+    }
+    return Bundle(root, manifest, graphs, given)
+
+
+def _read_array(spec: StateSpec, content: bytes) -> npt.NDArray[np.generic]:
+    try:
+        array: npt.NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise BundleError(f"the values of state '{spec.name}' are no .npy array: {error}") from None
+    if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        raise BundleError(
+            f"the bundle's values of '{spec.name}' are {array.dtype} {list(array.shape)}, expected "
+            f"{spec.dtype} {list(spec.shape)}"
+        )
+    return array
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest alone; the files it lists are not touched."""
+    if not root.is_dir():
+        kind = "a file, not a bundle folder" if root.exists() else "not there"
+        raise BundleError(
+            f"bundle {root} is {kind}; make one with: streamseg export CKPT -o {root}"
+        )
+    if not (root / MANIFEST).exists():
+        raise BundleError(f"{root} is no bundle: it has no {MANIFEST}")
+    content = _read_inside(root, MANIFEST, MAX_MANIFEST_BYTES)
+    try:
+        return parse_manifest(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BundleError(f"{root / MANIFEST} is not UTF-8 text") from None
+    except BundleError as error:
+        raise BundleError(f"{root}: {error}") from None
+
+
+def _read_inside(root: Path, name: str, limit: int | None = None) -> bytes:
+    """Read a file of the bundle, refusing links: they could point anywhere."""
+    path = root
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(f"{path} is a link; a bundle holds plain files only")
+    try:
+        if not path.is_file():
+            raise BundleError(f"the bundle lacks {path}, which its manifest lists")
+        if limit is not None and path.stat().st_size > limit:
+            raise BundleError(f"{path} has {path.stat().st_size} bytes, expected at most {limit}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Raise BundleError where a bundle must not be written: something else is there."""
+    path = Path(target)
+    if path.is_symlink() or (path.exists() and not _may_replace(path)):
+        raise BundleError(f"{path} exists and is no bundle; choose another -o or remove it first")
+
+
+@contextmanager
+def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a folder to write a bundle into; on success it becomes ``target``, else it vanishes.
+
+    An older bundle at ``target`` is replaced as a whole. Anything else there is left alone.
+
+    Raises:
+        BundleError: ``target`` exists and is no bundle, or cannot be written.
+    """
+    path = Path(target)
+    check_target(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write bundle {path}: {error.strerror}") from None
+    try:
+        yield draft
+        draft.chmod(0o755)
+        _put_in_place(draft, path)
+    except OSError as error:
+        raise BundleError(f"cannot write bundle {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _may_replace(path: Path) -> bool:
+    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+        return
+    old = draft.with_name(draft.name + ".old")
+    path.rename(old)
+    try:
+        draft.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

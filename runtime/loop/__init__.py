@@ -1,0 +1,1 @@
+"""The loop: sources are read, frames are segmented, outputs are written."""

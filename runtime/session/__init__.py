@@ -1,0 +1,1 @@
+"""Sessions: when state is reset, and how it is saved and restored."""

@@ -1,0 +1,76 @@
+"""The state policy of a stream: its settings, and gaps in the times of its frames."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from streamseg.errors import StreamsegError
+
+OFF = math.inf  # a threshold that nothing reaches
+WINDOW = 8  # times between frames that tell what is usual
+
+
+@dataclass(frozen=True)
+class StatePolicy:
+    """What makes a session forget its state.
+
+    Attributes:
+        gap_reset: a longer time between two frames, in seconds of the source, resets; ``None``
+            never does. It must also be ``gap_ratio`` times as long as is usual in the stream.
+        scene_cut: score of ``CutDetector`` from which a frame begins a new scene; ``None`` takes
+            the bundle's threshold, ``OFF`` never resets.
+        check_every: frames between two looks for values that are not finite; 0 never looks.
+        gap_ratio: see ``GapDetector``; 0 lets ``gap_reset`` alone decide.
+
+    Raises:
+        StreamsegError: a value out of its range.
+    """
+
+    gap_reset: float | None = 1.0
+    scene_cut: float | None = None
+    check_every: int = 25
+    gap_ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("gap_reset", "scene_cut"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise StreamsegError(f"{name} is {value}, expected a number above 0")
+        if not self.gap_ratio >= 0:
+            raise StreamsegError(f"gap_ratio is {self.gap_ratio}, expected 0 or more")
+        if self.check_every < 0:
+            raise StreamsegError(f"check_every is {self.check_every}, expected 0 or more frames")
+
+
+class GapDetector:
+    """Finds gaps in the times of frames.
+
+    A gap is longer than a limit, and also longer than ``ratio`` times the usual time between
+    frames. Without the second condition a stream of less than one frame a second, or a model
+    that takes seconds and drops what a camera sends meanwhile, would have a gap at every frame.
+
+    Args:
+        limit: seconds; ``None`` finds no gaps.
+        ratio: times the median of the last times between frames.
+
+    Attributes:
+        intervals: the last times between frames, seconds, ``WINDOW`` at most.
+    """
+
+    def __init__(self, limit: float | None, ratio: float) -> None:
+        self._limit, self._ratio = limit, ratio
+        self.intervals: deque[float] = deque(maxlen=WINDOW)
+
+    def is_gap(self, interval: float) -> bool:
+        """Take the seconds from the last frame to the next; True where they are a gap."""
+        usual = statistics.median(self.intervals) if self.intervals else 0.0
+        self.intervals.append(interval)
+        return self._limit is not None and interval > max(self._limit, self._ratio * usual)
+
+    def restore(self, intervals: Iterable[float]) -> None:
+        """Go on as a detector that had these."""
+        self.intervals = deque(intervals, maxlen=WINDOW)

@@ -1,0 +1,288 @@
+"""A session: one stream's frames in order, and the policy that decides when state is forgotten."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+from streamseg.errors import StreamsegError
+from streamseg.runtime.session.cuts import CutDetector
+from streamseg.runtime.session.events import Event, EventHandler, EventKind, ResetCause
+from streamseg.runtime.session.policy import GapDetector, StatePolicy
+from streamseg.runtime.session.snapshots import (
+    Position,
+    SessionSnapshot,
+    read_snapshot,
+    write_snapshot,
+)
+from streamseg.runtime.sources import Frame
+from streamseg.runtime.stream import StepResult, Stream, check_frame
+from streamseg.runtime.video.resize import Image
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """Steps a stream and keeps its state honest: every decision is an event with its reason.
+
+    ``process``, ``serve``, ``snapshot`` and ``restore`` belong to one thread at a time, as the
+    stream does. The ``request_`` methods may be called from any thread; what they ask for is done
+    before the next frame, or by ``serve``, which a loop calls while no frame comes.
+
+    Args:
+        stream: stepped by this session only; not closed by it.
+        policy: what resets the state.
+        name: of the stream in events, without passwords.
+        on_event: called for every event, in the session's thread or where files are written;
+            without it events are logged.
+        snapshot: file for snapshots that name no other, rewritten each time.
+        snapshot_every: frames between two snapshots to that file; ``None`` makes none unasked.
+
+    Attributes:
+        frames: processed so far.
+        resets: how often the state was forgotten, by cause.
+        beside: what runs the writing of snapshot files. At once by default; a loop that has a
+            thread for outputs lets that do it.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        policy: StatePolicy | None = None,
+        *,
+        name: str = "",
+        on_event: EventHandler | None = None,
+        snapshot: str | os.PathLike[str] | None = None,
+        snapshot_every: int | None = None,
+    ) -> None:
+        if snapshot_every is not None and (snapshot is None or snapshot_every < 1):
+            raise StreamsegError(
+                f"snapshots every {snapshot_every} frames of {snapshot}: expected a file, and 1 or "
+                "more frames"
+            )
+        self.stream = stream
+        self.policy = policy or StatePolicy()
+        self.name = name
+        self.frames = 0
+        self.resets: Counter[ResetCause] = Counter()
+        self.beside: Callable[[Callable[[], None]], None] = lambda job: job()
+        self._on_event = on_event
+        self._snapshot, self._snapshot_every = snapshot, snapshot_every
+        self._saved = 0
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._last: Position | None = None
+        self._gaps = GapDetector(self.policy.gap_reset, self.policy.gap_ratio)
+        asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
+        self._cuts = CutDetector(given if asked is None else asked)
+
+    def process(self, frame: Frame, following: Frame | None = None) -> StepResult:
+        """Apply the policy, then step. The result is valid until the next call.
+
+        Args:
+            frame: the next one.
+            following: see ``Stream.step``; the policy judges it when its turn comes.
+        Raises:
+            FrameMismatch, StateMismatch, BackendError: as ``Stream.step``.
+        """
+        self.serve()
+        check_frame(frame.image)
+        decision = self._judge(frame)
+        if decision is not None and self.stream.remembers and self.stream.steps > 0:
+            self._reset(*decision, frame.index, frame.timestamp)
+        result = self.stream.step(frame.image, None if following is None else following.image)
+        self._last = Position(frame.index, frame.timestamp, frame.size)
+        self.frames += 1
+        return result
+
+    def _judge(self, frame: Frame) -> tuple[ResetCause, str] | None:
+        """Why the state must not meet this frame; None where it may."""
+        last, watched = self._last, self.stream.remembers
+        cut = watched and self._cuts.is_cut(frame.image)
+        if last is None:
+            return None
+        interval = frame.timestamp - last.timestamp
+        gap = self._gaps.is_gap(interval)
+        if frame.size != last.size:
+            (height, width), (old_height, old_width) = frame.size, last.size
+            reason = f"frames are {height}x{width} from here on, {old_height}x{old_width} before"
+            self._emit("geometry", reason, frame.index, frame.timestamp)
+            return "geometry", reason
+        if gap:
+            return "gap", f"{interval:.3g} s without a frame, more than {self.policy.gap_reset:g} s"
+        if cut:
+            return "cut", f"scene cut: score {self._cuts.score:.1f} of {self._cuts.threshold:.1f}"
+        every = self.policy.check_every
+        if watched and every and self.frames % every == 0 and not self.stream.is_finite():
+            return "nonfinite", f"the state held NaN or infinity after {self.stream.steps} frames"
+        return None
+
+    def serve(self) -> None:
+        """Do what was asked for since the last call, and write the snapshot that is due."""
+        every = self._snapshot_every
+        if every is not None and self.frames - self._saved >= every:
+            self._save_unasked()
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                return
+            request()
+
+    def end(self) -> None:
+        """Do what is left to do: requests, and the snapshot of the last frame if any are made.
+
+        Not to be called after a step that failed: the state is then undefined.
+        """
+        self.serve()
+        if self._snapshot is not None and self.frames > self._saved:
+            self._save_unasked()
+
+    def _save_unasked(self) -> None:
+        assert self._snapshot is not None
+        self._saved = self.frames
+        self._write(self._snapshot, Future())
+
+    def request_reset(self, reason: str = "asked for") -> Future[Event]:
+        """Forget the state before the next frame; the future gives the event."""
+        future: Future[Event] = Future()
+
+        def act() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(self._reset("request", reason, *self._next()))
+
+        self._requests.put(act)
+        return future
+
+    def request_snapshot(self, path: str | os.PathLike[str] | None = None) -> Future[Event]:
+        """Write the state as it is before the next frame, to ``path`` or the session's own file.
+
+        The future gives the event, or the StreamsegError where the file could not be written;
+        the stream goes on in both cases.
+        """
+        future: Future[Event] = Future()
+
+        def act() -> None:
+            if future.set_running_or_notify_cancel():
+                self._write(self._snapshot if path is None else path, future)
+
+        self._requests.put(act)
+        return future
+
+    def _write(self, path: str | os.PathLike[str] | None, future: Future[Event]) -> None:
+        """Copy the state now, let it be written beside, tell both of the outcome."""
+        index, timestamp = self._next()
+
+        def fail(error: StreamsegError) -> None:
+            self._emit("failed", str(error), index, timestamp)
+            future.set_exception(error)
+
+        def write(file: str | os.PathLike[str], snapshot: SessionSnapshot) -> None:
+            try:
+                write_snapshot(file, snapshot)
+            except StreamsegError as error:
+                fail(error)
+                return
+            reason = f"state after {snapshot.state.step} frames written to {Path(file)}"
+            future.set_result(self._emit("snapshot", reason, index, timestamp))
+
+        try:
+            if path is None:
+                raise StreamsegError("no file for snapshots was named; give --snapshot FILE")
+            snapshot = self.snapshot()
+        except StreamsegError as error:
+            fail(error)
+            return
+        self.beside(partial(write, path, snapshot))
+
+    def snapshot(self) -> SessionSnapshot:
+        """Copy what the next result depends on: state, step counter, and the last frame's traces.
+
+        Raises:
+            StreamsegError: no frame was processed yet.
+        """
+        if self._last is None:
+            raise StreamsegError(f"{self.name or 'the stream'} has no state yet: no frame came")
+        return SessionSnapshot(
+            self.stream.snapshot(),
+            self._last,
+            self._cuts.thumbnail,
+            tuple(self._cuts.scores),
+            tuple(self._gaps.intervals),
+        )
+
+    def restore(self, snapshot: SessionSnapshot) -> None:
+        """Go on from a snapshot of this bundle; two sessions may go on from the same one.
+
+        Raises:
+            StateMismatch: it is of another bundle, or does not fit the state table.
+        """
+        self.stream.restore(snapshot.state)
+        self._last = snapshot.position
+        self._cuts.restore(snapshot.thumbnail, snapshot.scores)
+        self._gaps.restore(snapshot.intervals)
+
+    def save(self, path: str | os.PathLike[str]) -> Event:
+        """Write a snapshot file now, whole or not at all.
+
+        Raises:
+            StreamsegError: no frame was processed yet, or the file cannot be written.
+        """
+        future: Future[Event] = Future()
+        beside, self.beside = self.beside, lambda job: job()
+        try:
+            self._write(path, future)
+        finally:
+            self.beside = beside
+        return future.result()
+
+    def load(self, path: str | os.PathLike[str]) -> SessionSnapshot:
+        """Go on from a snapshot file.
+
+        Raises:
+            StateMismatch: no such file, damaged, or of another bundle.
+        """
+        snapshot = read_snapshot(path, self.stream.manifest.state, self.stream.identity)
+        self.restore(snapshot)
+        reason = f"state after {snapshot.state.step} frames read from {Path(path)}"
+        self._emit("restore", reason, *self._next())
+        return snapshot
+
+    def note(self, kind: EventKind, reason: str) -> Event:
+        """Report something else that concerns the stream, before its next frame."""
+        return self._emit(kind, reason, *self._next())
+
+    def confidence(self) -> Image:
+        """Of the last result; see ``Stream.confidence``."""
+        return self.stream.confidence()
+
+    def _next(self) -> tuple[int, float]:
+        """Index of the next frame, time of the last."""
+        if self._last is None:
+            return 0, 0.0
+        return self._last.index + 1, self._last.timestamp
+
+    def _reset(self, cause: ResetCause, reason: str, index: int, timestamp: float) -> Event:
+        self.stream.reset()
+        self.resets[cause] += 1
+        return self._emit("reset", reason, index, timestamp, cause)
+
+    def _emit(
+        self,
+        kind: EventKind,
+        reason: str,
+        index: int,
+        timestamp: float,
+        cause: ResetCause | None = None,
+    ) -> Event:
+        event = Event(kind, self.name, index, timestamp, reason, cause or "")
+        if self._on_event is not None:
+            self._on_event(event)
+        else:
+            logger.info("%s", event)
+        return event

@@ -1,0 +1,1 @@
+"""Pictures: resize and overlay."""

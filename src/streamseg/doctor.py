@@ -1,0 +1,282 @@
+"""What this machine has for running bundles, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamseg.errors import PluginNotFound
+from streamseg.runtime.backends.engine_files import FLAVOURS
+from streamseg.runtime.backends.gpu import find_gpu
+
+# What must be there to run bundles on the CPU, by ONNX Runtime on a GPU, and by TensorRT.
+NEEDS = {
+    "cpu": ("ONNX Runtime",),
+    "cuda": (
+        "GPU",
+        "ONNX Runtime",
+        "ONNX Runtime's CUDA provider",
+        "CUDA operators of ONNX Runtime",
+    ),
+    "tensorrt": ("GPU", "cuda-python", "TensorRT", "TensorRT plugins"),
+}
+RELEASE_FILE = Path("/etc/nv_tegra_release")
+HWMON = Path("/sys/class/hwmon")
+_SMI = (
+    "--query-gpu=clocks.sm,clocks.max.sm,clocks_event_reasons.active",
+    "--format=csv,noheader",
+)
+# Of NVML's clock event reasons, those that are throttling and not idleness or a user's setting.
+_REASONS = {
+    0x04: "its power limit",
+    0x08: "a hardware slowdown",
+    0x20: "temperature",
+    0x40: "temperature (hardware)",
+    0x80: "the power brake",
+}
+# First L4T release of a JetPack with TensorRT 10.3.
+OLDEST_L4T = (36, 4)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for.
+
+    Attributes:
+        subject: what.
+        ok: it is there and usable.
+        found: version or state, or why it is not usable.
+        fix: the command or step that mends it; empty when there is nothing to mend.
+    """
+
+    subject: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; never raises, never starts anything on the GPU."""
+    findings = [
+        Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
+        _onnxruntime(),
+        _cuda_provider(),
+        _library("operator library", "find_library"),
+        _gpu(),
+        _nvcc(),
+        _tensorrt(),
+        _cuda_python(),
+        _library("CUDA library", "find_cuda_library"),
+        _library("CUDA operators of ONNX Runtime", "find_ort_cuda_library"),
+        _library("TensorRT plugins", "find_tensorrt_library"),
+    ]
+    if RELEASE_FILE.exists():
+        findings += [_jetpack(RELEASE_FILE.read_text(errors="replace")), _power_mode(), _clocks()]
+        findings += [_throttling(), _environment()]
+    elif find_gpu() is not None:
+        findings.append(_desktop_clocks(_output("nvidia-smi", *_SMI)))
+    return findings
+
+
+def board_state() -> dict[str, str]:
+    """Power mode, clocks and throttling where the machine tells; for benchmarks to record."""
+    told = ("GPU", "JetPack", "power mode", "GPU clock", "throttling")
+    if find_gpu() is None and not RELEASE_FILE.exists():
+        return {}
+    return {entry.subject: entry.found for entry in examine() if entry.subject in told}
+
+
+def missing_for(purpose: str, findings: list[Finding]) -> list[Finding]:
+    """What a purpose, one of ``NEEDS``, still lacks."""
+    return [entry for entry in findings if entry.subject in NEEDS[purpose] and not entry.ok]
+
+
+def _onnxruntime() -> Finding:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        return Finding("ONNX Runtime", False, str(error), "pip install 'streamseg[cpu]'")
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()
+    )
+    return Finding("ONNX Runtime", True, f"{runtime.__version__} ({providers})")
+
+
+def _cuda_provider() -> Finding:
+    """Asked of ONNX Runtime's list; whether CUDA and cuDNN load shows when a session is opened."""
+    subject = "ONNX Runtime's CUDA provider"
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return Finding(subject, False, "no ONNX Runtime", "pip install 'streamseg[cuda]'")
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        return Finding(subject, True, "in this build")
+    fix = (
+        "pip uninstall onnxruntime, then pip install 'streamseg[cuda]'; PyPI has none for JetPack 6"
+    )
+    return Finding(subject, False, "not in this build", fix)
+
+
+def _cuda_python() -> Finding:
+    try:
+        bindings = importlib.import_module("cuda.bindings")
+        importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        fix = (
+            "pip install 'streamseg[jetpack6]', '[jetpack7]' or '[tensorrt]': cuda-bindings 12.9 "
+            "for CUDA 12 drivers, 13 for CUDA 13"
+        )
+        return Finding("cuda-python", False, str(error), fix)
+    gpu = find_gpu()
+    version = str(bindings.__version__)
+    if gpu is not None and int(version.split(".")[0]) > int(gpu.driver.split(".")[0]):
+        fix = f"pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
+        return Finding("cuda-python", False, f"{version}, the driver has CUDA {gpu.driver}", fix)
+    return Finding("cuda-python", True, version)
+
+
+def _library(subject: str, finder: str) -> Finding:
+    loader = importlib.import_module("streamseg.plugins.loader")
+    try:
+        path = getattr(loader, finder)()
+    except PluginNotFound as error:
+        reason, _, fix = str(error).partition(". ")
+        return Finding(subject, False, reason, fix)
+    return Finding(subject, True, path.name + _targets(path))
+
+
+def _targets(path: Path) -> str:
+    if path.name != "libstreamseg_cuda.so":
+        return ""
+    device = importlib.import_module("streamseg.plugins.device")
+    return f", compute {device.load_cuda(path).targets}"
+
+
+def _gpu() -> Finding:
+    gpu = find_gpu()
+    if gpu is None:
+        fix = "install NVIDIA's driver, or use the CPU, which needs none"
+        return Finding("GPU", False, "no CUDA driver or device", fix)
+    return Finding("GPU", True, f"{gpu.name}, compute {gpu.capability}, driver CUDA {gpu.driver}")
+
+
+def _nvcc() -> Finding:
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None:
+        fix = "install the CUDA toolkit; on Jetson: sudo apt install nvidia-jetpack"
+        return Finding("CUDA toolkit", False, "no nvcc", fix)
+    release = re.search(r"release ([\d.]+)", _output(nvcc, "--version"))
+    return Finding("CUDA toolkit", True, release[1] if release else nvcc)
+
+
+def _tensorrt() -> Finding:
+    reasons = []
+    for flavour in FLAVOURS:
+        try:
+            module = importlib.import_module(flavour)
+        except ImportError as error:
+            reasons.append(str(error))
+            continue
+        version = str(module.__version__)
+        if flavour == "tensorrt" and int(version.split(".")[0]) < 10:
+            fix = "install JetPack 6.1 or newer, or TensorRT 10"
+            return Finding("TensorRT", False, f"{flavour} {version}, expected 10.0 or newer", fix)
+        return Finding("TensorRT", True, f"{flavour} {version}")
+    fix = (
+        "on Jetson: make the venv with --system-site-packages, so that it sees JetPack's tensorrt; "
+        "on a PC: pip install tensorrt"
+    )
+    return Finding("TensorRT", False, "; ".join(reasons), fix)
+
+
+def _jetpack(release: str) -> Finding:
+    """From ``# R36 (release), REVISION: 4.0, ...``."""
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+)", release)
+    if match is None:
+        return Finding("JetPack", False, "unknown: " + release[:60].strip())
+    found = (int(match[1]), int(match[2]))
+    fix = "" if found >= OLDEST_L4T else "flash JetPack 6.1 or newer; JetPack 5 has TensorRT 8.5"
+    return Finding("JetPack", found >= OLDEST_L4T, f"L4T {found[0]}.{found[1]}", fix)
+
+
+def _power_mode() -> Finding:
+    text = _output("nvpmodel", "-q")
+    mode = re.search(r"Power Mode: (\S+)", text)
+    if mode is None:
+        return Finding("power mode", False, "nvpmodel does not tell", "sudo nvpmodel -q")
+    return Finding("power mode", True, mode[1])
+
+
+def _clocks() -> Finding:
+    """Whether the GPU is at its highest clock: timings are only comparable then."""
+    for folder in sorted(Path("/sys/class/devfreq").glob("*gpu*")):
+        try:
+            now = int((folder / "cur_freq").read_text())
+            top = int((folder / "max_freq").read_text())
+        except (OSError, ValueError):
+            continue
+        fix = "" if now >= top else "for benchmarks: sudo jetson_clocks"
+        return Finding("GPU clock", now >= top, f"{now // 10**6} of {top // 10**6} MHz", fix)
+    return Finding("GPU clock", False, "the board does not tell")
+
+
+def _throttling() -> Finding:
+    """Over-current events since the board was started (JetPack 6: oc*_event_cnt)."""
+    counts = {}
+    for file in sorted(HWMON.glob("hwmon*/oc*_event_cnt")):
+        try:
+            counts[file.name.removesuffix("_event_cnt")] = int(file.read_text())
+        except (OSError, ValueError):
+            continue
+    if not counts:
+        return Finding("throttling", True, "the board does not tell")
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    fix = "a stronger power supply, or a lower power mode: sudo nvpmodel -m MODE"
+    return Finding("throttling", not any(counts.values()), f"over-current events: {told}", fix)
+
+
+def _desktop_clocks(line: str) -> Finding:
+    """From nvidia-smi's ``345 MHz, 1980 MHz, 0x0000000000000001``."""
+    match = re.match(r"(\d+) MHz, (\d+) MHz, (0x[0-9a-fA-F]+)", line)
+    if match is None:
+        return Finding("GPU clock", False, "nvidia-smi does not tell", "nvidia-smi -q -d CLOCK")
+    reasons = int(match[3], 16)
+    held = [name for bit, name in _REASONS.items() if reasons & bit]
+    told = f"{match[1]} of {match[2]} MHz" + (f", held down by {', '.join(held)}" if held else "")
+    return Finding("GPU clock", not held, told, "cool the GPU or raise its power limit")
+
+
+def _environment() -> Finding:
+    """JetPack's TensorRT and OpenCV are packages of the system's Python."""
+    if sys.prefix == sys.base_prefix:
+        return Finding("environment", True, "the system's Python")
+    config = Path(sys.prefix) / "pyvenv.cfg"
+    text = config.read_text() if config.exists() else ""
+    seen = "include-system-site-packages = true" in text
+    fix = "" if seen else "python3 -m venv --system-site-packages VENV, then install again"
+    found = "venv that sees JetPack's packages" if seen else "venv without JetPack's packages"
+    return Finding("environment", seen, found, fix)
+
+
+def _output(*command: str) -> str:
+    """What a command prints; empty when it cannot run."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from streamseg.errors import SourceError
+from streamseg.runtime.loop.decoding import QUEUE_LENGTH, Decoder
+from streamseg.runtime.loop.latency import LatencyWatch
+from streamseg.runtime.loop.times import StageTimes
+from streamseg.runtime.session.events import Event
+from streamseg.runtime.sources import Frame
+
+IMAGE = np.zeros((4, 6, 3), np.uint8)
+
+
+@dataclass
+class CountedSource:
+    """Frames as fast as they are taken; ``error`` in the end."""
+
+    count: int
+    live: bool = False
+    seconds: float = 0.0
+    error: Exception | None = None
+    given: int = 0
+    halted: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self.count):
+            if self.halted.wait(self.seconds):
+                return
+            self.given += 1
+            yield Frame(IMAGE, index, index / 25)
+        if self.error:
+            raise self.error
+
+    def stop(self) -> None:
+        self.halted.set()
+
+
+def start(source: CountedSource, **options: object) -> Decoder:
+    decoder = Decoder(source, StageTimes(), **options)  # type: ignore[arg-type]
+    decoder.start()
+    return decoder
+
+
+def until(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_who_waits_gets_every_frame(live: bool) -> None:
+    decoder = start(CountedSource(30, live=live), when_behind="wait")
+    indices = []
+    while (frame := decoder.wait()) is not None:
+        time.sleep(0.001)
+        indices.append(frame.index)
+    assert (indices, decoder.dropped, decoder.ended) == (list(range(30)), 0, True)
+
+
+def test_source_that_waits_is_read_only_so_far_ahead() -> None:
+    source = CountedSource(30)
+    decoder = start(source)
+    until(lambda: source.given > QUEUE_LENGTH)
+    time.sleep(0.1)
+    assert source.given == QUEUE_LENGTH + 1
+    decoder.halt()
+    assert not decoder.is_alive()
+
+
+def test_who_is_behind_gets_the_newest_and_the_others_are_counted() -> None:
+    decoder = start(CountedSource(30, live=True))
+    decoder.join(10)
+    frame = decoder.take()
+    assert frame is not None
+    assert (frame.index, decoder.dropped) == (29, 29)
+    assert (decoder.take(), decoder.wait(), decoder.ended) == (None, None, True)
+
+
+def test_every_frame_is_given_or_counted() -> None:
+    decoder = start(CountedSource(200, seconds=0.001), when_behind="drop")
+    indices = []
+    while (frame := decoder.wait()) is not None:
+        time.sleep(0.004)
+        indices.append(frame.index)
+    assert indices == sorted(set(indices))
+    assert decoder.dropped > 0
+    assert len(indices) + decoder.dropped == 200
+
+
+def test_error_comes_after_the_frames_before_it() -> None:
+    decoder = start(CountedSource(2, error=SourceError("cut")))
+    assert [decoder.wait().index for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
+    with pytest.raises(SourceError, match="cut"):
+        decoder.wait()
+    assert decoder.ended
+
+
+def test_notice_of_every_frame_and_of_the_end() -> None:
+    seen: list[int] = []
+    decoder = start(CountedSource(3), notify=lambda: seen.append(1))
+    decoder.join(10)
+    assert len(seen) == 4
+
+
+def test_stop_request_ends_the_wait() -> None:
+    stop = threading.Event()
+    decoder = start(CountedSource(1, seconds=60))
+    threading.Timer(0.1, stop.set).start()
+    begin = time.monotonic()
+    assert decoder.wait(stop) is None
+    assert time.monotonic() - begin < 5
+    decoder.halt()
+    assert not decoder.is_alive()
+
+
+def test_decoder_that_never_ran_can_be_halted() -> None:
+    Decoder(CountedSource(1), StageTimes()).halt()  # type: ignore[arg-type]
+
+
+def test_late_labels_are_counted_and_told_once_in_a_while() -> None:
+    events: list[Event] = []
+    watch = LatencyWatch(0.1, "cam", events.append)
+    now = time.monotonic()
+    assert watch.check(Frame(IMAGE, 0, 0.0, now)) < 0.1
+    for index in range(1, 5):
+        assert watch.check(Frame(IMAGE, index, index / 25, now - 1)) >= 1
+    assert watch.late == 4
+    assert [(event.kind, event.stream, event.frame) for event in events] == [("late", "cam", 1)]
+    assert events[0].reason.startswith("labels after 10")
+    assert events[0].reason.endswith("limit 100 ms")
+
+
+def test_report_of_late_labels_counts_those_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    watch = LatencyWatch(0.1, "cam", events.append)
+    clock = [1000.0]
+    monkeypatch.setattr("streamseg.runtime.loop.latency.time.monotonic", lambda: clock[0])
+    for index in range(8):
+        watch.check(Frame(IMAGE, index, 0.0, clock[0] - 0.2))
+        clock[0] += 1
+    assert [event.frame for event in events] == [0, 5]
+    assert events[1].reason.endswith("; 4 more since the last report")
+
+
+def test_without_a_limit_nothing_is_late() -> None:
+    watch = LatencyWatch(None, "cam")
+    assert watch.check(Frame(IMAGE, 0, 0.0, time.monotonic() - 5)) >= 5
+    assert watch.late == 0

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamseg import doctor
+from streamseg.doctor import Finding, examine, missing_for
+from streamseg.runtime.backends.gpu import Gpu, find_gpu
+
+
+def found(subject: str, findings: list[Finding]) -> Finding:
+    (entry,) = [entry for entry in findings if entry.subject == subject]
+    return entry
+
+
+def test_onnxruntime_of_this_environment_is_found() -> None:
+    import onnxruntime
+
+    entry = found("ONNX Runtime", examine())
+    assert entry.ok
+    assert entry.found.startswith(onnxruntime.__version__)
+    assert "CPU" in entry.found
+
+
+def test_everything_missing_says_how_to_mend_it() -> None:
+    for entry in examine():
+        assert entry.ok or entry.fix, entry.subject
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+def test_without_gpu_tensorrt_is_not_ready_and_the_cpu_is() -> None:
+    findings = examine()
+    assert "GPU" in [entry.subject for entry in missing_for("tensorrt", findings)]
+    assert missing_for("cpu", findings) == []
+
+
+def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6"))
+    entry = found("GPU", examine())
+    assert (entry.ok, entry.found) == (True, "Orin, compute 8.7, driver CUDA 12.6")
+
+
+@pytest.mark.parametrize(
+    ("text", "ok", "told"),
+    [
+        ("# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic", True, "L4T 36.4"),
+        ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic", False, "L4T 36.3"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref", False, "L4T 35.4"),
+        ("# R38 (release), REVISION: 2.0, GCID: 1, BOARD: generic", True, "L4T 38.2"),
+        ("something else", False, "unknown: something else"),
+    ],
+)
+def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, told: str) -> None:
+    entry = doctor._jetpack(text)
+    assert (entry.ok, entry.found) == (ok, told)
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize(("purpose", "code"), [("cpu", 0), ("tensorrt", 1)])
+def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
+    runner = "from streamseg.cli.main import run; run()"
+    command = [sys.executable, "-c", runner, "doctor", "--for", purpose, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["ready"] is (code == 0)
+
+
+def test_cuda_python_newer_than_the_driver_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = pytest.importorskip("cuda.bindings", reason="it comes with the extra dev")
+    major = int(bindings.__version__.split(".")[0])
+    for driver, ok in ((f"{major - 1}.6", False), (f"{major}.0", True)):
+        monkeypatch.setattr(doctor, "find_gpu", lambda driver=driver: Gpu("Orin", "8.7", driver))
+        entry = found("cuda-python", examine())
+        assert entry.ok is ok
+        assert ok or entry.fix == f"pip install 'cuda-bindings<{major}'"
+
+
+def test_every_need_is_looked_for() -> None:
+    subjects = [entry.subject for entry in examine()]
+    assert {need for needs in doctor.NEEDS.values() for need in needs} <= set(subjects)
+
+
+@pytest.mark.parametrize(
+    ("line", "ok", "told"),
+    [
+        ("345 MHz, 1980 MHz, 0x0000000000000001", True, "345 of 1980 MHz"),
+        ("1200 MHz, 1980 MHz, 0x0000000000000000", True, "1200 of 1980 MHz"),
+        (
+            "900 MHz, 1980 MHz, 0x0000000000000024",
+            False,
+            "900 of 1980 MHz, held down by its power limit, temperature",
+        ),
+        ("", False, "nvidia-smi does not tell"),
+    ],
+)
+def test_clocks_of_a_desktop_gpu(line: str, ok: bool, told: str) -> None:
+    entry = doctor._desktop_clocks(line)
+    assert (entry.ok, entry.found) == (ok, told)
+
+
+def test_over_current_events_of_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HWMON", tmp_path)
+    assert doctor._throttling().found == "the board does not tell"
+    (tmp_path / "hwmon1").mkdir()
+    (tmp_path / "hwmon1/oc1_event_cnt").write_text("0\n")
+    (tmp_path / "hwmon1/oc3_event_cnt").write_text("0\n")
+    assert doctor._throttling().ok
+    (tmp_path / "hwmon1/oc3_event_cnt").write_text("7\n")
+    entry = doctor._throttling()
+    assert (entry.ok, entry.found) == (False, "over-current events: oc1 0, oc3 7")
+
+
+def test_board_state_is_what_benchmarks_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("RTX 4090", "8.9", "13.0"))
+    monkeypatch.setattr(doctor, "_output", lambda *_: "345 MHz, 1980 MHz, 0x04")
+    state = doctor.board_state()
+    assert state["GPU clock"] == "345 of 1980 MHz, held down by its power limit"
+    assert state["GPU"].startswith("RTX 4090")
