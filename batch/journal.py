@@ -17,7 +17,7 @@ Kind = Literal["begun", "done", "crashed", "failed", "set aside"]
 
 
 @dataclass
-class Entry:
+class JournalEntry:
     """What the journal knows of a task.
 
     Attributes:
@@ -45,7 +45,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, JournalEntry] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
@@ -76,7 +76,7 @@ class Journal:
     def _apply(self, key: str, identity: str, kind: Kind, reason: str) -> None:
         entry = self.entries.get(key)
         if entry is None or entry.identity != identity:
-            entry = self.entries[key] = Entry(identity)
+            entry = self.entries[key] = JournalEntry(identity)
         if kind == "begun" and entry.kind == "set aside":
             entry.crashes = 0  # tried again on request
         entry.kind = kind
@@ -101,7 +101,7 @@ class Journal:
             raise BatchError(f"cannot write journal {self.path}: {error.strerror}") from None
         self._apply(key, identity, kind, reason)
 
-    def find(self, key: str, identity: str) -> Entry | None:
+    def find(self, key: str, identity: str) -> JournalEntry | None:
         """What is known of a task; ``None`` for one never seen, or with another identity."""
         entry = self.entries.get(key)
         return entry if entry is not None and entry.identity == identity else None

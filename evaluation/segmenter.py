@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import streamseg
 from streamseg.runtime.bundle.manifest import ClassInfo
+from streamseg.runtime.stream import open_stream
 from streamseg.runtime.video.resize import nearest_indices
 
 Array = NDArray[np.generic]
@@ -110,7 +110,7 @@ class BundleSegmenter(Segmenter):
 
     def __init__(self, path: Path, options: SegmenterOptions) -> None:
         self.name = str(path)
-        self._stream = streamseg.open(
+        self._stream = open_stream(
             path, backend=options.backend, native=options.native, threads=options.threads
         )
         self.classes = self._stream.manifest.classes

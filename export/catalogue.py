@@ -46,7 +46,7 @@ MPVSS_PAPER = "arXiv 2310.18954"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelRow:
     """A published network.
 
     Attributes:
@@ -121,23 +121,29 @@ def _mpvss(encoder: str) -> Callable[[int], StepModel]:
     return lambda classes: MPVSS(MPVSSConfig(MASK_ENCODERS[encoder], classes))
 
 
-CATALOGUE: dict[str, Entry] = {
+CATALOGUE: dict[str, ModelRow] = {
     entry.name: entry
     for entry in (
-        *(Entry(f"segformer/mit_b{i}", _segformer(f"mit_b{i}"), SEGFORMER_PAPER) for i in range(6)),
         *(
-            Entry(f"tv3s/{name}", _tv3s(name), TV3S_PAPER)
+            ModelRow(f"segformer/mit_b{i}", _segformer(f"mit_b{i}"), SEGFORMER_PAPER)
+            for i in range(6)
+        ),
+        *(
+            ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER)
             for name in ("mit_b0", "mit_b1", "mit_b2")
         ),
-        *(Entry(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in ("swin_t", "swin_s")),
-        *(Entry(f"cffm/{name}", _cffm(CFFM, name), CFFM_PAPER) for name in CFFM_DEPTHS),
-        *(Entry(f"cffm++/{name}", _cffm(CFFMPlus, name), CFFM_PLUS_PAPER) for name in CFFM_DEPTHS),
-        *(Entry(f"mrcfa/{name}", _mrcfa(name), MRCFA_PAPER) for name in CFFM_DEPTHS),
+        *(ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in ("swin_t", "swin_s")),
+        *(ModelRow(f"cffm/{name}", _cffm(CFFM, name), CFFM_PAPER) for name in CFFM_DEPTHS),
         *(
-            Entry(f"mask2former/{name}", _mask2former(name), MASK2FORMER_PAPER)
+            ModelRow(f"cffm++/{name}", _cffm(CFFMPlus, name), CFFM_PLUS_PAPER)
+            for name in CFFM_DEPTHS
+        ),
+        *(ModelRow(f"mrcfa/{name}", _mrcfa(name), MRCFA_PAPER) for name in CFFM_DEPTHS),
+        *(
+            ModelRow(f"mask2former/{name}", _mask2former(name), MASK2FORMER_PAPER)
             for name in MASK_ENCODERS
         ),
-        *(Entry(f"mpvss/{name}", _mpvss(name), MPVSS_PAPER) for name in MASK_ENCODERS),
+        *(ModelRow(f"mpvss/{name}", _mpvss(name), MPVSS_PAPER) for name in MASK_ENCODERS),
     )
 }
 

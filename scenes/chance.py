@@ -7,7 +7,7 @@ import numpy as np
 _INDEX_BITS = 48
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """What a generator decides; two streams never share numbers."""
 
     TEXTURE = 0
@@ -30,7 +30,7 @@ def make_generator(seed: int, stream: int, index: int = 0) -> np.random.Generato
 
     Args:
         seed: the scene's seed, 0 to 2**63 - 1.
-        stream: see `Stream`.
+        stream: see `RandomStream`.
         index: block, slot or frame; negative ones are fine (a lane that flows backwards).
     """
     word = (stream << _INDEX_BITS) | (index & ((1 << _INDEX_BITS) - 1))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamseg.scenes.chance import Stream, make_generator
+from streamseg.scenes.chance import RandomStream, make_generator
 from streamseg.scenes.mesh import Face, Floats
 from streamseg.scenes.scene_config import SceneConfig
 
@@ -48,7 +48,7 @@ class Sky:
 
     def __init__(self, config: SceneConfig) -> None:
         self._config = config
-        draws = make_generator(config.seed, Stream.WEATHER, -1)
+        draws = make_generator(config.seed, RandomStream.WEATHER, -1)
         self._azimuth = draws.uniform(0, 2 * np.pi)
 
     def light(self, time: float) -> Light:
@@ -73,8 +73,8 @@ class Sky:
         part = place - segment
         part = part * part * (3 - 2 * part)
         seed = self._config.seed
-        first = make_generator(seed, Stream.WEATHER, segment).random(5)
-        second = make_generator(seed, Stream.WEATHER, segment + 1).random(5)
+        first = make_generator(seed, RandomStream.WEATHER, segment).random(5)
+        second = make_generator(seed, RandomStream.WEATHER, segment + 1).random(5)
         return tuple(float(value) for value in first + part * (second - first))
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.scenes.chance import Stream, make_generator
+from streamseg.scenes.chance import RandomStream, make_generator
 from streamseg.scenes.light import Light
 from streamseg.scenes.mesh import Face, Floats, Mesh, level
 from streamseg.scenes.parcels import BLOCK, KERB, PAVED, ground_color
@@ -43,7 +43,7 @@ class Painter:
         self._seed = config.seed
         self._course = course
         self._world = world
-        draws = make_generator(config.seed, Stream.TEXTURE)
+        draws = make_generator(config.seed, RandomStream.TEXTURE)
         grain = _make_texture(draws, octaves=(1, 2, 6, 24), weights=(1.0, 1.2, 0.8, 0.5))
         self._grain = np.asarray(np.clip(128 + 42 * grain, 0, 255), dtype=np.uint8)
         cloud = _make_texture(draws, octaves=(4, 9, 22, 60, 130), weights=(0.2, 0.4, 0.7, 1, 1.1))
@@ -142,7 +142,7 @@ class Painter:
             edge = np.arange(np.floor(here / 8), np.floor((here + 60) / 8)) * 8
             shapes.append(level(side - 0.05, side + 0.05, 0.0, edge, edge + 4))
         for block in range(int(here // BLOCK), int((here + 70) // BLOCK) + 1):
-            draws = make_generator(self._seed, Stream.CROSSING, block)
+            draws = make_generator(self._seed, RandomStream.CROSSING, block)
             if draws.random() < 0.3:
                 stripe = np.arange(-5.2, 5.2, 1.1)
                 start = block * BLOCK + 2
@@ -210,7 +210,7 @@ class Painter:
 
     def _make_skyline(self) -> tuple[Floats, Floats, Floats]:
         """Silhouettes round the horizon: directions (N, 4, 3), colours (N, 3), labels (N,)."""
-        draws = make_generator(self._seed, Stream.SKYLINE)
+        draws = make_generator(self._seed, RandomStream.SKYLINE)
         tree = draws.random(_SKYLINE) < 0.5
         angle = 2 * np.pi * (np.arange(_SKYLINE) + draws.uniform(-0.4, 0.4, _SKYLINE)) / _SKYLINE
         half = np.where(tree, 0.03, 0.022) * draws.uniform(0.6, 1.5, _SKYLINE)

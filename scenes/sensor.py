@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.scenes.chance import Stream, make_generator
+from streamseg.scenes.chance import RandomStream, make_generator
 from streamseg.scenes.light import Light
 from streamseg.scenes.scene_config import SceneConfig
 
@@ -23,7 +23,7 @@ class Sensor:
 
     def __init__(self, config: SceneConfig) -> None:
         self._config = config
-        draws = make_generator(config.seed, Stream.SENSOR, -1)
+        draws = make_generator(config.seed, RandomStream.SENSOR, -1)
         shape = (config.height + _BANK, config.width + _BANK, 3)
         grey = draws.standard_normal(shape[:2], dtype=np.float32)[..., None]
         noise = 0.75 * grey + 0.66 * draws.standard_normal(shape, dtype=np.float32)
@@ -42,7 +42,7 @@ class Sensor:
             (H, W, 3) uint8 RGB.
         """
         config = self._config
-        draws = make_generator(config.seed, Stream.SENSOR, index)
+        draws = make_generator(config.seed, RandomStream.SENSOR, index)
         if config.blur and draws.random() < config.blur:
             image = _blur(image, draws)
         if light.rain > 0.02:

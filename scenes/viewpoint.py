@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.scenes.chance import Stream, make_generator
+from streamseg.scenes.chance import RandomStream, make_generator
 from streamseg.scenes.scene_config import SceneConfig
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ class Course:
     """The centre line: sideways position (metres) over the distance driven."""
 
     def __init__(self, config: SceneConfig) -> None:
-        draws = make_generator(config.seed, Stream.ROAD)
+        draws = make_generator(config.seed, RandomStream.ROAD)
         lengths = np.array([520.0, 310.0, 170.0]) * draws.uniform(0.85, 1.2, 3)
         self._rate = 2 * np.pi / lengths
         self._size = config.curve * np.array([9.0, 4.0, 1.0]) * draws.uniform(0.6, 1.2, 3)
@@ -103,7 +103,7 @@ class Drive:
     """Where the camera is at a time: closed forms, so that any frame can be asked first."""
 
     def __init__(self, config: SceneConfig, course: Course) -> None:
-        draws = make_generator(config.seed, Stream.DRIVE)
+        draws = make_generator(config.seed, RandomStream.DRIVE)
         self._config = config
         self._course = course
         self._phase = draws.uniform(0, 2 * np.pi, 8)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamseg.scenes.chance import Stream, make_generator
+from streamseg.scenes.chance import RandomStream, make_generator
 from streamseg.scenes.figures import (
     PHASES,
     add_pole,
@@ -113,7 +113,7 @@ class World:
         return draw_plot(self._plot_draws(block, side))
 
     def _plot_draws(self, block: int, side: int) -> np.random.Generator:
-        stream = Stream.PLOT_LEFT if side < 0 else Stream.PLOT_RIGHT
+        stream = RandomStream.PLOT_LEFT if side < 0 else RandomStream.PLOT_RIGHT
         return make_generator(self._config.seed, stream, block)
 
     def _build_block(self, block: int) -> tuple[Mesh, Mesh]:
@@ -132,7 +132,7 @@ class World:
         return moved
 
     def _build_kerb(self, block: int, side: int, plot: Plot) -> Mesh:
-        stream = Stream.KERB_LEFT if side < 0 else Stream.KERB_RIGHT
+        stream = RandomStream.KERB_LEFT if side < 0 else RandomStream.KERB_RIGHT
         draws = make_generator(self._config.seed, stream, block)
         build = Builder()
         open_side = plot is Plot.SIDE_STREET
@@ -179,7 +179,7 @@ class World:
 
     def _place_slot(self, number: int, lane: _Lane, slot: int, time: float) -> list[Mesh]:
         def make() -> tuple[tuple[Mesh, ...], Floats]:
-            draws = make_generator(self._config.seed, Stream.LANE + number, slot)
+            draws = make_generator(self._config.seed, RandomStream.LANE + number, slot)
             if draws.random() > lane.share * self._config.traffic:
                 return (), np.zeros(0)
             return _build_figure(draws, lane.kind, oncoming=lane.speed < 0), draws.random(4)
@@ -202,7 +202,7 @@ class World:
         for block in range(int(here // BLOCK), int((here + 75) // BLOCK) + 1):
 
             def make(block: int = block) -> tuple[tuple[Mesh, ...], Floats]:
-                draws = make_generator(self._config.seed, Stream.CROSSING, block)
+                draws = make_generator(self._config.seed, RandomStream.CROSSING, block)
                 if draws.random() > _CROSSING_SHARE * self._config.traffic:
                     return (), np.zeros(0)
                 kind = "rider" if draws.random() < 0.35 else "person"
@@ -225,7 +225,7 @@ class World:
         """Place the car ahead; it leaves and another comes while out of view."""
         if not self._config.traffic:
             return []
-        draws = make_generator(self._config.seed, Stream.LEAD)
+        draws = make_generator(self._config.seed, RandomStream.LEAD)
         period, shift = draws.uniform(35, 60), draws.random()
         turn = time / period + shift
         gap = 9.5 + 90 * (1 + np.cos(2 * np.pi * turn)) + 2 * np.sin(2 * np.pi * time / 11)
@@ -235,7 +235,7 @@ class World:
 
         def make() -> Mesh:
             return build_car(
-                make_generator(self._config.seed, Stream.LEAD, number + 1), oncoming=False
+                make_generator(self._config.seed, RandomStream.LEAD, number + 1), oncoming=False
             )
 
         s = here + float(gap)

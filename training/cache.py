@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import TrainingError
-from streamseg.evaluation.datasets import VOID, Clip, Dataset, Frame
+from streamseg.evaluation.datasets import VOID, Clip, Dataset, LabelledFrame
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.files import describe_failure
 from streamseg.scenes import SCENES_VERSION
@@ -53,14 +53,14 @@ class CachedClip:
     def __len__(self) -> int:
         return self.frame_count
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> LabelledFrame:
         """Copy one frame out; negative indices count from the end."""
         place = range(len(self))[index]
         label = np.array(self.labels[place]) if self.labelled[place] else None
         image = np.array(self.images[place])
-        return Frame(f"{self.name}_{place:06d}", image, label, self.times[place])
+        return LabelledFrame(f"{self.name}_{place:06d}", image, label, self.times[place])
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))
 
 
@@ -150,7 +150,7 @@ def _allocate(folder: Path, total: int, shape: tuple[int, ...]) -> tuple[Bytes, 
     return allocate(_IMAGES, (total, *shape)), allocate(_LABELS, (total, *shape[:2]))
 
 
-def _store(arrays: tuple[Bytes, Bytes], at: int, clip: Clip, frame: Frame) -> None:
+def _store(arrays: tuple[Bytes, Bytes], at: int, clip: Clip, frame: LabelledFrame) -> None:
     images, labels = arrays
     if frame.image.shape != images.shape[1:]:
         raise TrainingError(

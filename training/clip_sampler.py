@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from streamseg.errors import TrainingError
-from streamseg.evaluation.datasets import Dataset, Frame, IndexedClip
+from streamseg.evaluation.datasets import Dataset, IndexedClip, LabelledFrame
 from streamseg.training.augmentation import Augmentation
 from streamseg.training.config import ClipConfig
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips of one step.
 
     Attributes:
@@ -36,9 +36,9 @@ class Batch:
     frames: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ClipBatch:
         """The same on ``device``."""
-        return Batch(
+        return ClipBatch(
             self.frames.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
         )
 
@@ -119,7 +119,7 @@ class ClipSampler:
         pairs = [change.apply(frame.image, frame.label) for frame in frames]
         return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
 
-    def _check_labels(self, clip: str, frame: Frame) -> None:
+    def _check_labels(self, clip: str, frame: LabelledFrame) -> None:
         if frame.label is None:
             return
         values = np.flatnonzero(np.bincount(frame.label.ravel(), minlength=256))
@@ -131,13 +131,13 @@ class ClipSampler:
                 f"the {count} classes (0 to {count - 1}, {self._config.ignore_index} is ignored)"
             )
 
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> ClipBatch:
         """One process's share of a step's clips: every ``world``-th of them."""
         first = step * self._config.batch
         positions = range(first + rank, first + self._config.batch, world)
         pairs = [self.sample(position) for position in positions]
         frames = torch.from_numpy(np.stack([frames for frames, _ in pairs]))
-        return Batch(frames, torch.from_numpy(np.stack([labels for _, labels in pairs])))
+        return ClipBatch(frames, torch.from_numpy(np.stack([labels for _, labels in pairs])))
 
 
 def require_classes(dataset: Dataset) -> None:
@@ -160,11 +160,11 @@ def _indexed(clip: Any) -> IndexedClip:
     return clip
 
 
-class _Steps(TorchDataset[Batch]):
+class _Steps(TorchDataset[ClipBatch]):
     def __init__(self, sampler: ClipSampler, rank: int, world: int) -> None:
         self._sampler, self._rank, self._world = sampler, rank, world
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> ClipBatch:
         return self._sampler.batch(step, rank=self._rank, world=self._world)
 
 
@@ -175,9 +175,9 @@ def _leave_signals_to_parent(_worker: int) -> None:
 
 def iterate_batches(
     sampler: ClipSampler, steps: range, *, rank: int, world: int, workers: int
-) -> Iterator[Batch]:
+) -> Iterator[ClipBatch]:
     """Batches of ``steps`` in order, read ahead by ``workers`` processes (0: by none)."""
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[ClipBatch] = DataLoader(
         _Steps(sampler, rank, world),
         batch_size=None,
         sampler=steps,

@@ -16,7 +16,7 @@ from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import Dataset
 from streamseg.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
-from streamseg.training.clip_sampler import Batch, ClipSampler, count_classes, iterate_batches
+from streamseg.training.clip_sampler import ClipBatch, ClipSampler, count_classes, iterate_batches
 from streamseg.training.config import TrainConfig
 from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
@@ -111,7 +111,7 @@ class Trainer:
             processes=self.processes,
         )
 
-    def advance(self, batch: Batch) -> LossParts:
+    def advance(self, batch: ClipBatch) -> LossParts:
         """Do one optimiser step; the losses are those of all processes.
 
         Raises:
@@ -340,7 +340,7 @@ def _run(
             history.close()
 
 
-def _advance(trainer: Trainer, batch: Batch, folder: RunFolder) -> LossParts:
+def _advance(trainer: Trainer, batch: ClipBatch, folder: RunFolder) -> LossParts:
     """A step; an error also tells what to go back to, or what would fit."""
     try:
         return trainer.advance(batch)

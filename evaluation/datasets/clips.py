@@ -18,7 +18,7 @@ from streamseg.evaluation.datasets.label_classes import SegmentationClass
 
 
 @dataclass(frozen=True)
-class Frame:
+class LabelledFrame:
     """One frame.
 
     ``image`` is (H, W, 3) uint8 RGB, ``label`` (h, w) uint8 with 255 = void or None where the frame
@@ -50,7 +50,7 @@ class Clip(Protocol):
     def label_count(self) -> int:
         """How many frames have a label."""
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabelledFrame]:
         """Read the frames in order.
 
         Raises:
@@ -65,7 +65,7 @@ class IndexedClip(Clip, Protocol):
     def __len__(self) -> int:
         """Number of frames."""
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> LabelledFrame:
         """Read one frame; negative indices count from the end."""
 
     def labelled_frames(self) -> list[int]:
@@ -107,15 +107,15 @@ class StillClip:
     def __len__(self) -> int:
         return len(self.stills)
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> LabelledFrame:
         """Read one frame; negative indices count from the end."""
         still = self.stills[index]
         label = None
         if still.label is not None and self.coding is not None:
             label = self.coding.read(still.label)
-        return Frame(still.image.stem, read_image(still.image), label, still.time)
+        return LabelledFrame(still.image.stem, read_image(still.image), label, still.time)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))
 
 
@@ -148,7 +148,7 @@ class VideoClip:
         except (av.error.FFmpegError, IndexError, OSError) as error:
             raise DatasetError(f"{path} cannot be opened as a video: {error}") from error
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabelledFrame]:
         decoded = 0
         first: Fraction | None = None
         try:
@@ -160,7 +160,7 @@ class VideoClip:
                         first = moment if first is None else first
                         time = float(moment - first)
                     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                    yield Frame(f"{self.path.stem}_{decoded:06d}", image, None, time)
+                    yield LabelledFrame(f"{self.path.stem}_{decoded:06d}", image, None, time)
                     decoded += 1
         except (av.error.FFmpegError, IndexError, OSError) as error:
             raise DatasetError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from streamseg.errors import DatasetError, SourceError
 from streamseg.evaluation.datasets import label_classes as classes
-from streamseg.evaluation.datasets.clips import Clip, Dataset, Frame
+from streamseg.evaluation.datasets.clips import Clip, Dataset, LabelledFrame
 from streamseg.scenes import SceneConfig, SyntheticScene, parse_scene
 
 SPLIT_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}
@@ -55,21 +55,21 @@ class SceneClip:
     def __len__(self) -> int:
         return self.frame_count
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> LabelledFrame:
         """Draw one frame; negative indices count from the end."""
         place = range(len(self))[index]
         return _draw(self._scene, place)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabelledFrame]:
         # Not the cached scene: what a pass over many clips has drawn is not kept.
         scene = SyntheticScene(self.config)
         return (_draw(scene, index) for index in range(len(self)))
 
 
-def _draw(scene: SyntheticScene, index: int) -> Frame:
+def _draw(scene: SyntheticScene, index: int) -> LabelledFrame:
     image, labels = scene.render(index)
     name = f"{scene.config.seed:07d}_{index:06d}"
-    return Frame(name, image, labels, index / scene.config.fps)
+    return LabelledFrame(name, image, labels, index / scene.config.fps)
 
 
 def open_synthetic(address: str, split: str) -> Dataset:

@@ -39,7 +39,7 @@ class Engines(Protocol):
 
 
 @dataclass(frozen=True)
-class Slot:
+class StepSlot:
     """Buffers of one step under way: frame and outputs, on the device and page-locked.
 
     Events: the frame is uploaded, the outputs are computed, they are downloaded.
@@ -102,9 +102,9 @@ class TensorRtLane(Lane):
         cuda.synchronize(self._steps)
         self._show(0)
 
-    def _new_slot(self) -> Slot:
+    def _new_slot(self) -> StepSlot:
         pinned, outputs = self._cuda.allocate_pinned, output_tensors(self._manifest)
-        return Slot(
+        return StepSlot(
             pinned(self._manifest.frame.shape, "uint8"),
             self._new_array(self._manifest.frame.shape, "uint8"),
             {name: pinned(*kind) for name, kind in outputs.items()},
@@ -232,7 +232,7 @@ class TensorRtLane(Lane):
         labels = slot.device_outputs["labels"]
         return DeviceArray(labels.pointer, labels.shape[1:], labels.dtype, int(self._steps))
 
-    def _claim(self) -> Slot:
+    def _claim(self) -> StepSlot:
         if not self._contexts:
             raise BackendError("the stream is closed")
         if len(self._under_way) == self.depth:
@@ -282,7 +282,7 @@ class TensorRtLane(Lane):
         self._graphs[key] = graph
         return graph
 
-    def _bind(self, plan: StepPlan, slot: Slot, frame: int) -> None:
+    def _bind(self, plan: StepPlan, slot: StepSlot, frame: int) -> None:
         self._set(plan.graph, "frame", frame)
         for feed in (*plan.reads, *plan.writes):
             self._set(plan.graph, feed.tensor, self._state[feed.state][feed.buffer].pointer)

@@ -15,7 +15,7 @@ from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.calibration.observation import Order
 from streamseg.errors import DatasetError
 from streamseg.evaluation.clustering import store_given
-from streamseg.evaluation.datasets import Dataset, Frame, SegmentationClass, open_dataset
+from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass, open_dataset
 from streamseg.evaluation.scores import evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
@@ -32,7 +32,7 @@ class Drawn:
     """A labelled clip in memory."""
 
     name: str
-    frames: tuple[Frame, ...]
+    frames: tuple[LabelledFrame, ...]
     fps: float | None = None
 
     @property
@@ -93,7 +93,7 @@ def test_evaluation_steps_as_a_stream_does(bundle: Path) -> None:
             stream.reset()
             fresh.append(stream.step(image).labels == label)
     frames = tuple(
-        Frame(str(i), image, label, None)
+        LabelledFrame(str(i), image, label, None)
         for i, (image, label) in enumerate(zip(FRAMES, labels, strict=True))
     )
     classes = tuple(SegmentationClass(f"class {i}", (i, i, i)) for i in range(tiny.CLASSES))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from streamseg.evaluation.datasets import Dataset, Frame, SegmentationClass
+from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
 from streamseg.training.loop import RunOptions, TrainReport, train
 from streamseg.training.networks import Network, build_network
@@ -58,7 +58,7 @@ class ArrayClip:
     def __len__(self) -> int:
         return self.frames
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> LabelledFrame:
         self.reads.append(index)
         draws = np.random.default_rng((len(self.name), index))
         label = np.kron(draws.integers(0, 4, (4, 8)), np.ones((8, 8))).astype(np.uint8)
@@ -66,7 +66,7 @@ class ArrayClip:
         if self.wrong is not None:
             label[0, 0] = self.wrong
         labelled = index not in self.unlabelled
-        return Frame(f"{self.name}_{index}", image, label if labelled else None, index / 10)
+        return LabelledFrame(f"{self.name}_{index}", image, label if labelled else None, index / 10)
 
     def __iter__(self):
         return (self[i] for i in range(self.frames))
