@@ -19,7 +19,8 @@ enum {
 };
 
 /* The map, its window grid and the sizes; `depth` is taps for the convolution, states for the scan.
- * `threads` counts the caller; 0 takes one for every core. */
+ * `threads` counts the caller; 0 takes one for every core, and fewer run where the system refuses
+ * threads. */
 typedef struct streamseg_sizes {
   int64_t map_h, map_w, window_h, window_w, offset_h, offset_w;
   int64_t batch, channels, depth, threads;

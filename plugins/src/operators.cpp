@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -206,10 +207,17 @@ ThreadExecutor::ThreadExecutor(int64_t threads)
 
 void ThreadExecutor::run(int64_t total, void (*task)(void*, size_t), void* context) const {
   std::vector<std::thread> threads;
-  for (int64_t i = 1; i < total; ++i) {
-    threads.emplace_back(task, context, static_cast<size_t>(i));
+  threads.reserve(static_cast<size_t>(std::max<int64_t>(total, 1)));
+  int64_t started = 1;
+  try {
+    for (; started < total; ++started) {
+      threads.emplace_back(task, context, static_cast<size_t>(started));
+    }
+  } catch (const std::exception&) {
+    // Out of threads or of memory for one: those that started, and the caller, do all the work.
   }
   task(context, 0);
+  for (int64_t i = started; i < total; ++i) task(context, static_cast<size_t>(i));
   for (auto& thread : threads) thread.join();
 }
 

@@ -25,7 +25,8 @@ class Executor {
   virtual void run(int64_t total, void (*task)(void*, size_t), void* context) const = 0;
 };
 
-// Starts threads for one call: `threads` counts the caller; 0 takes one for every core.
+// Starts threads for one call: `threads` counts the caller; 0 takes one for every core. Where the
+// system starts fewer, those do the work.
 class ThreadExecutor : public Executor {
  public:
   explicit ThreadExecutor(int64_t threads);
