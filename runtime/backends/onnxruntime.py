@@ -129,8 +129,8 @@ def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:
     Args:
         name: of the graph.
         bundle: that it is of.
-        open_it: opens it, from verified bytes and not from the path: what was hashed is what runs,
-            and the model cannot refer to files outside itself.
+        open_it: opens it, from verified bytes and not from the path: what was hashed is what runs.
+            ONNX Runtime would read files that the bytes refer to; ``read_bundle`` refuses those.
     Raises:
         BackendError: ONNX Runtime refuses the graph.
         BundleError: its tensors disagree with the manifest.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from streamseg.errors import BundleError
 from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest, parse_manifest
+from streamseg.runtime.bundle.onnx_wire import require_self_contained
 from streamseg.runtime.bundle.state import StateSpec
 
 MANIFEST = "manifest.json"
@@ -35,8 +36,9 @@ class Bundle:
     Attributes:
         path: its folder.
         manifest: parsed and checked.
-        graphs: graph name -> ONNX bytes, equal to what the manifest's SHA-256 promises. Backends
-            load these bytes rather than the file, so what was verified is what runs.
+        graphs: graph name -> ONNX bytes, equal to what the manifest's SHA-256 promises, with all
+            tensors inside. Backends load these bytes rather than the file, so what was verified is
+            what runs.
         given: state name -> array, for the given states whose values the bundle holds.
     """
 
@@ -56,8 +58,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and verify the bundle in folder ``path``.
 
     Raises:
-        BundleError: no bundle there, a damaged manifest, a path that leaves the bundle, or a file
-            whose SHA-256 differs from the manifest's.
+        BundleError: no bundle there, a damaged manifest, a path that leaves the bundle, a file
+            whose SHA-256 differs from the manifest's, or a graph with tensors outside its file.
     """
     root = Path(path)
     manifest = read_manifest(root)
@@ -70,6 +72,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
                 "Export the checkpoint again"
             )
     graphs = {name: contents[graph.file] for name, graph in manifest.graphs.items()}
+    for name, graph in manifest.graphs.items():
+        require_self_contained(graphs[name], f"{root / graph.file}")
     given = {
         spec.name: _read_array(spec, contents[spec.init.removeprefix(FILE_INIT)])
         for spec in manifest.state
