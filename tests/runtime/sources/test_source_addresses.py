@@ -98,9 +98,9 @@ def test_wrong_address_is_told(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("rtsp://joe:pw@cam:554/live?x=1", "rtsp://***@cam:554/live?x=1"),
+        ("rtsp://joe:pw@cam:554/live?fps=1", "rtsp://***@cam:554/live?fps=1"),
         ("rtsp://joe:p@w/o#r?d@cam/live", "rtsp://***@cam/live"),
-        ("https://cam/live?password=abc&x=1", "https://cam/live?password=***&x=1"),
+        ("https://cam/live?password=abc&width=1", "https://cam/live?password=***&width=1"),
         ("https://cam/live?Access_Token=abc", "https://cam/live?Access_Token=***"),
         ("rtsp://cam/user=admin&password=abc&channel=1", None),
         ("joe:pw@cam/live", "***@cam/live"),
