@@ -1,16 +1,19 @@
-"""A model played in PyTorch: the manifest's schedule over buffers of tensors."""
+"""A model stepped in PyTorch, through the schedule and the state code of the runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from streamseg.errors import StateMismatch
+from streamseg.errors import BackendError
 from streamseg.export.step import IMAGENET_MEAN, IMAGENET_STD, Size, StepModel, upsample
-from streamseg.runtime.backends.interface import plan_step
+from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.interface import Array, Lane, StepPlan
 from streamseg.runtime.bundle.manifest import FrameSpec, GraphSpec, Manifest
+from streamseg.runtime.stepper import Stepper
 
 
 def outline(model: StepModel, size: Size) -> Manifest:
@@ -29,6 +32,63 @@ def outline(model: StepModel, size: Size) -> Manifest:
     )
 
 
+class TorchLane(Lane):
+    """Tensors as buffers, and the model's own forward pass in the place of a graph's.
+
+    Attributes:
+        batch: uint8 ``[1, H, W, 3]``, the frame of the next step.
+        scores: the head's, ``[1, K, h, w]``, of the last step.
+    """
+
+    depth = 1
+    stream = 0
+
+    def __init__(self, model: StepModel, manifest: Manifest) -> None:
+        self.batch = torch.zeros(manifest.frame.shape, dtype=torch.uint8)
+        self.scores = torch.empty(0)
+        self.logits = None
+        self._model = model
+        self._buffers = {
+            spec.name: [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))] * spec.buffers
+            for spec in manifest.state
+        }
+
+    def start(self, plan: StepPlan) -> None:
+        """Run the model's step."""
+        inputs = [self._buffers[feed.state][feed.buffer] for feed in plan.reads]
+        self.scores, *written = self._model.run_graph(plan.graph, self.batch, *inputs)
+        for feed, tensor in zip(plan.writes, written, strict=True):
+            self._buffers[feed.state][feed.buffer] = tensor
+
+    def finish(self) -> None:
+        """Nothing is left to do: the step is complete when it was begun."""
+
+    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+        """Refuse: frames come as tensors."""
+        raise BackendError("a replay in PyTorch takes no frames from device memory")
+
+    def read(self, state: str, buffer: int) -> Array:
+        """A copy of one state buffer."""
+        return np.array(self._buffers[state][buffer].detach().numpy())
+
+    def write(self, state: str, buffer: int, content: Array) -> None:
+        """Overwrite one state buffer."""
+        self._buffers[state][buffer] = torch.from_numpy(content.copy())
+
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Look at the tensors."""
+        return all(bool(self._buffers[name][index].isfinite().all()) for name, index in buffers)
+
+    def clear(self) -> None:
+        """Zero every state buffer; steps never write in place."""
+        for name, buffers in self._buffers.items():
+            self._buffers[name] = [torch.zeros_like(tensor) for tensor in buffers]
+
+    def close(self) -> None:
+        """Let go of the tensors."""
+        self._buffers.clear()
+
+
 class Replay:
     """Runs a model frame by frame, as the runtime runs its bundle.
 
@@ -45,29 +105,22 @@ class Replay:
     ) -> None:
         self.model = model
         self.size = size
-        self.step_count = 0
-        self._manifest = outline(model, size)
-        self._given = dict(given or {})
-        self._check_given()
-        self._buffers: dict[str, list[Tensor]] = {}
-        self.reset()
+        manifest = outline(model, size)
+        self._lane = TorchLane(model, manifest)
+        arrays = {name: tensor.numpy() for name, tensor in (given or {}).items()}
+        self._stepper = Stepper(manifest, self._lane, arrays)
+        self._stepper.require_given()
 
     def reset(self) -> None:
         """Back to the empty state; given tensors stay."""
-        self.step_count = 0
-        for spec in self._manifest.state:
-            empty = torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-            self._buffers[spec.name] = [self._given.get(spec.name, empty)] * spec.buffers
+        self._stepper.reset()
 
     def scores(self, frame: Tensor) -> Tensor:
         """Advance by uint8 ``[1, H, W, 3]``; the head's scores ``[1, K, h, w]``."""
-        plan = plan_step(self._manifest, self.step_count)
-        inputs = [self._buffers[feed.state][feed.buffer] for feed in plan.reads]
-        found, *written = self.model.run_graph(plan.graph, frame, *inputs)
-        for feed, tensor in zip(plan.writes, written, strict=True):
-            self._buffers[feed.state][feed.buffer] = tensor
-        self.step_count += 1
-        return found
+        self._lane.batch = frame
+        self._stepper.start()
+        self._lane.finish()
+        return self._lane.scores
 
     def logits(self, frame: Tensor) -> Tensor:
         """Advance by uint8 ``[1, H, W, 3]``; logits ``[1, K, H, W]``."""
@@ -75,25 +128,4 @@ class Replay:
 
     def state(self) -> dict[str, Tensor]:
         """What the next step reads, as ``Stream.snapshot`` lays it out."""
-        found = {}
-        for spec in self._manifest.state:
-            buffers = self._buffers[spec.name]
-            found[spec.name] = (
-                torch.stack(buffers)
-                if spec.kind == "ring"
-                else buffers[spec.read_index(self.step_count)]
-            )
-        return found
-
-    def _check_given(self) -> None:
-        table = {spec.name: spec for spec in self._manifest.state if spec.kind == "given"}
-        if set(self._given) != set(table):
-            raise StateMismatch(
-                f"given states are {sorted(self._given)}, {self.model.family} expects "
-                f"{sorted(table)}; a bundle can hold them, see: streamseg prototypes --help"
-            )
-        for name, spec in table.items():
-            if tuple(self._given[name].shape) != spec.shape:
-                raise StateMismatch(
-                    f"'{name}' is {list(self._given[name].shape)}, expected {list(spec.shape)}"
-                )
+        return {name: torch.from_numpy(array) for name, array in self._stepper.read().items()}

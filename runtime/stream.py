@@ -6,23 +6,22 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError, FrameMismatch, StateMismatch, StreamsegError
+from streamseg.errors import BackendError, FrameMismatch, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.arrays import is_device_array, view_device_array
 from streamseg.runtime.backends.cuda import DeviceArray
-from streamseg.runtime.backends.interface import StepPlan, plan_step
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
+from streamseg.runtime.stepper import Stepper
 from streamseg.runtime.video.resize import FitMode, FrameFitter
 
 
@@ -90,16 +89,14 @@ class Stream:
         self._owner = owner
         self._mode: FitMode = "letterbox" if letterbox else "stretch"
         self._lane = executable.new_lane()
+        self._stepper = Stepper(manifest, self._lane, given)
+        self._under_way: deque[_Begun] = deque()
         self._fitter: FrameFitter | None = None
+        self._shown: FrameFitter | None = None  # of the last result
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
-        self._step = 0
+        self._finished_at = 0.0
         self._closed = False
-        # The frame that lies in the lane already, and the seconds that this took.
-        self._ahead: tuple[npt.NDArray[np.uint8], float] | None = None
         self._owners: deque[object] = deque(maxlen=2)  # of device frames that may be in use
-        self._given: dict[str, npt.NDArray[np.generic]] = {}
-        for name, content in (given or {}).items():
-            self.give(name, content)
 
     @property
     def execution(self) -> str:
@@ -109,26 +106,70 @@ class Stream:
     @property
     def steps(self) -> int:
         """Frames processed since the last reset."""
-        return self._step
+        return self._stepper.step
 
-    def step(
-        self, frame: npt.NDArray[np.uint8], following: npt.NDArray[np.uint8] | None = None
-    ) -> StepResult:
+    @property
+    def depth(self) -> int:
+        """Steps that may be under way at once."""
+        return self._lane.depth
+
+    def step(self, frame: npt.NDArray[np.uint8]) -> StepResult:
         """Segment the next frame.
 
         Args:
             frame: ``[height, width, 3]`` uint8 RGB, any size.
-            following: the frame after it where that is there already, to be left as it is until
-                then. TensorRT uploads it while this one steps; no result depends on it.
         Raises:
             FrameMismatch: the frame has another shape or dtype.
             StateMismatch: a given state has not been set.
-            BackendError: the backend failed.
+            BackendError: the backend failed, or steps are under way.
         """
-        run = self._lane.run
-        if following is not None:
-            run = partial(self._lane.run_beside, work=partial(self._fill_ahead, following, frame))
-        return self._hand_out(self._begin(frame, run))
+        if self._under_way:
+            raise BackendError("a step is under way; finish it before the next")
+        self.begin(frame)
+        return self.finish()
+
+    def begin(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Begin the step of the next frame and return, where ``depth`` steps are not under way.
+
+        The frame is copied; ``reset``, ``snapshot``, ``restore`` and ``is_finite`` take effect
+        after the steps begun so far.
+
+        Raises:
+            FrameMismatch, StateMismatch, BackendError: as ``step``.
+        """
+        self._require_open()
+        check_frame(frame)
+        self._stepper.require_given()
+        if len(self._under_way) == self._lane.depth:
+            raise BackendError(f"{self._lane.depth} steps are under way; finish one first")
+        started = time.perf_counter()
+        fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
+        fitter.fit(frame, self._lane.frame)
+        fitted = time.perf_counter()
+        number = self._stepper.start()
+        self._under_way.append(_Begun(fitter, number, started, fitted))
+
+    def finish(self) -> StepResult:
+        """Wait for the oldest step under way; its arrays are valid until the next ``finish``.
+
+        Raises:
+            BackendError: the step failed, or none is under way.
+        """
+        self._require_open()
+        if not self._under_way:
+            raise BackendError("no step is under way; begin one first")
+        begun = self._under_way.popleft()
+        self._lane.finish()
+        stepped = time.perf_counter()
+        labels = begun.fitter.restore(self._lane.labels)
+        # A step that waited for the one before it ran only from then on.
+        since = max(begun.fitted, self._finished_at)
+        self._finished_at, self._shown = stepped, begun.fitter
+        timings = {
+            "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
+            "step": stepped - since,
+        }
+        return StepResult(labels, self._lane.logits, begun.step, timings)
 
     def steps_through(self, frames: Iterable[npt.NDArray[np.uint8]]) -> Iterator[StepResult]:
         """Segment frames one after the other, uploads and downloads beside the steps.
@@ -142,20 +183,17 @@ class Stream:
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``step``.
         """
-        under_way: deque[_Begun] = deque()
         try:
             for frame in frames:
-                under_way.append(self._begin(frame, self._lane.start))
-                if len(under_way) == self._lane.depth:
-                    self._lane.finish()
-                    yield self._hand_out(under_way.popleft())
-            while under_way:
-                self._lane.finish()
-                yield self._hand_out(under_way.popleft())
+                self.begin(frame)
+                if len(self._under_way) == self._lane.depth:
+                    yield self.finish()
+            while self._under_way:
+                yield self.finish()
         finally:
-            for _ in under_way:
+            while self._under_way and not self._closed:
                 with contextlib.suppress(BackendError):
-                    self._lane.finish()
+                    self.finish()
 
     def step_device(self, frame: object) -> DeviceStepResult:
         """Segment a frame that lies in device memory; labels stay there, and nothing is copied.
@@ -172,7 +210,7 @@ class Stream:
             BackendError: the backend failed, or keeps no arrays on a device.
         """
         self._require_open()
-        self._require_given()
+        self._stepper.require_given()
         array, owner = view_device_array(frame, self._lane.stream)
         spec = self.manifest.frame
         if array.dtype != "uint8" or array.shape not in (spec.shape, spec.shape[1:]):
@@ -181,49 +219,10 @@ class Stream:
                 f"{[spec.height, spec.width, 3]}, the model's size; resize it there first, or "
                 "give it in host memory"
             )
-        self._ahead = None
         batch = DeviceArray(array.pointer, spec.shape, array.dtype, array.stream)
-        labels = self._lane.run_device(plan_step(self.manifest, self._step), batch)
+        labels, number = self._stepper.run_device(batch)
         self._owners.append(owner)
-        self._step += 1
-        return DeviceStepResult(labels, self._step - 1)
-
-    def _begin(self, frame: npt.NDArray[np.uint8], run: Callable[[StepPlan], None]) -> _Begun:
-        """Check a frame, bring it to the model's size, and run or start its step."""
-        self._require_open()
-        check_frame(frame)
-        self._require_given()
-        started = time.perf_counter()
-        fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] is frame:
-            started -= ahead[1]
-        else:
-            fitter.fit(frame, self._lane.frame)
-            self._lane.prepare()
-        fitted = time.perf_counter()
-        run(plan_step(self.manifest, self._step))
-        self._step += 1
-        return _Begun(fitter, self._step - 1, started, fitted)
-
-    def _fill_ahead(self, frame: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8]) -> None:
-        """Bring a frame to the model's size and upload it while the one before it steps."""
-        if (frame.shape, frame.dtype) != (before.shape, before.dtype):
-            return
-        started = time.perf_counter()
-        self._fitter_of((frame.shape[0], frame.shape[1])).fit(frame, self._lane.frame)
-        self._lane.prepare()
-        self._ahead = frame, time.perf_counter() - started
-
-    def _hand_out(self, begun: _Begun) -> StepResult:
-        """The result of a step that is finished."""
-        stepped = time.perf_counter()
-        labels = begun.fitter.restore(self._lane.labels)
-        timings = {
-            "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
-            "step": stepped - begun.fitted,
-        }
-        return StepResult(labels, self._lane.logits, begun.step, timings)
+        return DeviceStepResult(labels, number)
 
     def confidence(self) -> npt.NDArray[np.uint8]:
         """How sure the network is of the last step's labels: 255 times their probability.
@@ -240,10 +239,10 @@ class Stream:
                 "this bundle gives no logits, which confidences are made from; "
                 "export it again with --logits"
             )
-        if self._fitter is None:
+        if self._shown is None:
             raise StreamsegError("no frame was segmented yet")
-        if self._confidence is None or self._confidence[0].frame_size != self._fitter.frame_size:
-            fitter = self._make_fitter(self._fitter.frame_size)
+        if self._confidence is None or self._confidence[0].frame_size != self._shown.frame_size:
+            fitter = self._make_fitter(self._shown.frame_size)
             self._confidence = fitter, np.empty_like(self._lane.labels)
         fitter, inner = self._confidence
         confidence_of(logits, inner)
@@ -252,10 +251,7 @@ class Stream:
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a new video."""
         self._require_open()
-        self._lane.clear()
-        for name, content in self._given.items():
-            self._lane.write(name, 0, content)
-        self._step = 0
+        self._stepper.reset()
 
     def give(self, name: str, content: npt.NDArray[np.generic]) -> None:
         """Set a state of kind ``given``; it holds until it is given again, resets included.
@@ -264,29 +260,12 @@ class Stream:
             StateMismatch: there is no such state, or it has another shape or dtype.
         """
         self._require_open()
-        table = {spec.name: spec for spec in self.manifest.state if spec.kind == "given"}
-        if name not in table:
-            known = ", ".join(table) or "none"
-            raise StateMismatch(f"'{name}' is no given state of this bundle; it has: {known}")
-        spec = table[name]
-        if content.shape != spec.shape or content.dtype != np.dtype(spec.dtype):
-            raise StateMismatch(
-                f"'{name}' is {content.dtype} {list(content.shape)}, expected {spec.dtype} "
-                f"{list(spec.shape)}; make it with: streamseg prototypes BUNDLE --source VIDEO"
-            )
-        self._given[name] = content.copy()
-        self._lane.write(name, 0, content)
+        self._stepper.give(name, content)
 
     def is_finite(self) -> bool:
         """Whether the state holds no NaN and no infinity; looks where the state lives."""
         self._require_open()
-        buffers = []
-        for spec in self.manifest.state:
-            if spec.kind == "ring":
-                buffers += [(spec.name, slot) for slot in range(spec.slots)]
-            elif spec.kind != "given":
-                buffers.append((spec.name, spec.read_index(self._step)))
-        return self._lane.finite(buffers)
+        return self._stepper.is_finite()
 
     @property
     def remembers(self) -> bool:
@@ -296,15 +275,7 @@ class Stream:
     def snapshot(self) -> StateSnapshot:
         """Copy the state; ``restore`` goes on from it bit for bit."""
         self._require_open()
-        tensors = {}
-        for spec in self.manifest.state:
-            if spec.kind == "ring":
-                tensors[spec.name] = np.stack(
-                    [self._lane.read(spec.name, slot) for slot in range(spec.slots)]
-                )
-            else:
-                tensors[spec.name] = self._lane.read(spec.name, spec.read_index(self._step))
-        return StateSnapshot(self._step, tensors, self.identity)
+        return StateSnapshot(self._stepper.step, self._stepper.read(), self.identity)
 
     def restore(self, snapshot: StateSnapshot) -> None:
         """Continue from a snapshot of this bundle, taken from this stream or another.
@@ -314,16 +285,7 @@ class Stream:
         """
         self._require_open()
         snapshot.check(self.manifest.state, self.identity)
-        for spec in self.manifest.state:
-            content = snapshot.tensors[spec.name]
-            if spec.kind == "ring":
-                for slot in range(spec.slots):
-                    self._lane.write(spec.name, slot, content[slot])
-            else:
-                self._lane.write(spec.name, spec.read_index(snapshot.step), content)
-            if spec.kind == "given":
-                self._given[spec.name] = content.copy()
-        self._step = snapshot.step
+        self._stepper.write(snapshot.tensors, snapshot.step)
 
     def sibling(self) -> Stream:
         """Another stream over the same executable, with its own empty state.
@@ -337,7 +299,7 @@ class Stream:
             identity=self.identity,
             letterbox=self._mode == "letterbox",
             owner=False,
-            given=self._given,
+            given=self._stepper.given,
         )
 
     def close(self) -> None:
@@ -362,14 +324,6 @@ class Stream:
     def _require_open(self) -> None:
         if self._closed:
             raise StreamsegError("the stream is closed; open the bundle again")
-
-    def _require_given(self) -> None:
-        for spec in self.manifest.state:
-            if spec.kind == "given" and spec.name not in self._given:
-                raise StateMismatch(
-                    f"'{spec.name}' has no values: they come from footage seen beforehand. "
-                    "Run: streamseg prototypes BUNDLE --source VIDEO"
-                )
 
     def _fitter_of(self, frame_size: tuple[int, int]) -> FrameFitter:
         if self._fitter is None or self._fitter.frame_size != frame_size:

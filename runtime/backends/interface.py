@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -84,45 +83,43 @@ def plan_step(manifest: Manifest, step: int) -> StepPlan:
 class Lane(ABC):
     """One stream's buffers on an executable: frame, labels, perhaps logits, and state.
 
-    Ask for the attributes anew after every call: a lane may alternate between buffers.
+    Every backend implements all of it. Ask for the attributes anew after every call: a lane may
+    alternate between buffers. ``read``, ``write``, ``finite``, ``clear`` and ``close`` take effect
+    after the steps begun so far.
 
     Attributes:
         depth: steps that may be under way at once.
-        stream: handle of the CUDA stream that steps run on; 0 where there is none to know.
-        frame: ``[H, W, 3]`` uint8, to be filled before a run.
+        stream: handle of the CUDA stream that steps run on; 0 where there is none.
+        frame: ``[H, W, 3]`` uint8, to be filled before ``start``.
         labels: ``[H, W]`` uint8, of the last step finished.
         logits: ``[K, H, W]`` float32, of the last step finished, or ``None``.
     """
 
-    depth: int = 1
-    stream: int = 0
+    depth: int
+    stream: int
     frame: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32] | None
 
     @abstractmethod
-    def run(self, plan: StepPlan) -> None:
-        """Run one step on ``frame``.
+    def start(self, plan: StepPlan) -> None:
+        """Begin a step on ``frame`` and return; the host is free until ``finish``.
 
         Raises:
-            BackendError: the backend failed; the state is then undefined until the next reset.
+            BackendError: the backend failed, or ``depth`` steps are under way.
         """
 
-    def run_beside(self, plan: StepPlan, work: Callable[[], None]) -> None:  # noqa: ARG002
-        """``run``, with ``work`` on the host while the device steps; left out where none does."""
-        self.run(plan)
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait for the oldest step begun; ``labels`` and ``logits`` are then its.
 
-    def prepare(self) -> None:  # noqa: B027 - nothing to send where steps run on the host
-        """Begin the upload of ``frame`` ahead of its step; again, where it was filled anew."""
+        Raises:
+            BackendError: the step failed, and the state is undefined until the next reset; or no
+                step is under way.
+        """
 
-    def start(self, plan: StepPlan) -> None:
-        """Begin a step on ``frame``; where a backend cannot overlap steps, this completes it."""
-        self.run(plan)
-
-    def finish(self) -> None:  # noqa: B027 - nothing to wait for where start completes
-        """Wait for the oldest step begun; ``labels`` and ``logits`` are then its."""
-
-    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+    @abstractmethod
+    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:
         """Run one step on a frame in device memory, without copying it.
 
         Args:
@@ -134,13 +131,6 @@ class Lane(ABC):
         Raises:
             BackendError: this backend keeps no arrays on a device, or it failed.
         """
-        raise BackendError(
-            "this backend takes no frames from device memory; open the bundle with "
-            "backend='tensorrt' or 'cuda'"
-        )
-
-    def close(self) -> None:  # noqa: B027 - NumPy's buffers need no release
-        """Release the buffers; closing twice is fine."""
 
     @abstractmethod
     def read(self, state: str, buffer: int) -> Array:
@@ -150,17 +140,17 @@ class Lane(ABC):
     def write(self, state: str, buffer: int, content: Array) -> None:
         """Overwrite one state buffer."""
 
+    @abstractmethod
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Whether these ``(state, buffer)`` hold no NaN and no infinity.
-
-        This copies each buffer to the host. A backend whose state lives on a device overrides it
-        with one reduction there over all buffers, and brings back a single flag.
-        """
-        return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
+        """Whether these ``(state, buffer)`` hold no NaN and no infinity, seen where they live."""
 
     @abstractmethod
     def clear(self) -> None:
         """Zero every state buffer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the buffers; closing twice is fine."""
 
 
 class Executable(ABC):

@@ -6,12 +6,14 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins.loader import find_library
+from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import (
     Array,
     BackendOptions,
@@ -195,26 +197,33 @@ class OnnxRuntimeExecutable(Executable):
         self.sessions = sessions
         self.manifest = manifest
         self.description = description
+        # One thread: steps of all lanes run one after the other, as on a device.
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="streamseg-step")
 
     def new_lane(self) -> OnnxRuntimeLane:
         """Make the buffers of one stream."""
         return OnnxRuntimeLane(self)
 
     def close(self) -> None:
-        """Drop the sessions."""
+        """Drop the sessions, after the step under way."""
+        self.worker.shutdown()
         self.sessions = {}
 
 
 class OnnxRuntimeLane(Lane):
-    """NumPy buffers that ONNX Runtime reads and writes in place.
+    """NumPy buffers that ONNX Runtime reads and writes in place, in the executable's thread.
 
     A binding is made the first time a plan occurs; carried state has two plans, which alternate.
     """
+
+    depth = 1
+    stream = 0
 
     def __init__(self, executable: OnnxRuntimeExecutable) -> None:
         manifest = executable.manifest
         self._executable = executable
         self._bindings: dict[StepPlan, Any] = {}
+        self._under_way: Future[None] | None = None
         self._state = {
             spec.name: [np.zeros(spec.shape, dtype=spec.dtype) for _ in range(spec.buffers)]
             for spec in manifest.state
@@ -229,18 +238,43 @@ class OnnxRuntimeLane(Lane):
         logits = self._outputs.get("logits")
         self.logits = None if logits is None else logits[0]
 
-    def run(self, plan: StepPlan) -> None:
-        """Run one step through the plan's binding."""
+    def start(self, plan: StepPlan) -> None:
+        """Hand the plan's binding to the executable's thread."""
+        if self._under_way is not None:
+            raise BackendError("a step is under way; finish it before the next")
         session = self._executable.sessions.get(plan.graph)
         if session is None:
             raise BackendError("the stream is closed")
         binding = self._bindings.get(plan)
         if binding is None:
             binding = self._bindings[plan] = self._bind(session, plan)
+        run = functools.partial(self._run, session, plan.graph, binding)
+        self._under_way = self._executable.worker.submit(run)
+
+    def finish(self) -> None:
+        """Wait for the step under way."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            raise BackendError("no step is under way")
+        under_way.result()
+
+    def _run(self, session: Any, graph: str, binding: Any) -> None:
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BackendError(f"graph '{plan.graph}' failed: {first_line(error)}") from error
+            raise BackendError(f"graph '{graph}' failed: {first_line(error)}") from error
+
+    def _settle(self) -> None:
+        """Wait until no step touches the buffers; ``finish`` still reports how it went."""
+        if self._under_way is not None:
+            wait([self._under_way])
+
+    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+        """Refuse: everything is in host memory."""
+        raise BackendError(
+            "this backend takes no frames from device memory; open the bundle with "
+            "backend='tensorrt' or 'cuda'"
+        )
 
     def _bind(self, session: Any, plan: StepPlan) -> Any:
         binding = session.io_binding()
@@ -256,22 +290,30 @@ class OnnxRuntimeLane(Lane):
 
     def read(self, state: str, buffer: int) -> Array:
         """A copy of one state buffer."""
+        self._settle()
         content: Array = self._state[state][buffer].copy()
         return content
 
     def write(self, state: str, buffer: int, content: Array) -> None:
         """Overwrite one state buffer."""
+        self._settle()
         np.copyto(self._state[state][buffer], content)
 
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
         """Look at the buffers in place."""
+        self._settle()
         return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
 
     def clear(self) -> None:
         """Zero every state buffer."""
+        self._settle()
         for buffers in self._state.values():
             for buffer in buffers:
                 buffer.fill(0)
+
+    def close(self) -> None:
+        """Wait for the step under way; NumPy releases the buffers."""
+        self._settle()
 
 
 def first_line(error: Exception) -> str:

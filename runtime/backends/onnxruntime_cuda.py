@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from streamseg.runtime.backends.interface import (
     Executable,
     Lane,
     StepPlan,
+    is_finite,
 )
 from streamseg.runtime.backends.onnxruntime import (
     first_line,
@@ -128,12 +130,16 @@ class OnnxRuntimeCudaLane(Lane):
     """State in OrtValues on the device; frame and labels pass through host buffers made once.
 
     A binding is made the first time a plan occurs. Frames and labels on the device have bindings of
-    their own.
+    their own. A step is complete when ``start`` returns.
     """
+
+    depth = 1
+    stream = 0
 
     def __init__(self, executable: OnnxRuntimeCudaExecutable) -> None:
         manifest = executable.manifest
         self._executable = executable
+        self._under_way = False
         self._bindings: dict[StepPlan, Any] = {}
         self._device_bindings: dict[StepPlan, Any] = {}
         self._device_outputs: dict[str, Any] = {}
@@ -161,8 +167,10 @@ class OnnxRuntimeCudaLane(Lane):
                 f"no device memory for {dtype} {list(shape)}: {first_line(error)}"
             ) from error
 
-    def run(self, plan: StepPlan) -> None:
+    def start(self, plan: StepPlan) -> None:
         """Upload ``frame``, run one step, download labels and logits."""
+        if self._under_way:
+            raise BackendError("a step is under way; finish it before the next")
         binding = self._bindings.get(plan)
         if binding is None:
             binding = self._bind_state(plan)
@@ -172,6 +180,13 @@ class OnnxRuntimeCudaLane(Lane):
                 binding.bind_ortvalue_output(tensor, wrap(self._outputs[tensor]))
             self._bindings[plan] = binding
         self._run(plan, binding)
+        self._under_way = True
+
+    def finish(self) -> None:
+        """Take note that the result was fetched."""
+        if not self._under_way:
+            raise BackendError("no step is under way")
+        self._under_way = False
 
     def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:
         """Run one step on a frame in device memory; labels stay there, ready on return."""
@@ -224,9 +239,18 @@ class OnnxRuntimeCudaLane(Lane):
         """Overwrite one state buffer."""
         self._state[state][buffer].update_inplace(np.ascontiguousarray(content))
 
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Copy each buffer to the host and look there."""
+        return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
+
     def clear(self) -> None:
         """Zero every state buffer."""
         for spec in self._executable.manifest.state:
             zeros = np.zeros(spec.shape, dtype=spec.dtype)
             for value in self._state[spec.name]:
                 value.update_inplace(zeros)
+
+    def close(self) -> None:
+        """Let go of the bindings and with them of the device memory."""
+        self._bindings.clear()
+        self._device_bindings.clear()

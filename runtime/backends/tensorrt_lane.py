@@ -16,7 +16,7 @@ import numpy.typing as npt
 from streamseg.errors import BackendError, FrameMismatch, PluginNotFound
 from streamseg.plugins.device import load_cuda
 from streamseg.runtime.backends.cuda import Cuda, DeviceArray
-from streamseg.runtime.backends.interface import Array, Feed, Lane, StepPlan
+from streamseg.runtime.backends.interface import Array, Feed, Lane, StepPlan, is_finite
 from streamseg.runtime.backends.tensors import output_tensors
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -78,7 +78,6 @@ class TensorRtLane(Lane):
         self._uncapturable: set[str] = set()
         self._under_way: deque[int] = deque()
         self._next = 0
-        self._prepared = False
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._allocate()
@@ -160,34 +159,12 @@ class TensorRtLane(Lane):
                     with contextlib.suppress(BackendError):
                         self._cuda.free(array)
 
-    def run(self, plan: StepPlan) -> None:
-        """Upload ``frame``, run one step, download labels and logits."""
-        self.run_beside(plan, lambda: None)
-
-    def run_beside(self, plan: StepPlan, work: Callable[[], None]) -> None:
-        """``run``, with ``work`` between the step's begin and the wait for its end."""
-        if self._under_way:
-            raise BackendError("a step is under way; finish it before the next is run")
-        self.start(plan)
-        try:
-            work()
-        finally:
-            self.finish()
-
-    def prepare(self) -> None:
-        """Begin the upload of ``frame``; ``start`` then leaves it out."""
-        slot = self._claim()
-        self._cuda.upload(slot.device_frame, slot.frame, self._uploads)
-        self._cuda.call("cudaEventRecord", slot.uploaded, self._uploads)
-        self._prepared = True
-
     def start(self, plan: StepPlan) -> None:
-        """Begin a step on ``frame``, which then is the other slot's buffer."""
+        """Upload ``frame`` and begin its step; ``frame`` then is the other slot's buffer."""
         slot = self._claim()
         cuda = self._cuda
-        if not self._prepared:
-            self.prepare()
-        self._prepared = False
+        cuda.upload(slot.device_frame, slot.frame, self._uploads)
+        cuda.call("cudaEventRecord", slot.uploaded, self._uploads)
         cuda.wait_event(self._steps, slot.uploaded)
         self._launch(plan, slot.device_frame.pointer, own=True)
         cuda.call("cudaEventRecord", slot.computed, self._steps)
@@ -217,7 +194,6 @@ class TensorRtLane(Lane):
                 f"the frame lies at {frame.pointer:#x} in device memory, and TensorRT takes "
                 f"multiples of {ALIGNMENT} bytes; copy it into an array of its own there"
             )
-        self._prepared = False
         producer = self._cuda.handle(frame.stream) if frame.stream else None
         if producer is not None:
             self._cuda.call("cudaEventRecord", slot.uploaded, producer)
@@ -317,7 +293,7 @@ class TensorRtLane(Lane):
         try:
             library = load_cuda()
         except PluginNotFound:
-            return super().finite(buffers)
+            return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
         flag = self._cuda.allocate((1,), "int32")
         try:
             self._cuda.zero(flag, self._steps)

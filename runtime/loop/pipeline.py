@@ -41,8 +41,8 @@ class Steppable(Protocol):
 
     beside: Callable[[Callable[[], None]], None]
 
-    def process(self, frame: Frame, following: Frame | None) -> Result:
-        """Advance by one frame; the one after it is told where it is there already."""
+    def process(self, frame: Frame) -> Result:
+        """Advance by one frame."""
 
     def confidence(self) -> Image:
         """(height, width) uint8 of the last result."""
@@ -239,7 +239,7 @@ class _Loop:
         if self.count == 0:
             height, width = frame.size
             self.session.note("start", f"frames of {height}x{width}")
-        result = self.session.process(frame, self.decoder.peek())
+        result = self.session.process(frame)
         self.watch.check(frame)
         for stage in ("preprocess", "step"):
             self.times.add(stage, result.timings[stage])

@@ -81,24 +81,29 @@ class Session:
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
         self._cuts = CutDetector(given if asked is None else asked)
 
-    def process(self, frame: Frame, following: Frame | None = None) -> StepResult:
-        """Apply the policy, then step. The result is valid until the next call.
+    def process(self, frame: Frame) -> StepResult:
+        """Do what was asked for, apply the policy, then step. Valid until the next call.
 
-        Args:
-            frame: the next one.
-            following: see ``Stream.step``; the policy judges it when its turn comes.
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``Stream.step``.
         """
         self.serve()
+        self.begin(frame)
+        return self.finish()
+
+    def begin(self, frame: Frame) -> None:
+        """Apply the policy and begin the step of the next frame; see ``Stream.begin``."""
         check_frame(frame.image)
         decision = self._judge(frame)
         if decision is not None and self.stream.remembers and self.stream.steps > 0:
             self._reset(*decision, frame.index, frame.timestamp)
-        result = self.stream.step(frame.image, None if following is None else following.image)
+        self.stream.begin(frame.image)
         self._last = Position(frame.index, frame.timestamp, frame.size)
         self.frames += 1
-        return result
+
+    def finish(self) -> StepResult:
+        """The result of the oldest step begun; see ``Stream.finish``."""
+        return self.stream.finish()
 
     def _judge(self, frame: Frame) -> tuple[ResetCause, str] | None:
         """Why the state must not meet this frame; None where it may."""

@@ -41,7 +41,7 @@ def test_names_of_calls_in_the_source_are_listed() -> None:
     """``CALLS`` is what the two tests of the bindings check: it must not lag behind."""
     text = "".join(
         (ROOT / "runtime" / name).read_text()
-        for name in ("cuda.py", "backends/tensorrt.py", "backends/tensorrt_lane.py")
+        for name in ("backends/cuda.py", "backends/tensorrt.py", "backends/tensorrt_lane.py")
     )
     import re
 

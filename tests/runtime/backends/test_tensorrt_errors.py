@@ -260,7 +260,7 @@ def test_closed_stream_says_so(machine: Machine) -> None:
     lane = stream._lane
     stream.close()
     with pytest.raises(BackendError, match="the stream is closed"):
-        lane.run(None)  # type: ignore[arg-type]
+        lane.start(None)  # type: ignore[arg-type]
 
 
 def test_gpu_of_another_name_with_the_same_capability(

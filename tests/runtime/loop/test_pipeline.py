@@ -45,7 +45,7 @@ class CountingStream:
         self._fail_at, self._seconds = fail_at, seconds
         self._labels = np.zeros((0, 0), np.uint8)
 
-    def process(self, frame: Frame, following: Frame | None = None) -> Result:  # noqa: ARG002
+    def process(self, frame: Frame) -> Result:
         time.sleep(self._seconds)
         if self.steps == self._fail_at:
             raise BackendError(f"graph failed at {self.steps}")
@@ -214,7 +214,7 @@ def test_failing_sink_is_discarded_and_the_others_are_completed(clip: Path) -> N
 
 def test_programming_errors_pass_through_unchanged(clip: Path) -> None:
     class Broken(CountingStream):
-        def process(self, frame: Frame, following: Frame | None = None) -> Result:  # noqa: ARG002
+        def process(self, frame: Frame) -> Result:
             raise ZeroDivisionError(frame.size)
 
     with open_source(str(clip)) as source, pytest.raises(ZeroDivisionError):
@@ -304,9 +304,9 @@ def test_jobs_of_the_session_come_after_the_frames_before_them(clip: Path) -> No
     sink, seen = MemorySink(seconds=0.01), []
 
     class Asking(CountingStream):
-        def process(self, frame: Frame, following: Frame | None = None) -> Result:
+        def process(self, frame: Frame) -> Result:
             self.beside(lambda: seen.append(list(sink.labels)))
-            return super().process(frame, following)
+            return super().process(frame)
 
     stream = Asking()
     with open_source(str(clip)) as source:

@@ -52,9 +52,9 @@ def test_caption_is_a_band_along_the_lower_edge() -> None:
 class SceneStream(CountingStream):
     """Knows the scene's labels, and gets the second frame half wrong."""
 
-    def process(self, frame, following=None):
+    def process(self, frame):
         assert frame.truth is not None
-        result = super().process(frame, following)
+        result = super().process(frame)
         result.labels[...] = frame.truth
         if self.steps == 2:
             result.labels[: len(result.labels) // 2] = 3
