@@ -64,7 +64,7 @@ def write_bundle(folder: Path) -> Path:
     from streamseg.export import export_bundle, load_checkpoint
 
     weights = Path(__file__).resolve().parents[1] / "samples" / "street" / "street.safetensors"
-    export_bundle(load_checkpoint(weights, window=2, shift=1), folder / "street", size=SIZE)
+    export_bundle(load_checkpoint(weights), folder / "street", size=SIZE)
     return folder / "street"
 
 

@@ -1,6 +1,6 @@
 """State of the native bundle after many frames of real video, against float64 PyTorch.
 
-    python benchmarks/drift.py CHECKPOINT --window 10 --shift 5 --source VIDEO
+    python benchmarks/drift.py CHECKPOINT --set window=10 --source VIDEO
 
 Writes benchmarks/results/drift.{json,md}. The video is looped.
 """
@@ -38,7 +38,9 @@ def loop_video(path: Path, frames: int) -> Iterator[np.ndarray[Any, np.dtype[np.
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Largest state error relative to the largest state value, by tensor."""
-    model = load_checkpoint(arguments.checkpoint, window=arguments.window, shift=arguments.shift)
+    model = load_checkpoint(
+        arguments.checkpoint, settings=dict(text.split("=", 1) for text in arguments.set)
+    )
     with tempfile.TemporaryDirectory() as folder:
         export_bundle(model, folder, size=SIZE)
         wide = model.double()
@@ -87,8 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--window", type=int, default=20)
-    parser.add_argument("--shift", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--frames", type=int, default=2000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

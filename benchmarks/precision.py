@@ -1,6 +1,6 @@
 r"""What float16 costs: labels, logits and state against float32 over real video, and mIoU.
 
-    python benchmarks/precision.py CHECKPOINT --window 10 --shift 5 --size 352x480 \
+    python benchmarks/precision.py CHECKPOINT --set window=10 --size 352x480 \
         --clip VIDEO --clip FOLDER --camvid ROOT
 
 Exports the checkpoint in both precisions, plays each clip through both for 500 frames (from its
@@ -35,7 +35,9 @@ PRECISIONS = ("fp32", "fp16")
 
 def export(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both bundles: bytes of their graphs and parity with PyTorch."""
-    model = load_checkpoint(arguments.checkpoint, window=arguments.window, shift=arguments.shift)
+    model = load_checkpoint(
+        arguments.checkpoint, settings=dict(text.split("=", 1) for text in arguments.set)
+    )
     height, width = (int(extent) for extent in arguments.size.split("x"))
     found = {}
     for precision in PRECISIONS:
@@ -148,8 +150,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--window", type=int, default=20)
-    parser.add_argument("--shift", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--size", default="352x480")
     parser.add_argument("--clip", type=Path, action="append", required=True)
     parser.add_argument("--camvid", type=Path)

@@ -1,6 +1,6 @@
 """What a cut costs: labels of a segment against the unsplit run, by the frames that warmed it up.
 
-    python benchmarks/seams.py CHECKPOINT --window 10 --shift 5 --size 352x480 --source VIDEO ...
+    python benchmarks/seams.py CHECKPOINT --set window=10 --size 352x480 --source VIDEO ...
 
 Writes benchmarks/results/seams.{json,md,png}. No frame of the footage is in any of them.
 """
@@ -138,11 +138,12 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--source", action="append", required=True, help="repeatable")
     parser.add_argument("--size", default="352x480", help="HxW")
-    parser.add_argument("--window", type=int, default=20)
-    parser.add_argument("--shift", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
     height, width = map(int, arguments.size.split("x"))
-    model = load_checkpoint(arguments.checkpoint, window=arguments.window, shift=arguments.shift)
+    model = load_checkpoint(
+        arguments.checkpoint, settings=dict(text.split("=", 1) for text in arguments.set)
+    )
     with tempfile.TemporaryDirectory() as folder:
         export_bundle(model, folder, size=(height, width))
         with streamseg.open(folder, threads=1) as stream:

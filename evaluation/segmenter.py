@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,14 +25,13 @@ class SegmenterOptions:
     """How to open what is evaluated.
 
     ``backend``, ``native`` and ``threads`` concern bundles, as in ``streamseg.open``; ``size``
-    (H, W), ``window`` and ``shift`` concern checkpoints, which do not tell them.
+    (H, W) and ``settings`` concern checkpoints (see ``load_checkpoint``).
     """
 
     backend: str = "auto"
     native: bool | None = None
     size: tuple[int, int] | None = None
-    window: int = 20
-    shift: int = 10
+    settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
 

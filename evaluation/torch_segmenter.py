@@ -27,7 +27,7 @@ class CheckpointSegmenter(Segmenter):
     def __init__(self, path: Path, options: SegmenterOptions, size: tuple[int, int]) -> None:
         self.name = str(path)
         self._size = size
-        self._model = load_checkpoint(path, window=options.window, shift=options.shift).eval()
+        self._model = load_checkpoint(path, settings=options.settings).eval()
         self._model.check_size(size)
         self.classes = self._model.classes
         self._replay = Replay(self._model, size)

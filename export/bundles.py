@@ -139,6 +139,7 @@ def _describe(
             "license": origin.license,
             "sha256": origin.sha256,
             "ignored": list(origin.ignored),
+            "training_size": origin.training_size,
         },
         made_by={
             "streamseg": __version__,

@@ -15,7 +15,7 @@ from streamseg.export.models.encoder import ENCODER_PRESETS, EncoderConfig
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig, MaskEncoderConfig
 from streamseg.export.models.mpvss import MPVSS, MPVSSConfig
-from streamseg.export.models.mrcfa import KEEP_RATIO, KEEP_RATIOS, MRCFA, ONE_LAYER, MRCFAConfig
+from streamseg.export.models.mrcfa import KEEP_RATIOS, MRCFA, ONE_LAYER, MRCFAConfig
 from streamseg.export.models.resnet import RESNET_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SWIN_PRESETS
@@ -102,7 +102,7 @@ def _cffm(kind: type[CFFM], encoder: str) -> Callable[[int], StepModel]:
 def _mrcfa(encoder: str) -> Callable[[int], StepModel]:
     sizes: EncoderConfig = ENCODER_PRESETS[encoder]
     stages = TWO_LAYER if encoder == "mit_b1" else tuple(ONE_LAYER.items())
-    ratio = KEEP_RATIOS.get(encoder, KEEP_RATIO)
+    ratio = KEEP_RATIOS[encoder]
     return lambda classes: MRCFA(
         MRCFAConfig(sizes, EMBED_DIM, classes, keep_ratio=ratio, stages=stages)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -20,9 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
-from streamseg.export.families import BuildOptions, recognise, summarise
+from streamseg.export.families import encoder_name, recognise, summarise
 from streamseg.export.formats.key_map import below
 from streamseg.export.palettes import read_classes
+from streamseg.export.settings import contradictions, resolve
 from streamseg.export.step import StepModel, WeightsOrigin
 from streamseg.files import whole_file
 
@@ -33,64 +35,79 @@ _IGNORED = re.compile(
     r"\.(num_batches_tracked|relative_position_index(_clips)?(_\d+)?|valid_ind_rolled)$"
     r"|^criterion\."
 )
+# Entry of a safetensors file's metadata: the network's configuration as JSON.
+MODEL = "model"
 PREFIXES = ("module.", "model.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under published names, and the ``meta`` that came with them."""
+    """Tensors under published names, and what came with them.
+
+    Attributes:
+        path: of the file.
+        weights: published name -> tensor.
+        meta: class names, palette, licence and the like, as mmcv names them.
+        stated: what the file says of its network: settings (``window``, ``offsets``, ``mean``, ...)
+            and whatever else ``StepModel.configuration`` has, by the same names.
+    """
 
     path: Path
     weights: dict[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
     family: str | None = None,
-    window: int | tuple[int, int] = 20,
-    shift: int | tuple[int, int] = 10,
-    keep_ratio: float | None = None,
-    key_every: int = 5,
+    settings: Mapping[str, Any] | None = None,
 ) -> StepModel:
     """Import a checkpoint with published key names.
 
     The system and its architecture are read off tensor names and shapes. Weights are widened to
-    float32. What a checkpoint does not tell is asked for here.
+    float32. Settings that shapes do not show (``export.settings``) are read from the file, from
+    ``settings``, or taken from the publication; the last are listed in the model's ``assumed``.
 
     Args:
         path: mmcv layout (``{"meta", "state_dict"}``), bare state dict, or safetensors.
         family: refuse a checkpoint of any other system, one of ``FAMILIES``.
-        window: TV3S: window of the temporal blocks in map tokens (height and width, or one for
-            both).
-        shift: TV3S: cut of the odd layers' grid, 0 to ``window - 1``.
-        keep_ratio: MRCFA: share of reference tokens that are kept; ``None`` is the published one.
-        key_every: MPVSS: a key frame at every so many frames.
+        settings: name -> value or text, such as ``{"window": 2, "shift": 1}``.
     Raises:
         CheckpointError: unreadable, not of a known model, with missing or unexpected keys, or with
-            values that are not finite; an option out of range.
+            values that are not finite; a setting that is unknown, out of range, missing, or in
+            contradiction to the file.
     """
-    windows, shifts = _check_windows(window, shift)
-    options = BuildOptions(windows, shifts, keep_ratio, key_every)
     checkpoint = read_checkpoint(Path(path))
     weights = {key: _widen(value) for key, value in checkpoint.weights.items()}
     try:
         found = recognise(weights)
         if family not in (None, found.name):
             raise CheckpointError(f"it is a {found.name} checkpoint, not {family}")
+        resolved = resolve(
+            found.settings,
+            family=found.name,
+            encoder=encoder_name(weights),
+            stated=checkpoint.stated,
+            given=settings or {},
+        )
         # Building on "meta" would skip buffers, so build for real and overwrite.
-        model = found.build(weights, options)
+        model = found.build(weights, resolved.values)
+        if denied := contradictions(model.configuration(), checkpoint.stated):
+            raise CheckpointError("the file contradicts itself: " + "; ".join(denied))
         fill(model, weights)
         _require_finite(weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    model.assumed = resolved.assumed
     model.classes = read_classes(checkpoint.meta, model.num_classes)
     model.origin = WeightsOrigin(
         source=checkpoint.path.name,
         license=str(checkpoint.meta.get("license", "unknown")),
         sha256=_file_digest(checkpoint.path),
         ignored=tuple(sorted(filter(_is_ignored, weights))),
+        training_size=str(checkpoint.meta.get("training_size", "unknown")),
     )
     for key in model.origin.ignored:
         logger.debug("ignored key %s", key)
@@ -128,8 +145,16 @@ def save_checkpoint(
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> None:
-    """Write the model's weights as safetensors under published key names, in float16 if asked.
+    """Write the model's weights as safetensors under published key names.
 
+    The file says which network it is: configuration, class names, palette and licence. Equal
+    weights and metadata give equal bytes.
+
+    Args:
+        model: with its classes and origin.
+        path: the file.
+        metadata: more entries, or others in the place of these.
+        half: write float16.
     Raises:
         CheckpointError: the file cannot be written; one that was there stays.
     """
@@ -137,19 +162,30 @@ def save_checkpoint(
     if half:
         weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     with whole_file(Path(path), CheckpointError) as draft:
-        draft.write_bytes(save(weights, metadata=dict(metadata or {})))
+        draft.write_bytes(_pack(weights, {**_describe(model), **(metadata or {})}))
 
 
-def _check_windows(
-    window: int | tuple[int, int], shift: int | tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    windows = (window, window) if isinstance(window, int) else window
-    shifts = (shift, shift) if isinstance(shift, int) else shift
-    if min(windows) < 1:
-        raise CheckpointError(f"window is {window}, expected 1 or more")
-    if any(not 0 <= s < w for s, w in zip(shifts, windows, strict=True)):
-        raise CheckpointError(f"shift is {shift}, expected 0 to window - 1 (window is {window})")
-    return windows, shifts
+def _describe(model: StepModel) -> dict[str, str]:
+    return {
+        MODEL: json.dumps(model.configuration()),
+        "CLASSES": json.dumps([entry.name for entry in model.classes]),
+        "PALETTE": json.dumps([list(entry.color) for entry in model.classes]),
+        "license": model.origin.license,
+    }
+
+
+def _pack(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on its content alone.
+
+    safetensors itself writes metadata in an order that differs from call to call.
+    """
+    plain = save(dict(weights))
+    length = int.from_bytes(plain[:8], "little")
+    entries = json.loads(plain[8 : 8 + length])
+    entries["__metadata__"] = dict(sorted(metadata.items()))
+    header = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -198,7 +234,22 @@ def _read_safetensors(path: Path) -> Checkpoint:
             meta = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no readable safetensors file: {error}") from None
-    return Checkpoint(path, _strip_prefix(tensors), meta)
+    return Checkpoint(path, _strip_prefix(tensors), meta, _read_stated(path, meta))
+
+
+def _read_stated(path: Path, meta: Mapping[str, str]) -> dict[str, Any]:
+    """The network's configuration, as ``save_checkpoint`` writes it."""
+    if MODEL not in meta:
+        return {}
+    try:
+        stated = json.loads(meta[MODEL])
+        if not isinstance(stated, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: metadata entry '{MODEL}' is not a JSON object ({error})"
+        ) from None
+    return stated
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:

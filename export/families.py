@@ -9,28 +9,23 @@ from typing import Any
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
-from streamseg.export.models.cffm import CFFM, CFFMPlus, infer_cffm
-from streamseg.export.models.mask2former import Mask2Former, infer_mask2former
-from streamseg.export.models.mpvss import MPVSS, infer_mpvss
-from streamseg.export.models.mrcfa import MRCFA, infer_mrcfa
-from streamseg.export.models.segformer import SegFormer, infer_segformer
-from streamseg.export.models.tv3s import TV3S, infer_tv3s
+from streamseg.export.formats.key_map import below
+from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus, infer_cffm
+from streamseg.export.models.encoder import infer_encoder
+from streamseg.export.models.mamba import BlocksConfig
+from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig, infer_mask2former
+from streamseg.export.models.mpvss import MPVSS, MPVSSConfig, infer_mpvss
+from streamseg.export.models.mrcfa import MRCFA, MRCFAConfig, infer_mrcfa
+from streamseg.export.models.resnet import infer_resnet
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig, infer_segformer
+from streamseg.export.models.tv3s import TV3S, TV3SConfig, infer_tv3s
+from streamseg.export.settings import Known, Setting, settings_of
 from streamseg.export.step import StepModel
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """What tensor names and shapes do not tell; see ``load_checkpoint``."""
-
-    window: tuple[int, int] = (20, 20)
-    shift: tuple[int, int] = (10, 10)
-    keep_ratio: float | None = None
-    key_every: int = 5
-
-
-@dataclass(frozen=True)
 class Family:
-    """A system: the prefix that one of its keys begins with, and how it is built.
+    """A system: the prefix that one of its keys begins with, its settings, and how it is built.
 
     The first family of ``FAMILIES`` whose mark is found is taken, so heads that others build on
     stand behind them.
@@ -38,46 +33,75 @@ class Family:
 
     name: str
     mark: str
-    build: Callable[[Mapping[str, Tensor], BuildOptions], StepModel]
-
-
-def _tv3s(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:
-    return TV3S(infer_tv3s(weights, window=options.window, shift=options.shift))
-
-
-def _segformer(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:  # noqa: ARG001
-    return SegFormer(infer_segformer(weights))
-
-
-def _cffm(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:  # noqa: ARG001
-    return CFFM(infer_cffm(weights))
-
-
-def _cffm_plus(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:  # noqa: ARG001
-    return CFFMPlus(infer_cffm(weights))
-
-
-def _mrcfa(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:
-    return MRCFA(infer_mrcfa(weights, keep_ratio=options.keep_ratio))
-
-
-def _mpvss(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:
-    return MPVSS(infer_mpvss(weights, key_every=options.key_every))
-
-
-def _mask2former(weights: Mapping[str, Tensor], options: BuildOptions) -> StepModel:  # noqa: ARG001
-    return Mask2Former(infer_mask2former(weights))
+    settings: Mapping[str, Setting]
+    build: Callable[[Mapping[str, Tensor], Known], StepModel]
 
 
 FAMILIES = (
-    Family("tv3s", "decode_head.vs.", _tv3s),
-    Family("cffm++", "decode_head.decoder_swin.", _cffm_plus),
-    Family("cffm", "decode_head.decoder_focal.", _cffm),
-    Family("mrcfa", "decode_head.hypercorre_module.", _mrcfa),
-    Family("mpvss", "motion.decoder.", _mpvss),
-    Family("mask2former", "sem_seg_head.predictor.", _mask2former),
-    Family("segformer", "decode_head.linear_pred.", _segformer),
+    Family(
+        "tv3s",
+        "decode_head.vs.",
+        settings_of(BlocksConfig, TV3SConfig),
+        lambda weights, settings: TV3S(infer_tv3s(weights, settings)),
+    ),
+    Family(
+        "cffm++",
+        "decode_head.decoder_swin.",
+        settings_of(CFFMConfig),
+        lambda weights, settings: CFFMPlus(infer_cffm(weights, settings)),
+    ),
+    Family(
+        "cffm",
+        "decode_head.decoder_focal.",
+        settings_of(CFFMConfig),
+        lambda weights, settings: CFFM(infer_cffm(weights, settings)),
+    ),
+    Family(
+        "mrcfa",
+        "decode_head.hypercorre_module.",
+        settings_of(MRCFAConfig),
+        lambda weights, settings: MRCFA(infer_mrcfa(weights, settings)),
+    ),
+    Family(
+        "mpvss",
+        "motion.decoder.",
+        settings_of(MPVSSConfig),
+        lambda weights, settings: MPVSS(infer_mpvss(weights, settings)),
+    ),
+    Family(
+        "mask2former",
+        "sem_seg_head.predictor.",
+        settings_of(Mask2FormerConfig),
+        lambda weights, settings: Mask2Former(infer_mask2former(weights, settings)),
+    ),
+    Family(
+        "segformer",
+        "decode_head.linear_pred.",
+        settings_of(SegFormerConfig),
+        lambda weights, settings: SegFormer(infer_segformer(weights, settings)),
+    ),
 )
+
+
+def family_named(name: str) -> Family:
+    """The family called ``name``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise CheckpointError(f"family is {name!r}, expected one of {known}")
+
+
+def encoder_name(weights: Mapping[str, Tensor]) -> str:
+    """Name of a checkpoint's encoder, such as ``mit_b1``."""
+    encoder = below(weights, "backbone.")
+    if "stem.conv1.weight" in encoder:
+        return infer_resnet(encoder).name
+    return infer_encoder(encoder).name
 
 
 def recognise(weights: Mapping[str, Any]) -> Family:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export import ops  # noqa: F401  (registers the torch ops)
 from streamseg.export.formats.key_map import KeyMap
+from streamseg.export.settings import read_triple, setting
 from streamseg.runtime.bundle.manifest import ClassInfo, ScheduleRow
 from streamseg.runtime.bundle.state import StateSpec
 
@@ -21,19 +22,53 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 Size = tuple[int, int]
+Triple = tuple[float, float, float]
+
+
+def _read_std(value: Any) -> Triple:
+    std = read_triple(value)
+    if min(std) <= 0:
+        raise ValueError("more than 0")
+    return std
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a network's input is normalised: ``(pixel - mean) / std`` on the 0..255 scale, RGB."""
+
+    mean: Triple = field(
+        default=IMAGENET_MEAN,
+        kw_only=True,
+        metadata=setting(
+            "mean of red, green and blue on the 0..255 scale",
+            expected="three numbers R,G,B",
+            read=read_triple,
+        ),
+    )
+    std: Triple = field(
+        default=IMAGENET_STD,
+        kw_only=True,
+        metadata=setting(
+            "standard deviation of red, green and blue on the 0..255 scale",
+            expected="three numbers R,G,B, more than 0",
+            read=_read_std,
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class WeightsOrigin:
     """Where a model's weights came from; goes into the manifest.
 
-    ``ignored`` lists keys of the checkpoint that the model does not use.
+    ``ignored`` lists keys of the checkpoint that the model does not use; ``training_size`` is the
+    size of the frames it was trained on, "HxW", or "unknown".
     """
 
     source: str = "unknown"
     license: str = "unknown"
     sha256: str = ""
     ignored: tuple[str, ...] = field(default=())
+    training_size: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -59,19 +94,23 @@ class StepModel(nn.Module, ABC):
     Attributes:
         classes: id, name and colour of every class.
         origin: where the weights came from.
+        assumed: settings that the checkpoint does not give, with their published values.
     """
 
     family: str = ""
     classes: tuple[ClassInfo, ...]
     origin: WeightsOrigin
+    assumed: Mapping[str, Any]
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, normalisation: InputConfig) -> None:
         super().__init__()
         self.classes = ()
         self.origin = WeightsOrigin()
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.assumed = {}
+        self.normalisation = normalisation
+        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
@@ -98,7 +137,12 @@ class StepModel(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
-        """Family, variant and sizes for the manifest."""
+        """Family, variant, sizes and settings for the manifest."""
+
+    def configuration(self) -> dict[str, Any]:
+        """``describe`` and the input's normalisation: what a checkpoint says of its network."""
+        mean, std = self.normalisation.mean, self.normalisation.std
+        return {**self.describe(), "mean": list(mean), "std": list(std)}
 
     def graphs(self, size: Size) -> dict[str, GraphPlan]:
         """The graphs that make up the model; by default one, ``step``, over the whole table."""

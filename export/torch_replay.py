@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamseg.errors import BackendError
-from streamseg.export.step import IMAGENET_MEAN, IMAGENET_STD, Size, StepModel, upsample
+from streamseg.export.step import Size, StepModel, upsample
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import Array, Lane, StepPlan
 from streamseg.runtime.bundle.manifest import FrameSpec, GraphSpec, Manifest
@@ -20,7 +20,7 @@ def outline(model: StepModel, size: Size) -> Manifest:
     """The model's manifest before export: state table, graphs and schedule, no files."""
     return Manifest(
         model=model.describe(),
-        frame=FrameSpec(*size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        frame=FrameSpec(*size, mean=model.normalisation.mean, std=model.normalisation.std),
         state=model.state_spec(size),
         graphs={
             name: GraphSpec(f"{name}.onnx", plan.reads, plan.writes, ("labels",), plan.ring_reads)
@@ -29,6 +29,7 @@ def outline(model: StepModel, size: Size) -> Manifest:
         schedule=model.schedule(),
         classes=model.classes,
         files={},
+        assumed=model.assumed,
     )
 
 

@@ -280,7 +280,9 @@ def _train(
     if options.silence_absent:
         ignored = config.clips.ignore_index
         silence_absent(finished, count_classes(dataset, ignore_index=ignored, most=None))
-    save_weights(finished, folder.weights, license=options.license, half=options.half)
+    save_weights(
+        finished, folder.weights, license=options.license, size=config.clips.crop, half=options.half
+    )
     draw_curves(folder.log, folder.curves)
     return TrainReport(trainer.step, None, folder.weights)
 

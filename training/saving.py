@@ -127,19 +127,26 @@ class RunFolder:
         return f"The last good checkpoint is {self.last} of step {found['step']}."
 
 
-def save_weights(network: Network, path: Path, *, license: str, half: bool = False) -> None:  # noqa: A002
-    """Write weights as ``load_checkpoint`` reads them, with class names and palette.
+def save_weights(
+    network: Network,
+    path: Path,
+    *,
+    license: str,  # noqa: A002
+    size: tuple[int, int],
+    half: bool = False,
+) -> None:
+    """Write weights as ``load_checkpoint`` reads them, with all that they need to be run.
 
     Args:
-        network: on any device.
+        network: on any device, with its classes.
         path: the safetensors file.
         license: of the weights, which follows from the data's.
+        size: (H, W) of the frames that the network was trained on.
         half: float16 tensors.
     """
     metadata = {
-        "CLASSES": json.dumps([entry.name for entry in network.classes]),
-        "PALETTE": json.dumps([list(entry.color) for entry in network.classes]),
         "license": license,
+        "training_size": f"{size[0]}x{size[1]}",
         "made_by": f"streamseg {__version__} train",
     }
     save_checkpoint(network, path, metadata=metadata, half=half)

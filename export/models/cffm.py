@@ -1,9 +1,8 @@
 """CFFM (arXiv 2207.10436) and CFFM++ (TPAMI 2024) as pure steps.
 
-Encoder and trunk run once per frame. The ring ``features`` keeps the reduced maps of the last ten
-frames. CFFM++ adds a branch that attends to ``prototypes``, tokens of the whole video found
-beforehand: they are an input (state of kind ``given``), so a live stream takes them from similar
-footage.
+Encoder and trunk run once per frame. The ring ``features`` keeps the reduced maps of past frames.
+CFFM++ adds a branch that attends to ``prototypes``, tokens of the whole video found beforehand:
+they are an input (state of kind ``given``), so a live stream takes them from similar footage.
 """
 
 from __future__ import annotations
@@ -18,17 +17,20 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import below, count_entries
-from streamseg.export.models.clip import SLOTS, ClipModel
+from streamseg.export.models.clip import ClipConfig, ClipModel
 from streamseg.export.models.focal import (
     HEADS,
     NORM_EPS,
+    REFERENCE_SETS,
     WINDOW,
     FocalDecoder,
     Mlp,
     split_heads,
 )
-from streamseg.export.models.segformer import SegFormerConfig, SegFormerHead, infer_segformer
+from streamseg.export.models.segformer import SegFormerHead, infer_segformer
+from streamseg.export.settings import Known
 from streamseg.export.step import Size, upsample
+from streamseg.runtime.bundle.assumed import format_setting
 from streamseg.runtime.bundle.state import StateSpec
 
 PROTOTYPES = 100
@@ -36,10 +38,17 @@ PROTOTYPE_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class CFFMConfig(SegFormerConfig):
+class CFFMConfig(ClipConfig):
     """Sizes of a CFFM head over its trunk: ``depth`` mining blocks."""
 
     depth: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) != len(REFERENCE_SETS):
+            raise CheckpointError(
+                f"offsets are {format_setting(self.offsets)}, expected {len(REFERENCE_SETS)}: "
+                "the weights pool each reference in a way of its own"
+            )
 
 
 class CFFMHead(SegFormerHead):
@@ -74,9 +83,9 @@ class CFFM(ClipModel):
         return ("features",)
 
     def state_spec(self, size: Size) -> tuple[StateSpec, ...]:
-        """``features``: ten slots ``[1, E, h, w]``."""
+        """``features``: slots ``[1, E, h, w]``."""
         shape = (1, self.config.embed_dim, *self.map_size(size))
-        return (StateSpec("features", shape, kind="ring", slots=SLOTS),)
+        return (StateSpec("features", shape, kind="ring", slots=self.config.slots),)
 
     def describe(self) -> Mapping[str, Any]:
         """Family, encoder and sizes for the manifest."""
@@ -205,10 +214,10 @@ class CFFMPlus(CFFM):
         return scores
 
 
-def infer_cffm(weights: Mapping[str, Tensor]) -> CFFMConfig:
-    """Read the architecture off tensor names and shapes."""
-    trunk = infer_segformer(weights)
+def infer_cffm(weights: Mapping[str, Tensor], settings: Known) -> CFFMConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
+    trunk = infer_segformer(weights, settings)
     depth = count_entries(below(weights, "decode_head."), "decoder_focal.blocks.")
     if depth == 0:
         raise CheckpointError("it lacks decode_head.decoder_focal.blocks.0.*")
-    return CFFMConfig(**vars(trunk), depth=depth)
+    return CFFMConfig(**vars(trunk), depth=depth, offsets=settings["offsets"])

@@ -1,41 +1,75 @@
-"""What CFFM, CFFM++ and MRCFA share: three past frames in rings, and which ones when.
+"""What CFFM, CFFM++ and MRCFA share: past frames in rings, and which ones when.
 
 The published rule for offsets (-9, -6, -3): frames 0 to 2 stand alone, frames 3 to 8 take the
-references of the table, from frame 9 on the offsets hold. Offsets count processed frames.
+references of a table, from frame 9 on the offsets hold. With other offsets there is no table:
+frames before the largest offset stand alone. Offsets count processed frames.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from streamseg.errors import ExportError
-from streamseg.export.models.segformer import SegFormer
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig
+from streamseg.export.settings import read_whole_numbers, setting
 from streamseg.export.step import GraphPlan, Size, upsample
-from streamseg.runtime.bundle.manifest import ScheduleRow
+from streamseg.runtime.bundle.manifest import MAX_SLOTS, ScheduleRow
 
-SLOTS = 10
-REFERENCES = 3
+PUBLISHED_OFFSETS = (-9, -6, -3)
+MAX_OFFSET = MAX_SLOTS - 1
 # First frame of a row -> ages of its references, oldest first.
-AGES: dict[int, tuple[int, int, int]] = {
+WARM_UP: dict[int, tuple[int, ...]] = {
     3: (3, 2, 1),
     4: (4, 2, 1),
     5: (5, 3, 1),
     6: (6, 4, 2),
     7: (7, 4, 2),
     8: (8, 5, 2),
-    9: (9, 6, 3),
 }
 
 
+def _read_offsets(value: Any) -> tuple[int, ...]:
+    offsets = read_whole_numbers(value)
+    ascending = all(a < b for a, b in itertools.pairwise(offsets))
+    if not ascending or not -MAX_OFFSET <= offsets[0] <= offsets[-1] <= -1:
+        raise ValueError("offsets")
+    return offsets
+
+
+@dataclass(frozen=True)
+class ClipConfig(SegFormerConfig):
+    """A SegFormer trunk, and the frames that its head looks back at."""
+
+    offsets: tuple[int, ...] = field(
+        default=PUBLISHED_OFFSETS,
+        kw_only=True,
+        metadata=setting(
+            "reference frames relative to the current one",
+            expected=f"ascending numbers from -{MAX_OFFSET} to -1, such as -9,-6,-3",
+            read=_read_offsets,
+        ),
+    )
+
+    @property
+    def slots(self) -> int:
+        """Entries of a ring: the oldest reference and this frame."""
+        return 1 - self.offsets[0]
+
+
 class ClipModel(SegFormer):
-    """A SegFormer trunk whose head looks at three past frames.
+    """A SegFormer trunk whose head looks at past frames.
 
     Graph ``single`` serves frames without references (the per-frame output of the trunk), graph
     ``step`` all others. Both write this frame's tensors into the rings.
     """
+
+    config: ClipConfig
 
     def graphs(self, size: Size) -> dict[str, GraphPlan]:
         """``single`` and ``step``."""
@@ -44,17 +78,20 @@ class ClipModel(SegFormer):
         names = tuple(spec.name for spec in table)
         return {
             "single": GraphPlan((), rings),
-            "step": GraphPlan(names, rings, dict.fromkeys(rings, REFERENCES)),
+            "step": GraphPlan(names, rings, dict.fromkeys(rings, len(self.config.offsets))),
         }
 
     def schedule(self) -> tuple[ScheduleRow, ...]:
-        """``single`` for three frames, then the published references."""
-        rings = self.ring_names()
+        """``single`` while references are missing, then the offsets."""
+        rings, offsets = self.ring_names(), self.config.offsets
+        ages = {-offsets[0]: tuple(-offset for offset in offsets)}
+        if offsets == PUBLISHED_OFFSETS:
+            ages = {**WARM_UP, **ages}
         return (
             ScheduleRow(0, "single"),
             *(
-                ScheduleRow(start, "step", ages=dict.fromkeys(rings, ages))
-                for start, ages in AGES.items()
+                ScheduleRow(start, "step", ages=dict.fromkeys(rings, row))
+                for start, row in ages.items()
             ),
         )
 
@@ -80,6 +117,10 @@ class ClipModel(SegFormer):
     ) -> Tensor:
         """Scores at 1/8 from this frame, the references (per ring, oldest first) and the rest."""
 
+    def describe(self) -> Mapping[str, Any]:
+        """Family, encoder, sizes and offsets for the manifest."""
+        return {**super().describe(), "offsets": list(self.config.offsets)}
+
     def run_graph(self, graph: str, frame: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See ``StepModel.run_graph``."""
         if graph == "step":
@@ -90,10 +131,10 @@ class ClipModel(SegFormer):
         return (self.decode_head.linear_pred(fused), *self.memorise(maps, reduced))
 
     def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """The step with three references: scores ``[1, K, h, w]``, then the rings' new entries."""
-        rings = len(self.ring_names())
-        references = [state[i * REFERENCES : (i + 1) * REFERENCES] for i in range(rings)]
+        """The step with references: scores ``[1, K, h, w]``, then the rings' new entries."""
+        rings, count = len(self.ring_names()), len(self.config.offsets)
+        references = [state[i * count : (i + 1) * count] for i in range(rings)]
         maps, fused, reduced = self.trunk(frame)
-        scores = self.look_back(maps, reduced, references, state[rings * REFERENCES :])
+        scores = self.look_back(maps, reduced, references, state[rings * count :])
         quarter = (fused.shape[2], fused.shape[3])
         return (upsample(scores, quarter), *self.memorise(maps, reduced))

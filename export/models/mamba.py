@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamseg.errors import CheckpointError
 from streamseg.export import ops
+from streamseg.export.settings import Known, read_pair, setting
 from streamseg.export.windows import WindowGeometry
+from streamseg.runtime.bundle.assumed import format_setting
 from streamseg.runtime.bundle.state import StateSpec
 
 RMS_NORM_EPS = 1e-5
+
+
+def _half_window(known: Known) -> tuple[int, int]:
+    """The paper's rule, s = w/2."""
+    height, width = known["window"]
+    return height // 2, width // 2
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,33 @@ class BlocksConfig:
     d_state: int = 16
     d_conv: int = 4
     dt_rank: int = 0
-    window: tuple[int, int] = (20, 20)
-    shift: tuple[int, int] = (10, 10)
+    window: tuple[int, int] = field(
+        default=(20, 20),
+        kw_only=True,
+        metadata=setting(
+            "window of the temporal blocks in map tokens",
+            expected="1 or more; HEIGHT,WIDTH or one number for both",
+            read=read_pair(1),
+        ),
+    )
+    shift: tuple[int, int] = field(
+        default=(10, 10),
+        kw_only=True,
+        metadata=setting(
+            "cut of every second layer's grid",
+            expected="0 to window - 1; HEIGHT,WIDTH or one number for both",
+            read=read_pair(0),
+            published=_half_window,
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.shift, self.window, strict=True)
+        if min(self.window) < 1 or any(not 0 <= shift < window for shift, window in pairs):
+            raise CheckpointError(
+                f"shift is {format_setting(self.shift)}, expected 0 to window - 1 (window is "
+                f"{format_setting(self.window)})"
+            )
 
     def geometry(self, layer: int, map_size: tuple[int, int]) -> WindowGeometry:
         """Grid of ``layer``: plain for even layers, cut ``shift`` tokens in for odd ones."""

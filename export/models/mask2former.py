@@ -25,7 +25,8 @@ from streamseg.export.models.attention import (
 from streamseg.export.models.pixels import LEVELS, PixelDecoder, PixelSizes
 from streamseg.export.models.resnet import ResNetEncoder, ResNetSizes, infer_resnet
 from streamseg.export.models.swin import SwinEncoder, SwinSizes, infer_swin, swin_keys
-from streamseg.export.step import Size, StepModel, refuse_size, upsample
+from streamseg.export.settings import Known
+from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
 STRIDE = 32
@@ -39,7 +40,7 @@ MaskEncoderConfig = ResNetSizes | SwinSizes
 
 
 @dataclass(frozen=True)
-class Mask2FormerConfig:
+class Mask2FormerConfig(InputConfig):
     """Sizes of a Mask2Former: ``layers`` of the decoder, ``inner`` of its feed-forward layers."""
 
     encoder: MaskEncoderConfig
@@ -197,7 +198,7 @@ class Mask2Former(MaskModel):
     family = "mask2former"
 
     def __init__(self, config: Mask2FormerConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
         encoder = config.encoder
         self.backbone = (
@@ -274,8 +275,8 @@ def score_strips(masks: Tensor, classes: Tensor, size: Size) -> list[Tensor]:
     return strips
 
 
-def infer_mask2former(weights: Mapping[str, Tensor]) -> Mask2FormerConfig:
-    """Read the architecture off tensor names and shapes."""
+def infer_mask2former(weights: Mapping[str, Tensor], settings: Known) -> Mask2FormerConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
     encoder = below(weights, "backbone.")
     pixels = below(weights, "sem_seg_head.pixel_decoder.")
     decoder = below(weights, "sem_seg_head.predictor.")
@@ -303,4 +304,6 @@ def infer_mask2former(weights: Mapping[str, Tensor]) -> Mask2FormerConfig:
         layers=count_entries(decoder, "transformer_ffn_layers."),
         inner=decoder["transformer_ffn_layers.0.linear1.weight"].shape[0],
         queries=decoder["query_feat.weight"].shape[0],
+        mean=settings["mean"],
+        std=settings["std"],
     )

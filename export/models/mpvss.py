@@ -19,21 +19,30 @@ from streamseg.export.models.mask2former import (
     infer_mask2former,
 )
 from streamseg.export.models.motion import Motion, MotionSizes, infer_motion, warp
+from streamseg.export.settings import Known, read_count, setting
 from streamseg.export.step import GraphPlan, Size, upsample
 from streamseg.runtime.bundle.manifest import ScheduleRow
 from streamseg.runtime.bundle.state import StateSpec
 
 # The motion network takes frames as published: divided by 255, then this subtracted.
 FLOW_MEAN = (0.411, 0.432, 0.45)
-KEY_EVERY = 5
+KEY_INTERVAL = 5
 
 
 @dataclass(frozen=True)
 class MPVSSConfig(Mask2FormerConfig):
-    """Sizes of Mask2Former and the motion network; a key frame every ``key_every`` frames."""
+    """Sizes of Mask2Former and the motion network; a key frame every ``key_interval`` frames."""
 
     motion: MotionSizes = field(default_factory=MotionSizes)
-    key_every: int = KEY_EVERY
+    key_interval: int = field(
+        default=KEY_INTERVAL,
+        kw_only=True,
+        metadata=setting(
+            "frames from one key frame to the next",
+            expected="2 or more",
+            read=read_count(2),
+        ),
+    )
 
 
 class MPVSS(Mask2Former):
@@ -73,15 +82,15 @@ class MPVSS(Mask2Former):
         return {"key": GraphPlan((), names), "propagate": GraphPlan(names, ())}
 
     def schedule(self) -> tuple[ScheduleRow, ...]:
-        """A key frame every ``key_every`` frames, propagation between them."""
+        """A key frame every ``key_interval`` frames, propagation between them."""
         return (
             ScheduleRow(0, "propagate"),
-            ScheduleRow(0, "key", every=self.config.key_every),
+            ScheduleRow(0, "key", every=self.config.key_interval),
         )
 
     def describe(self) -> Mapping[str, Any]:
         """Family, encoder and sizes for the manifest."""
-        return {**super().describe(), "key_every": self.config.key_every}
+        return {**super().describe(), "key_interval": self.config.key_interval}
 
     def published_keys(self) -> Mapping[str, KeyMap]:
         """Key maps of encoder, head and motion network."""
@@ -107,14 +116,14 @@ class MPVSS(Mask2Former):
         return (warp(masks, flow), classes)
 
 
-def infer_mpvss(weights: Mapping[str, Tensor], *, key_every: int) -> MPVSSConfig:
-    """Read the architecture off tensor names and shapes."""
-    if key_every < 2:
-        raise CheckpointError(f"key_every is {key_every}, expected 2 or more")
+def infer_mpvss(weights: Mapping[str, Tensor], settings: Known) -> MPVSSConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
     motion = below(weights, "motion.")
     needed = ("decoder.transformer_ffn_layers.0.linear1.weight", "decoder.query_embed.weight")
     missing = [f"motion.{key}" for key in needed if key not in motion]
     if missing:
         raise CheckpointError(f"it is no whole MPVSS: it lacks {', '.join(missing)}")
-    segmentor = infer_mask2former(weights)
-    return MPVSSConfig(**vars(segmentor), motion=infer_motion(motion), key_every=key_every)
+    segmentor = infer_mask2former(weights, settings)
+    return MPVSSConfig(
+        **vars(segmentor), motion=infer_motion(motion), key_interval=settings["key_interval"]
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export.formats.key_map import below
-from streamseg.export.models.clip import REFERENCES, SLOTS, ClipModel
-from streamseg.export.models.segformer import SegFormerConfig, SegFormerHead, infer_segformer
+from streamseg.export.models.clip import ClipConfig, ClipModel
+from streamseg.export.models.segformer import SegFormerHead, infer_segformer
+from streamseg.export.settings import Known, read_share, setting
 from streamseg.export.step import Size, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
 GROUP_NORM_EPS = 1e-5
 IMPORTANCE_TOP = 5
 STRIDE = 32
-# Published: 0.8 with MiT-B0, 0.5 with the others.
-KEEP_RATIOS = {"mit_b0": 0.8}
-KEEP_RATIO = 0.5
+# Published, by encoder.
+KEEP_RATIOS = {"mit_b0": 0.8, "mit_b1": 0.5, "mit_b2": 0.5, "mit_b5": 0.5}
 # Refinement stages in the order they run: 1/32, 1/16, 1/8, and after each merge.
 STAGES = ("encoder_layer4", "encoder_layer3", "encoder_layer2")
 MERGES = ("encoder_layer4to3", "encoder_layer3to2")
@@ -43,14 +43,23 @@ ONE_LAYER: dict[str, Layers] = {
 
 
 @dataclass(frozen=True)
-class MRCFAConfig(SegFormerConfig):
+class MRCFAConfig(ClipConfig):
     """Sizes of an MRCFA head over its trunk.
 
     ``keep_ratio`` is the share of reference tokens kept; ``stages`` the affinity decoder's
     convolutions.
     """
 
-    keep_ratio: float = KEEP_RATIO
+    keep_ratio: float = field(
+        default=0.5,
+        kw_only=True,
+        metadata=setting(
+            "share of each reference's tokens that are kept",
+            expected="more than 0, at most 1",
+            read=read_share,
+            published=lambda known: KEEP_RATIOS.get(known["encoder"]),
+        ),
+    )
     stages: tuple[tuple[str, Layers], ...] = tuple(ONE_LAYER.items())
 
 
@@ -196,7 +205,7 @@ class MRCFA(ClipModel):
         _, eighth, sixteenth, coarsest = self.backbone.widths
         widths = (coarsest, sixteenth, eighth, self.config.embed_dim)
         return tuple(
-            StateSpec(name, (1, tokens, width), kind="ring", slots=SLOTS)
+            StateSpec(name, (1, tokens, width), kind="ring", slots=self.config.slots)
             for name, width in zip(self.ring_names(), widths, strict=True)
         )
 
@@ -209,8 +218,12 @@ class MRCFA(ClipModel):
                 size,
                 f"MRCFA needs multiples of {STRIDE}; the next is {legal[0]}x{legal[1]}",
             )
-        if (size[0] // STRIDE) * (size[1] // STRIDE) < IMPORTANCE_TOP:
+        tokens = (size[0] // STRIDE) * (size[1] // STRIDE)
+        if tokens < IMPORTANCE_TOP:
             raise refuse_size(size, f"MRCFA needs at least {IMPORTANCE_TOP} cells of 32x32")
+        if self._kept(tokens) == 0:
+            ratio = self.config.keep_ratio
+            raise refuse_size(size, f"keep_ratio {ratio:g} keeps none of the {tokens} tokens")
         return []
 
     def describe(self) -> Mapping[str, Any]:
@@ -262,7 +275,7 @@ class MRCFA(ClipModel):
             for key, query, level in zip(chosen, queries, levels, strict=True)
         ]
         refined = module.hpn(affinities, scales)
-        weights = refined.reshape(REFERENCES, kept.shape[1], -1).softmax(dim=1)
+        weights = refined.reshape(kept.shape[0], kept.shape[1], -1).softmax(dim=1)
         retrieved = (values.transpose(1, 2) @ weights).mean(dim=0, keepdim=True)
         scores: Tensor = self.decode_head.get_submodule("deco4")(
             retrieved.reshape(reduced.shape) + reduced
@@ -274,8 +287,10 @@ class MRCFA(ClipModel):
         if affinity.shape[2] < IMPORTANCE_TOP:
             raise ExportError(f"MRCFA needs at least {IMPORTANCE_TOP} tokens")
         importance = affinity.topk(IMPORTANCE_TOP, dim=2).values.sum(dim=2)
-        count = int(importance.shape[1] * self.config.keep_ratio)
-        return importance.topk(count, dim=1).indices
+        return importance.topk(self._kept(importance.shape[1]), dim=1).indices
+
+    def _kept(self, tokens: int) -> int:
+        return int(tokens * self.config.keep_ratio)
 
 
 def _tokens(maps: Tensor) -> Tensor:
@@ -288,16 +303,17 @@ def _select(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def infer_mrcfa(weights: Mapping[str, Tensor], *, keep_ratio: float | None) -> MRCFAConfig:
-    """Read the architecture off tensor names and shapes; the keep ratio leaves no trace there."""
-    trunk = infer_segformer(weights)
+def infer_mrcfa(weights: Mapping[str, Tensor], settings: Known) -> MRCFAConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
+    trunk = infer_segformer(weights, settings)
     decoder = below(weights, "decode_head.hypercorre_module.hpn.")
     stages = tuple((name, _infer_stage(decoder, name)) for name in (*STAGES, *MERGES))
-    if keep_ratio is None:
-        keep_ratio = KEEP_RATIOS.get(trunk.encoder.name, KEEP_RATIO)
-    if not 0 < keep_ratio <= 1:
-        raise CheckpointError(f"keep_ratio is {keep_ratio}, expected more than 0 and at most 1")
-    return MRCFAConfig(**vars(trunk), keep_ratio=keep_ratio, stages=stages)
+    return MRCFAConfig(
+        **vars(trunk),
+        offsets=settings["offsets"],
+        keep_ratio=settings["keep_ratio"],
+        stages=stages,
+    )
 
 
 def _infer_stage(decoder: Mapping[str, Tensor], name: str) -> Layers:

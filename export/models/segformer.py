@@ -18,14 +18,15 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
-from streamseg.export.step import Size, StepModel, refuse_size
+from streamseg.export.settings import Known
+from streamseg.export.step import InputConfig, Size, StepModel, refuse_size
 from streamseg.runtime.bundle.state import StateSpec
 
 Self = TypeVar("Self", bound="SegFormer")
 
 
 @dataclass(frozen=True)
-class SegFormerConfig:
+class SegFormerConfig(InputConfig):
     """Sizes of a SegFormer; ``auxiliary_width`` is that of the unused ``conv_seg`` (0: absent)."""
 
     encoder: EncoderConfig
@@ -54,7 +55,7 @@ class SegFormer(StepModel):
     decode_head: SegFormerHead
 
     def __init__(self, config: SegFormerConfig, *, drop_path: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
         self.backbone = build_encoder(config.encoder, drop_path=drop_path)
         self.decode_head = self.build_head(self.backbone.widths)
@@ -121,8 +122,8 @@ class SegFormer(StepModel):
         return folded
 
 
-def infer_segformer(weights: Mapping[str, Tensor]) -> SegFormerConfig:
-    """Read the architecture off tensor names and shapes."""
+def infer_segformer(weights: Mapping[str, Tensor], settings: Known) -> SegFormerConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
     head = below(weights, "decode_head.")
     needed = ("linear_pred.weight", "linear_fuse.conv.weight")
     missing = [f"decode_head.{name}" for name in needed if name not in head]
@@ -134,4 +135,6 @@ def infer_segformer(weights: Mapping[str, Tensor]) -> SegFormerConfig:
         embed_dim=head["linear_fuse.conv.weight"].shape[0],
         num_classes=head["linear_pred.weight"].shape[0],
         auxiliary_width=conv_seg.shape[1] if conv_seg is not None else 0,
+        mean=settings["mean"],
+        std=settings["std"],
     )

@@ -21,7 +21,8 @@ from streamseg.export.models.encoder import (
 )
 from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
 from streamseg.export.palettes import read_classes
-from streamseg.export.step import Size, StepModel, refuse_size, upsample
+from streamseg.export.settings import Known
+from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
 GROWTH_WARNING = 1.25
@@ -31,7 +32,7 @@ RunBlocks = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], l
 
 
 @dataclass(frozen=True)
-class TV3SConfig:
+class TV3SConfig(InputConfig):
     """Sizes of a TV3S network; ``auxiliary_width`` is that of the unused ``conv_seg`` layer."""
 
     encoder: EncoderConfig
@@ -62,7 +63,7 @@ class TV3S(StepModel):
     family = "tv3s"
 
     def __init__(self, config: TV3SConfig, *, drop_path: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
         self.classes = read_classes({}, config.num_classes)
         self.backbone = build_encoder(config.encoder, drop_path=drop_path)
@@ -208,10 +209,8 @@ def tv3s_keys(config: TV3SConfig) -> tuple[KeyMap, KeyMap]:
     return encoder_keys(config.encoder), head
 
 
-def infer_tv3s(
-    weights: Mapping[str, Tensor], *, window: tuple[int, int], shift: tuple[int, int]
-) -> TV3SConfig:
-    """Read the architecture off tensor names and shapes; window and shift leave no trace there."""
+def infer_tv3s(weights: Mapping[str, Tensor], settings: Known) -> TV3SConfig:
+    """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
     head = below(weights, "decode_head.")
     first = below(head, "vs.layers.0.mixer.")
     needed = ("A_log", "conv1d.weight", "dt_proj.weight")
@@ -231,9 +230,11 @@ def infer_tv3s(
             d_state=states,
             d_conv=first["conv1d.weight"].shape[-1],
             dt_rank=first["dt_proj.weight"].shape[1],
-            window=window,
-            shift=shift,
+            window=settings["window"],
+            shift=settings["shift"],
         ),
         num_classes=classes,
         auxiliary_width=conv_seg.shape[1] if conv_seg is not None else 128,
+        mean=settings["mean"],
+        std=settings["std"],
     )

@@ -112,7 +112,11 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that the runtime needs to know about a bundle (DESIGN section 2)."""
+    """Everything that the runtime needs to know about a bundle.
+
+    ``assumed`` lists settings of the network that its checkpoint does not give, with the published
+    values that were taken.
+    """
 
     model: Mapping[str, Any]
     frame: FrameSpec
@@ -125,6 +129,7 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     precision: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     policy: PolicySpec = field(default_factory=PolicySpec)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,6 +172,7 @@ class Manifest:
             "weights": dict(self.weights),
             "parity": dict(self.parity),
             **({"precision": dict(self.precision)} if self.precision else {}),
+            **({"assumed": dict(self.assumed)} if self.assumed else {}),
             "files": dict(self.files),
             "made_by": dict(self.made_by),
             "policy": asdict(self.policy),
@@ -221,6 +227,7 @@ def parse_manifest(text: str) -> Manifest:
         parity=root.get("parity", mapping, {}),
         precision=root.get("precision", mapping, {}),
         made_by=root.get("made_by", mapping, {}),
+        assumed=root.get("assumed", mapping, {}),
         policy=_read_policy(Fields(root.get("policy", mapping, dict[str, Any]()), "policy.")),
         extra={name: value for name, value in content.items() if name not in _KNOWN},
     )
@@ -230,7 +237,7 @@ def parse_manifest(text: str) -> Manifest:
 
 _KNOWN = frozenset(
     ("format", "model", "frame", "state", "graphs", "schedule")
-    + ("classes", "weights", "parity", "precision", "files", "made_by", "policy")
+    + ("classes", "weights", "parity", "precision", "assumed", "files", "made_by", "policy")
 )
 
 

@@ -33,7 +33,7 @@ streamseg train "${common[@]}" "${last[@]}" "${frames[@]}" --steps 1600 -o "$out
 two_processes "${last[@]}" "${frames[@]}" --steps 3000 -o "$out/longer"
 
 held_out='synthetic:street?size=128x256&scenes=20&frames=40'
-street=("$out/street/weights.safetensors" --size 256x512 --window 2 --shift 1)
+street=("$out/street/weights.safetensors" --size 256x512)
 streamseg eval "${street[@]}" --dataset "$held_out" --json "$out/street.json"
 streamseg eval "${street[@]}" --dataset "$held_out" --stateless --json "$out/reset.json"
 for run in baseline longer; do

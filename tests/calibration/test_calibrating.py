@@ -411,7 +411,7 @@ def test_bundle_without_logits_calibrates_the_same_layers(footage, tmp_path, gra
 @pytest.mark.data
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no shared checkpoint")
 def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
-    model = load_checkpoint(CHECKPOINT, window=10, shift=5)
+    model = load_checkpoint(CHECKPOINT, settings={"window": 10, "shift": 5})
     export_bundle(model, tmp_path / "float", size=(352, 480), logits=True)
     root = f"camvid:{SHARED / 'data/camvid'}"
     chosen = CalibrationOptions(clips=4, frames=4)

@@ -31,7 +31,7 @@ def call(*arguments: str | Path) -> int:
     return caught.value.code
 
 
-WINDOW = ("--window", "4", "--shift", "2")
+WINDOW = ("--set", "window=4", "--set", "shift=2")
 
 
 def test_export_prints_sizes_and_parity(
@@ -60,8 +60,14 @@ def test_growth_of_the_map_is_warned_of(
         (["CKPT", "--size", "64"], "is no size; write height x width"),
         (["CKPT", "--size", "0x96"], "is no size"),
         (["CKPT", "--size", "8x8"], "size 8x8 is not possible: encoder mit needs at least"),
-        (["CKPT", "--size", "64x96", "--window", "0"], "window is 0"),
-        (["CKPT", "--size", "64x96", "--window", "4", "--shift", "4"], "shift is 4"),
+        (["CKPT", "--size", "64x96", "--set", "window=0"], "window is 0 in --set, expected 1 or"),
+        (["CKPT", "--size", "64x96", "--set", "window=5"], "window is 5 in --set, but the file sa"),
+        (["CKPT", "--size", "64x96", "--set", "offsets=-1"], "tv3s has no setting 'offsets'"),
+        (["CKPT", "--size", "64x96", "--set", "window"], "'window': expected NAME=VALUE"),
+        (
+            ["CKPT", "--size", "64x96", "--window", "4"],
+            "--window was removed: write --set window=4",
+        ),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "photos"], "photos exists and is no bundle"),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write bundle"),
     ],

@@ -101,7 +101,7 @@ def test_labels_alone_are_repeated_to_the_labels_size():
 
 def test_bundle_and_checkpoint_agree(bundle, camvid, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
-    options = SegmenterOptions(size=SIZE, window=WINDOW, shift=SHIFT)
+    options = SegmenterOptions(size=SIZE, settings={"window": WINDOW, "shift": SHIFT})
     frame = next(iter(open_dataset(f"camvid:{camvid}", "val").clips[0])).image
     with open_segmenter(bundle, options) as a, open_segmenter(checkpoint, options) as b:
         for _ in range(3):
@@ -172,7 +172,7 @@ def test_nothing_there_is_refused(tmp_path):
 @pytest.mark.data
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no shared checkpoint")
 def test_shared_checkpoint_reproduces_its_published_accuracy():
-    options = SegmenterOptions(size=(352, 480), window=10, shift=5)
+    options = SegmenterOptions(size=(352, 480), settings={"window": 10, "shift": 5})
     with open_segmenter(CHECKPOINT, options) as segmenter:
         got = evaluate(segmenter, open_dataset(f"camvid:{SHARED / 'data/camvid'}", "val")).scores
     measured = [got.miou, got.pixel_accuracy, got.mvc[8], got.mvc[16], got.mvc_correct[16]]

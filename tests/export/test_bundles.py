@@ -26,7 +26,9 @@ def exported(
 ) -> tuple[Golden, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     golden = read_golden(shared, request.param)
-    model = load_checkpoint(golden.save_checkpoint(folder / "x.pth"), window=4, shift=2)
+    model = load_checkpoint(
+        golden.save_checkpoint(folder / "x.pth"), settings={"window": 4, "shift": 2}
+    )
     export_bundle(model, folder / "street", size=SIZE, logits=True)
     return golden, folder / "street"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from streamseg.errors import CheckpointError
@@ -51,7 +52,7 @@ def test_layouts_restore_the_model(config: TV3SConfig, layout: str, tmp_path: Pa
         torch.save({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
     else:
         torch.save(weights, path)
-    loaded = load_checkpoint(path, window=4, shift=2)
+    loaded = load_checkpoint(path, settings={"window": 4, "shift": 2})
     assert isinstance(loaded, TV3S)
     assert loaded.config == config
     limit = 2e-3 if layout == "half" else 0
@@ -62,18 +63,24 @@ def test_layouts_restore_the_model(config: TV3SConfig, layout: str, tmp_path: Pa
 def test_classes_come_from_meta(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     meta = {"CLASSES": ("road", "car", "sky"), "PALETTE": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
     torch.save({"meta": meta, "state_dict": weights}, tmp_path / "x.pth")
-    model = load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
+    model = load_checkpoint(tmp_path / "x.pth", settings={"window": 4, "shift": 2})
     assert [(c.name, c.color) for c in model.classes][1] == ("car", (4, 5, 6))
     described = {key: json.dumps(value) for key, value in meta.items()}
     save_file(weights, tmp_path / "x.safetensors", metadata=described)
-    assert load_checkpoint(tmp_path / "x.safetensors", window=4, shift=2).classes == model.classes
+    assert (
+        load_checkpoint(tmp_path / "x.safetensors", settings={"window": 4, "shift": 2}).classes
+        == model.classes
+    )
 
 
 def test_ignored_keys_are_listed(tmp_path: Path) -> None:
     weights = published_weights(tiny(SWIN))
     index = "backbone.layers.0.blocks.0.attn.relative_position_index"
     torch.save({**weights, index: torch.zeros(9, 9, dtype=torch.int64)}, tmp_path / "x.pth")
-    assert index in load_checkpoint(tmp_path / "x.pth", window=4, shift=2).origin.ignored
+    assert (
+        index
+        in load_checkpoint(tmp_path / "x.pth", settings={"window": 4, "shift": 2}).origin.ignored
+    )
 
 
 def test_missing_and_unexpected_keys_are_named(
@@ -83,7 +90,7 @@ def test_missing_and_unexpected_keys_are_named(
     weights["decode_head.novelty.weight"] = torch.zeros(1)
     torch.save(weights, tmp_path / "x.pth")
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
+        load_checkpoint(tmp_path / "x.pth", settings={"window": 4, "shift": 2})
     assert "missing: backbone.block1.0.attn.kv.weight" in str(caught.value)
     assert "unexpected: decode_head.novelty.weight" in str(caught.value)
 
@@ -94,7 +101,7 @@ def test_wrong_shape_is_named(weights: dict[str, torch.Tensor], tmp_path: Path) 
     with pytest.raises(
         CheckpointError, match=r"layers\.1\.mixer\.D has shape \[5\], expected \[16\]"
     ):
-        load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
+        load_checkpoint(tmp_path / "x.pth", settings={"window": 4, "shift": 2})
 
 
 def test_values_that_are_not_finite_are_refused(
@@ -103,7 +110,7 @@ def test_values_that_are_not_finite_are_refused(
     weights["decode_head.linear_pred2.bias"][0] = torch.inf
     torch.save(weights, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"not finite, .*linear_pred2\.bias first"):
-        load_checkpoint(tmp_path / "x.pth", window=4, shift=2)
+        load_checkpoint(tmp_path / "x.pth", settings={"window": 4, "shift": 2})
 
 
 class Command:
@@ -151,6 +158,23 @@ def test_refuses_what_is_no_checkpoint(weights: dict[str, torch.Tensor], tmp_pat
     ("window", "shift", "reason"),
     [(0, 0, "window is 0"), (-3, 0, "window is -3"), (4, 4, "shift is 4"), (4, -1, "shift is -1")],
 )
-def test_windows_are_checked(window: int, shift: int, reason: str, tmp_path: Path) -> None:
+def test_windows_are_checked(
+    weights: dict[str, torch.Tensor], window: int, shift: int, reason: str, tmp_path: Path
+) -> None:
+    torch.save(weights, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=reason):
-        load_checkpoint(tmp_path / "x.pth", window=window, shift=shift)
+        load_checkpoint(tmp_path / "x.pth", settings={"window": window, "shift": shift})
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    metadata = {name: name * 3 for name in ("license", "made_by", "b", "a", "z")}
+    contents = set()
+    for turn in range(8):  # safetensors' own order differs from one call to the next
+        path = tmp_path / f"{turn}.safetensors"
+        save_checkpoint(tiny(), path, metadata=metadata, half=turn % 2 == 0)
+        contents.add(path.read_bytes())
+    assert len(contents) == 2
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["z"] == "zzz"
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    assert all(torch.equal(stored[key], value) for key, value in published_weights(tiny()).items())

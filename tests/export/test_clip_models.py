@@ -226,7 +226,7 @@ def test_checkpoint_of_another_system_is_refused(shared: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match="is a mrcfa checkpoint, not cffm"):
         load_checkpoint(path, family="cffm")
     with pytest.raises(CheckpointError, match=r"keep_ratio is 1\.5"):
-        load_checkpoint(path, keep_ratio=1.5)
+        load_checkpoint(path, settings={"keep_ratio": 1.5})
     weights = read_golden(shared, "cffm_b0_depth2").weights
     torch.save({k: v for k, v in weights.items() if "blocks.1.mlp" not in k}, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match=r"missing: .*blocks\.1\.mlp\.fc1"):
@@ -262,7 +262,7 @@ def test_two_layer_affinity_decoder_is_inferred_and_exported(tmp_path: Path) -> 
     stages = tuple((name, ((1, 2, k), (2, 1, k))) for name, ((_, _, k),) in ONE_LAYER.items())
     model = MRCFA(MRCFAConfig(B0, 256, 5, keep_ratio=0.5, stages=stages))
     save_checkpoint(model, tmp_path / "model.safetensors")
-    again = load_checkpoint(tmp_path / "model.safetensors", keep_ratio=0.5)
+    again = load_checkpoint(tmp_path / "model.safetensors")
     assert again.describe() == model.describe()
     report = export_bundle(again, tmp_path / "bundle", size=(64, 96), logits=True)
     assert report.parity["frames"] == 10
@@ -314,4 +314,5 @@ def test_segformer_sizes_are_inferred(name: str) -> None:
     config = SegFormerConfig(MIT_PRESETS[name], 32, 3)
     with torch.device("meta"):
         weights = published_weights(SegFormer(config))
-    assert infer_segformer(weights) == config
+    normalisation = {"mean": config.mean, "std": config.std}
+    assert infer_segformer(weights, normalisation) == config

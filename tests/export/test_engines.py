@@ -36,7 +36,9 @@ RTX = Path(os.environ.get("STREAMSEG_RTX", ROOT / "build/rtx"))
 def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("street")
     golden = read_golden(shared, "tv3s_mit_b0_tiny")
-    model = load_checkpoint(golden.save_checkpoint(folder / "x.pth"), window=4, shift=2)
+    model = load_checkpoint(
+        golden.save_checkpoint(folder / "x.pth"), settings={"window": 4, "shift": 2}
+    )
     export_bundle(model, folder / "street", size=(96, 128))
     return folder / "street"
 

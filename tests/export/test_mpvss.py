@@ -167,8 +167,8 @@ def test_incomplete_and_misnamed_checkpoints_are_refused(golden: Golden, tmp_pat
     path = golden.save_checkpoint(tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="is a mpvss checkpoint, not mask2former"):
         load_checkpoint(path, family="mask2former")
-    with pytest.raises(CheckpointError, match="key_every is 1"):
-        load_checkpoint(path, key_every=1)
+    with pytest.raises(CheckpointError, match="key_interval is 1"):
+        load_checkpoint(path, settings={"key_interval": 1})
     cut = {k: v for k, v in golden.weights.items() if "fuse_layer" not in k}
     torch.save(cut, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match=r"missing: motion\.decoder\.fuse_layer"):

@@ -21,7 +21,6 @@ from streamseg.export.precision import half_graph
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle
-from tests.export.test_checkpoint import MIT
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 MAPS = {"WindowedCausalConv": {0}, "WindowedSelectiveScan": {0, 1, 4, 5, 7}}
@@ -166,9 +165,8 @@ def test_command_line_writes_tells_and_refuses_to_calibrate(
 ) -> None:
     checkpoint, street = tmp_path / "x.safetensors", tmp_path / "street"
     save_checkpoint(tiny.build("tv3s"), checkpoint)
-    window = [str(extent) for extent in (MIT.blocks.window[0], MIT.blocks.shift[0])]
     arguments = ["export", str(checkpoint), "--size", "64x96", "--precision", "fp16"]
-    told = call(capsys, *arguments, "--window", window[0], "--shift", window[1], "-o", str(street))
+    told = call(capsys, *arguments, "-o", str(street))
     assert "fp16, " in told
     assert "precision: layers float16, rest float32" in call(capsys, "inspect", str(street))
     clip = tmp_path / "clip"

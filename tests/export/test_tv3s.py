@@ -31,7 +31,9 @@ def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
 
 @pytest.fixture
 def model(golden: Golden, tmp_path: Path) -> TV3S:
-    loaded = load_checkpoint(golden.save_checkpoint(tmp_path / "x.pth"), window=4, shift=2)
+    loaded = load_checkpoint(
+        golden.save_checkpoint(tmp_path / "x.pth"), settings={"window": 4, "shift": 2}
+    )
     assert isinstance(loaded, TV3S)
     return loaded
 
@@ -101,7 +103,9 @@ def test_whole_clip_matches_fixtures(golden: Golden, model: TV3S) -> None:
 @pytest.mark.data
 def test_lost_state_is_noticed(shared: Path, tmp_path: Path) -> None:
     golden = read_golden(shared, FIXTURES[0])
-    model = load_checkpoint(golden.save_checkpoint(tmp_path / "x.pth"), window=4, shift=2)
+    model = load_checkpoint(
+        golden.save_checkpoint(tmp_path / "x.pth"), settings={"window": 4, "shift": 2}
+    )
     empty = model.initial_state((96, 128))
     with torch.no_grad():
         logits, *_ = model(torch.from_numpy(golden.frames[1])[None], *empty)

@@ -198,7 +198,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
         network = make_network()
         (disk / "weights.safetensors").write_text("before")
         with pytest.raises(CheckpointError, match=r"cannot write .*weights\.safetensors: No space"):
-            save_weights(network, folder.weights, license="Apache-2.0")
+            save_weights(network, folder.weights, license="Apache-2.0", size=(64, 64))
         assert folder.weights.read_text() == "before"
 
 

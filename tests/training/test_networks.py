@@ -24,7 +24,7 @@ def stepped(model, frames):
 
 def test_trained_whole_clip_equals_stepping_the_saved_weights(tmp_path):
     report = run(tmp_path / "run")
-    model = load_checkpoint(report.weights, window=4, shift=2).eval()
+    model = load_checkpoint(report.weights, settings={"window": 4, "shift": 2}).eval()
     frames = torch.randint(0, 256, (5, 32, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         whole, auxiliary = ClipNetwork(model)(frames[None])
@@ -38,8 +38,10 @@ def test_trained_whole_clip_equals_stepping_the_saved_weights(tmp_path):
 
 def test_saved_weights_carry_names_and_licence(tmp_path):
     network = make_network()
-    save_weights(network, tmp_path / "w.safetensors", license="Apache-2.0", half=True)
-    model = load_checkpoint(tmp_path / "w.safetensors", window=4, shift=2)
+    save_weights(
+        network, tmp_path / "w.safetensors", license="Apache-2.0", size=(64, 64), half=True
+    )
+    model = load_checkpoint(tmp_path / "w.safetensors", settings={"window": 4, "shift": 2})
     assert [entry.name for entry in model.classes] == [entry.name for entry in CLASSES]
     assert [entry.color for entry in model.classes] == [entry.color for entry in CLASSES]
     assert model.origin.license == "Apache-2.0"
@@ -52,7 +54,7 @@ def test_temporal_network_starts_from_a_frame_network(tmp_path):
     with torch.no_grad():
         for value in frame.parameters():
             value.normal_()
-    save_weights(frame, tmp_path / "f.safetensors", license="x")
+    save_weights(frame, tmp_path / "f.safetensors", license="x", size=(64, 64))
     network = make_network()
     before = network.decode_head.vs.layers[0].mixer.in_proj.weight.clone()
     missing = start_from(network, tmp_path / "f.safetensors")
@@ -67,10 +69,12 @@ def test_temporal_network_starts_from_a_frame_network(tmp_path):
 
 
 def test_start_from_other_sizes_is_refused(tmp_path):
-    save_weights(make_network(embed_dim=8), tmp_path / "w.safetensors", license="x")
+    save_weights(make_network(embed_dim=8), tmp_path / "w.safetensors", license="x", size=(64, 64))
     with pytest.raises(CheckpointError, match="the network to train has"):
         start_from(make_network(), tmp_path / "w.safetensors")
-    save_weights(make_network(encoder="swin_t"), tmp_path / "s.safetensors", license="x")
+    save_weights(
+        make_network(encoder="swin_t"), tmp_path / "s.safetensors", license="x", size=(64, 64)
+    )
     torch.save({"state_dict": {"fc.weight": torch.ones(1)}}, tmp_path / "o.pth")
     with pytest.raises(CheckpointError, match="no tensor of it fits"):
         start_from(make_network(), tmp_path / "o.pth")
@@ -108,7 +112,7 @@ def test_classes_that_no_label_shows_are_silenced_on_request_only(tmp_path):
             return found
 
     def biases(path):
-        head = load_checkpoint(path, window=4, shift=2).decode_head
+        head = load_checkpoint(path, settings={"window": 4, "shift": 2}).decode_head
         return torch.stack([head.linear_pred.bias, head.linear_pred2.bias]).detach()
 
     dataset = make_dataset(WithoutLast("a"))

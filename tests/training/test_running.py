@@ -39,7 +39,7 @@ def test_command_writes_what_the_rest_reads(tmp_path, capsys):
         "log.jsonl",
         "weights.safetensors",
     }
-    model = load_checkpoint(out / "weights.safetensors", window=4, shift=2)
+    model = load_checkpoint(out / "weights.safetensors", settings={"window": 4, "shift": 2})
     assert model.classes[11].name == "person"
     assert model.origin.license == "Apache-2.0"  # drawn scenes, nothing else
     with safe_open(out / "weights.safetensors", "pt") as file:
@@ -61,7 +61,10 @@ def test_single_frames_then_clips(tmp_path, caplog):
     assert load_checkpoint(first).family == "segformer"
     assert not caplog.messages
     assert train("-o", clips, "--init", first, "--supervise", "all") == 0
-    assert load_checkpoint(clips / "weights.safetensors", window=4, shift=2).family == "tv3s"
+    assert (
+        load_checkpoint(clips / "weights.safetensors", settings={"window": 4, "shift": 2}).family
+        == "tv3s"
+    )
     (told,) = caplog.messages
     assert "which keep their seeded weights: decode_head.vs.*" in told
 

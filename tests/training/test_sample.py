@@ -24,9 +24,17 @@ HELD_OUT = "synthetic:street?size=128x256&scenes=2&frames=20"
 
 def test_file_is_small_and_free():
     assert WEIGHTS.stat().st_size <= 8_000_000
-    model = load_checkpoint(WEIGHTS, window=2, shift=1)
+    model = load_checkpoint(WEIGHTS)
     assert model.origin.license == "Apache-2.0"
     assert [entry.name for entry in model.classes][:2] == ["road", "sidewalk"]
+
+
+def test_file_says_which_network_it_is():
+    model = load_checkpoint(WEIGHTS)
+    configuration = model.configuration()
+    assert (configuration["window"], configuration["shift"]) == ([2, 2], [1, 1])
+    assert model.assumed == {}
+    assert model.origin.training_size == "256x512"
 
 
 def test_card_holds_the_recorded_figures():
@@ -38,7 +46,7 @@ def test_card_holds_the_recorded_figures():
 
 
 def test_whole_clip_equals_stepping():
-    model = load_checkpoint(WEIGHTS, window=2, shift=1).eval()
+    model = load_checkpoint(WEIGHTS).eval()
     clip = open_dataset(HELD_OUT, "val").clips[0]
     frames = torch.from_numpy(np.stack([clip[i].image for i in range(8)]))
     with torch.inference_mode():
@@ -54,7 +62,7 @@ def test_state_steadies_held_out_scenes(margin):
     dataset = open_dataset(HELD_OUT, "val")
     scores = {}
     for stateless in (False, True):
-        options = SegmenterOptions(size=SIZE, window=2, shift=1)
+        options = SegmenterOptions(size=SIZE)
         with CheckpointSegmenter(WEIGHTS, options, SIZE) as segmenter:
             scores[stateless] = evaluate(segmenter, dataset, stateless=stateless).scores
     assert scores[False].pixel_accuracy > 0.85

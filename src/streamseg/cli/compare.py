@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.cli.setting_options import setting_options
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.drift import DEFAULT_THRESHOLD, Comparison, compare
 from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
@@ -57,8 +58,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
 @click.option("--frames", type=click.IntRange(min=1), help="Play the clip again up to this many.")
 @click.option("--threshold", default=DEFAULT_THRESHOLD, show_default=True, help="State error.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
-@click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
-@click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
+@setting_options
 @click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
 @click.option("--plot", type=OUTPUT_FILE, help="Write a PNG here.")
 def command(
@@ -68,8 +68,7 @@ def command(
     frames: int | None,
     threshold: float,
     size: tuple[int, int] | None,
-    window: int,
-    shift: int,
+    settings: dict[str, str],
     json_path: Path | None,
     plot: Path | None,
 ) -> None:
@@ -82,7 +81,7 @@ def command(
         require_matplotlib()
     drawn = source.startswith("synthetic:")
     clip = open_dataset(source if drawn else f"footage:{source}", labels=False).clips[0]
-    options = SegmenterOptions(size=size, window=window, shift=shift)
+    options = SegmenterOptions(size=size, settings=settings)
     with (
         open_segmenter(*parse_subject(a, options)) as first,
         open_segmenter(*parse_subject(b, options)) as second,

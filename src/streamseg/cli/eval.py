@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.cli.setting_options import setting_options
 from streamseg.evaluation.datasets import DATASETS, open_dataset
 from streamseg.evaluation.plots import require_matplotlib, write_plots
 from streamseg.evaluation.progress import frame_progress
@@ -62,8 +63,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
 @click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
-@click.option("--window", default=20, show_default=True, help="Of a checkpoint.")
-@click.option("--shift", default=10, show_default=True, help="Of a checkpoint.")
+@setting_options
 @click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
 @click.option("-o", "--out", type=FOLDER, help="Write plots into this folder.")
 def command(
@@ -75,8 +75,7 @@ def command(
     backend: str,
     native: bool | None,
     size: tuple[int, int] | None,
-    window: int,
-    shift: int,
+    settings: dict[str, str],
     json_path: Path | None,
     out: Path | None,
 ) -> None:
@@ -89,7 +88,7 @@ def command(
     if out is not None:
         require_matplotlib()
     opened = open_dataset(dataset, split)
-    options = SegmenterOptions(backend, native, size, window, shift)
+    options = SegmenterOptions(backend, native, size, settings)
     console = Console()
     with open_segmenter(subject, options) as segmenter:
         check_classes(segmenter, opened)

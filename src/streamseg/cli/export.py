@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from streamseg.cli.options import SIZE
+from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
+from streamseg.runtime.bundle.assumed import describe_assumed
 
 TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
 
@@ -16,12 +18,7 @@ TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'stre
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
 @click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
-@click.option("--window", default=20, show_default=True, help="Window of the temporal blocks.")
-@click.option("--shift", default=10, show_default=True, help="Shift of every second layer's grid.")
-@click.option(
-    "--keep-ratio", type=click.FloatRange(0, 1, min_open=True), help="MRCFA: tokens kept."
-)
-@click.option("--key-every", default=5, show_default=True, help="MPVSS: frames from key to key.")
+@setting_options
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
@@ -35,10 +32,7 @@ def command(
     checkpoint: Path,
     out: Path,
     size: tuple[int, int],
-    window: int,
-    shift: int,
-    keep_ratio: float | None,
-    key_every: int,
+    settings: dict[str, str],
     precision: str,
     logits: bool,
     letterbox: bool,
@@ -48,14 +42,14 @@ def command(
         from streamseg.export import export_bundle, load_checkpoint
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
-    model = load_checkpoint(
-        checkpoint, window=window, shift=shift, keep_ratio=keep_ratio, key_every=key_every
-    )
+    model = load_checkpoint(checkpoint, settings=settings)
     description = model.describe()
     click.echo(
         f"{checkpoint}: {description['family']} {description['encoder']}, "
         f"{model.num_classes} classes, {sum(p.numel() for p in model.parameters()):,} parameters"
     )
+    for line in describe_assumed(model.assumed):
+        click.echo(f"  {line}")
     if model.origin.ignored:
         click.echo(f"  ignored {len(model.origin.ignored)} keys, e.g. {model.origin.ignored[0]}")
     resize = "letterbox" if letterbox else "stretch"

@@ -10,6 +10,7 @@ import click
 
 from streamseg.errors import PluginNotFound
 from streamseg.plugins.loader import find_library
+from streamseg.runtime.bundle.assumed import describe_assumed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +45,7 @@ def describe(bundle: Bundle) -> Iterator[str]:
     manifest, frame = bundle.manifest, bundle.manifest.frame
     yield f"{bundle.path}: verified, {len(manifest.files)} files as the manifest says"
     yield f"model: {join_pairs(manifest.model)}"
+    yield from describe_assumed(manifest.assumed)
     yield (
         f"frame: uint8 [1, {frame.height}, {frame.width}, 3] {frame.color.upper()}, "
         f"{frame.resize}, mean {list(frame.mean)}, std {list(frame.std)}"
