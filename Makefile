@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools test verify-long verify-soak verify-engines test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools web-tools web-build test verify-long verify-soak verify-engines test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -69,6 +69,18 @@ stream-tools:
 # Headless Chromium for the tests of the web page, which skip without it.
 browser-tools:
 	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -y -q chromium chromium-driver; }
+
+# The browser runtime's compiler and ONNX Runtime Web, and the compiler of its kernels.
+WASM_PACKAGES := clang-14 lld-14 wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32
+web-tools:
+	npm ci --prefix web --no-audit --no-fund --ignore-scripts --silent
+	dpkg -s $(WASM_PACKAGES) >/dev/null 2>&1 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(WASM_PACKAGES) >/dev/null; }
+
+# What web/src and web/kernel compile to; committed, so that nobody needs these compilers.
+web-build: web-tools
+	npm run --prefix web build
+	web/kernel/build.sh web/kernels.wasm
 
 # NVIDIA's Triton server without its ONNX Runtime backend, which a stand-in replaces. For tests only.
 triton-server: setup

@@ -233,6 +233,7 @@ setup(
     package_data={
         "streamseg": ["py.typed"],
         "streamseg.serving": ["page/*.html", "page/*.css", "page/*.js"],
+        "streamseg.web": ["page/*.html", "page/*.css", "dist/*.js", "kernels.wasm"],
     },
     distclass=NativeDistribution,
     cmdclass={

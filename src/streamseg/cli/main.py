@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
     "build": ("build", "Build a bundle into TensorRT engines for this machine."),
     "triton": ("triton", "Write a Triton model repository that streams a bundle."),
+    "web": ("web", "Write a static web site that runs a bundle in the browser."),
     "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
     "run": ("run", "Segment a video, a folder of images or a camera."),
     "serve": ("serve", "Show streams on a web page: live picture, state on and off, metrics."),

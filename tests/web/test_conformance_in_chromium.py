@@ -1,0 +1,112 @@
+"""The browser runtime in real Chromium: conformance cases, and the operators' kernels."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamseg
+from streamseg.export import export_bundle
+from tests.conformance.write_cases import FOLDER
+from tests.export import tiny
+from tests.web.conftest import DRIVER, PACKAGE, WriteSite, chromium, serving
+
+pytest.importorskip("selenium", reason="needs selenium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(DRIVER is None, reason="no chromedriver here: run make browser-tools"),
+    pytest.mark.skipif(not PACKAGE.is_dir(), reason="no onnxruntime-web: run make web-tools"),
+]
+
+PLAY = """
+const [root, actions, framesUrl, useKernels, size, done] = arguments;
+(async () => {
+  const { Bundle } = await import("/streamseg/index.js");
+  const ort = await import("/ort/ort.wasm.min.mjs");
+  ort.env.wasm.wasmPaths = "/ort/";
+  ort.env.wasm.numThreads = 1;
+  const options = useKernels ? { kernels: "/streamseg/kernels.wasm" } : {};
+  const bundle = await Bundle.open(ort, root, options);
+  const stream = bundle.stream();
+  const frames = new Uint8Array(await (await fetch(framesUrl)).arrayBuffer());
+  const kept = {}, labels = [], timings = [];
+  let taken = 0, state = null;
+  for (const action of actions) {
+    const [verb, name] = action.split(" ");
+    if (verb === "reset") stream.reset();
+    else if (verb === "snapshot") kept[name] = await stream.snapshot();
+    else if (verb === "restore") stream.restore(kept[name]);
+    else {
+      const result = await stream.step(frames.subarray(taken * size * 3, (taken + 1) * size * 3));
+      labels.push(result.labels.slice());
+      timings.push(result.timings);
+      taken += 1;
+    }
+  }
+  const flat = new Uint8Array(labels.length * size);
+  labels.forEach((map, i) => flat.set(map, i * size));
+  let text = "";
+  for (let i = 0; i < flat.length; i += 8192) {
+    text += String.fromCharCode(...flat.subarray(i, i + 8192));
+  }
+  const snapshot = await stream.snapshot();
+  const sums = Object.fromEntries([...snapshot.tensors].map(([name, buffers]) => {
+    return [name, buffers.map((values) => Array.from(values).reduce((a, b) => a + Number(b), 0))];
+  }));
+  stream.close();
+  await bundle.close();
+  done({ labels: btoa(text), timings, sums });
+})().catch((error) => done({ error: String(error.stack ?? error) }));
+"""
+
+
+def play(browser: Any, url: str, root: str, about: dict[str, Any], *, kernels: bool) -> Any:
+    size = about["height"] * about["width"]
+    arguments = (f"{url}{root}", about["actions"], f"{url}{about['frames']}", kernels, size)
+    found = browser.execute_async_script(PLAY, *arguments)
+    assert "error" not in found, found["error"]
+    labels = np.frombuffer(base64.b64decode(found["labels"]), np.uint8)
+    found["labels"] = labels.reshape(-1, about["height"], about["width"])
+    return found
+
+
+def test_chromium_reproduces_the_conformance_set(site_of: WriteSite, tmp_path: Path) -> None:
+    site = site_of(FOLDER / "carry/bundle", "conformance")
+    shutil.copytree(FOLDER, site / "cases")
+    names = sorted(path.parent.name for path in FOLDER.glob("*/case.json"))
+    with serving(site) as (url, _), chromium(tmp_path) as browser:
+        browser.get(url)
+        for name in names:
+            about = json.loads((FOLDER / name / "case.json").read_text())
+            about["frames"] = f"cases/{name}/frames.bin"
+            found = play(browser, url, f"cases/{name}/bundle/", about, kernels=False)
+            expected = np.fromfile(FOLDER / name / "labels.bin", np.uint8)
+            np.testing.assert_array_equal(found["labels"].ravel(), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "lowered"])
+def test_windowed_operators_give_the_labels_of_onnx_runtime(
+    site_of: WriteSite, tmp_path: Path, *, kernels: bool
+) -> None:
+    height, width = tiny.SIZE
+    export_bundle(tiny.build("tv3s"), tmp_path / "tv3s", size=tiny.SIZE, logits=True)
+    frames = np.random.default_rng(0).integers(0, 256, (5, height, width, 3), np.uint8)
+    with streamseg.open(tmp_path / "tv3s", native=False) as stream:
+        labels = np.stack([stream.step(frame).labels.copy() for frame in frames])
+    site = site_of(tmp_path / "tv3s", f"tv3s-{kernels}")
+    (site / "frames.bin").write_bytes(frames.tobytes())
+    actions = ["step", "snapshot a", "step", "step", "step", "step"]
+    about = {"height": height, "width": width, "actions": actions, "frames": "frames.bin"}
+    with serving(site) as (url, _), chromium(tmp_path / "profile") as browser:
+        browser.get(url)
+        found = play(browser, url, "bundle/", about, kernels=kernels)
+    assert (found["labels"] == labels).mean() > 0.999
+    assert len(np.unique(labels)) > 1
+    parts = {len(timings) for timings in found["timings"]}
+    assert parts == {9 if kernels else 1}

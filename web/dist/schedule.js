@@ -1,0 +1,41 @@
+import { BundleError } from "./errors.js";
+/** Buffers of a state: a carried one swaps two, so that no step copies it. */
+export function bufferCount(spec) {
+    return spec.kind === "carry" ? 2 : spec.slots;
+}
+/** The last row of the table that covers step `step` (frames since reset). */
+export function rowAt(schedule, step) {
+    for (let i = schedule.length - 1; i >= 0; i--) {
+        const row = schedule[i];
+        if (step >= row.from && (step - row.from) % row.every === 0)
+            return row;
+    }
+    throw new BundleError(`manifest.json: 'schedule' leaves step ${step} without a graph`);
+}
+/** What step `step` runs, from the manifest's schedule. */
+export function planStep(manifest, step) {
+    const row = rowAt(manifest.schedule, step);
+    const graph = manifest.graphs[row.graph];
+    const table = new Map(manifest.state.map((spec) => [spec.name, spec]));
+    const reads = graph.reads.flatMap((name) => readFeeds(table.get(name), step, row.ages[name]));
+    const writes = graph.writes.map((name) => ({
+        tensor: `${name}.out`,
+        state: name,
+        buffer: writeIndex(table.get(name), step),
+    }));
+    return { graph: row.graph, reads, writes };
+}
+function readFeeds(spec, step, ages) {
+    const { name, kind, slots } = spec;
+    if (kind !== "ring") {
+        return [{ tensor: `${name}.in`, state: name, buffer: kind === "carry" ? step % 2 : 0 }];
+    }
+    return (ages ?? [1]).map((age, i) => ({
+        tensor: `${name}.${i}.in`,
+        state: name,
+        buffer: (((step - age) % slots) + slots) % slots,
+    }));
+}
+function writeIndex(spec, step) {
+    return spec.kind === "carry" ? (step + 1) % 2 : step % spec.slots;
+}

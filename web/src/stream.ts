@@ -1,0 +1,309 @@
+import type { Bundle } from "./bundle.js";
+import { MismatchError, StreamsegError } from "./errors.js";
+import type { Kernels } from "./kernels.js";
+import type { StateSpec } from "./manifest.js";
+import type { KernelPart, Part } from "./parts.js";
+import { bufferCount, planStep, type StepPlan } from "./schedule.js";
+import { elementCount, makeTensor, makeValues, type Tensor, type Values } from "./tensors.js";
+
+/** What one step gives; the arrays belong to the caller. */
+export interface StepResult {
+  /** [height, width] class ids at the model's size. */
+  labels: Uint8Array;
+  /** [classes, height, width] at the model's size, where the bundle has them. */
+  logits: Float32Array | null;
+  /** Number of this frame since the last reset, from 0. */
+  step: number;
+  /** Milliseconds of each part of the graph, in the order of `Bundle.graphs`. */
+  timings: number[];
+}
+
+/** A stream's state at one moment: the step counter, and every buffer of every state. */
+export interface Snapshot {
+  step: number;
+  tensors: Map<string, Values[]>;
+}
+
+/** Where a state's buffers live: in the kernels' memory, or as tensors of the sessions. */
+type Home = { pointers: number[] } | { tensors: Tensor[] };
+
+/** One video through a bundle, state kept between its frames. */
+export class Stream {
+  private readonly homes = new Map<string, Home>();
+  private readonly scratch = new Map<string, { pointer: number; count: number; shape: number[] }>();
+  private readonly packed = new Map<KernelPart, number[]>();
+  private step_ = 0;
+  private busy = false;
+  private closed = false;
+
+  constructor(readonly bundle: Bundle) {
+    for (const spec of bundle.manifest.state) this.homes.set(spec.name, this.makeHome(spec));
+    for (const part of [...bundle.graphs.values()].flat()) {
+      if (part.kind !== "session") this.packed.set(part, this.loadConstants(part));
+    }
+  }
+
+  /** Frames since the last reset. */
+  get steps(): number {
+    return this.step_;
+  }
+
+  /**
+   * Segment one frame and advance the state.
+   *
+   * @param frame [height, width, 3] RGB bytes of the model's size.
+   * Throws MismatchError for a frame of another size, StreamsegError where a given state is missing
+   * or another step is under way. After another failure, reset the stream before the next step.
+   */
+  async step(frame: Uint8Array): Promise<StepResult> {
+    const { shape } = this.bundle.manifest.frame;
+    if (frame.length !== elementCount(shape)) {
+      throw new MismatchError(`the frame has ${frame.length} bytes, expected ${elementCount(shape)} for [${shape}]`);
+    }
+    this.requireIdle();
+    this.requireGiven();
+    this.busy = true;
+    try {
+      const plan = planStep(this.bundle.manifest, this.step_);
+      const result = await this.run(plan, frame);
+      return { ...result, step: this.step_++ };
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  /** Forget the state; given states stay. */
+  reset(): void {
+    this.requireIdle();
+    this.step_ = 0;
+    for (const spec of this.bundle.manifest.state) {
+      if (spec.kind === "given") continue;
+      this.writeState(spec, Array.from({ length: bufferCount(spec) }, () => makeValues(spec.dtype, spec.shape)));
+    }
+  }
+
+  /** Set a state of kind "given". */
+  give(name: string, values: Values): void {
+    this.requireIdle();
+    const spec = this.bundle.manifest.state.find((entry) => entry.name === name && entry.kind === "given");
+    if (spec === undefined) throw new MismatchError(`the bundle has no given state '${name}'`);
+    if (values.length !== elementCount(spec.shape)) {
+      throw new MismatchError(`'${name}' has ${values.length} values, expected ${elementCount(spec.shape)}`);
+    }
+    this.writeState(spec, [values]);
+    this.provided.add(name);
+  }
+
+  /** Everything that the next step depends on, copied. */
+  async snapshot(): Promise<Snapshot> {
+    this.requireIdle();
+    const tensors = new Map<string, Values[]>();
+    for (const spec of this.bundle.manifest.state) tensors.set(spec.name, await this.readState(spec));
+    return { step: this.step_, tensors };
+  }
+
+  /** Continue from a snapshot of a stream of the same bundle. */
+  restore(snapshot: Snapshot): void {
+    this.requireIdle();
+    for (const spec of this.bundle.manifest.state) {
+      const buffers = snapshot.tensors.get(spec.name);
+      const fits = buffers?.length === bufferCount(spec);
+      if (!fits || buffers.some((values) => values.length !== elementCount(spec.shape))) {
+        throw new MismatchError(`the snapshot does not fit state '${spec.name}'; it is of another bundle`);
+      }
+    }
+    for (const spec of this.bundle.manifest.state) this.writeState(spec, snapshot.tensors.get(spec.name)!);
+    this.step_ = snapshot.step;
+  }
+
+  /** Release the buffers; closing twice is fine. */
+  close(): void {
+    if (this.closed) return;
+    this.requireIdle();
+    this.closed = true;
+    for (const home of this.homes.values()) {
+      if ("pointers" in home) home.pointers.forEach((pointer) => this.kernels.release(pointer));
+      else home.tensors.forEach((tensor) => tensor.dispose());
+    }
+    for (const { pointer } of this.scratch.values()) this.kernels.release(pointer);
+    for (const pointers of this.packed.values()) pointers.forEach((pointer) => this.kernels.release(pointer));
+  }
+
+  private readonly provided = new Set<string>();
+
+  private get kernels(): Kernels {
+    return this.bundle.kernels!;
+  }
+
+  private requireIdle(): void {
+    if (this.closed) throw new StreamsegError("the stream is closed");
+    if (this.busy) throw new StreamsegError("a step is under way; wait for it before the next call");
+  }
+
+  private requireGiven(): void {
+    for (const { name, init } of this.bundle.manifest.state) {
+      if (init === "unset" && !this.provided.has(name)) {
+        throw new StreamsegError(`state '${name}' is not set; call give('${name}', values) first`);
+      }
+    }
+  }
+
+  private makeHome(spec: StateSpec): Home {
+    const count = elementCount(spec.shape);
+    const numbers = Array.from({ length: bufferCount(spec) }, (_, i) => i);
+    if (this.inKernels(spec.name)) {
+      const pointers = numbers.map(() => this.kernels.allocate(count));
+      pointers.forEach((pointer) => this.kernels.view(pointer, count).fill(0));
+      return { pointers };
+    }
+    const given = this.bundle.given.get(spec.name);
+    const values = () => given?.slice() ?? makeValues(spec.dtype, spec.shape);
+    return { tensors: numbers.map(() => makeTensor(this.bundle.ort, spec.dtype, values(), spec.shape)) };
+  }
+
+  /** Whether kernels alone read and write a state: it then never leaves their memory. */
+  private inKernels(name: string): boolean {
+    const parts = [...this.bundle.graphs.values()].flat();
+    const uses = (part: Part) => [...part.inputs, ...part.outputs].some((entry) => isTensorOf(entry, name));
+    const users = parts.filter(uses);
+    return users.length > 0 && users.every((part) => part.kind !== "session");
+  }
+
+  private loadConstants(part: KernelPart): number[] {
+    const pointers = Object.values(part.constants).map(({ offset, count }) => {
+      const pointer = this.kernels.allocate(count);
+      this.kernels.view(pointer, count).set(this.bundle.constants.subarray(offset, offset + count));
+      return pointer;
+    });
+    if (part.kind === "scan") {
+      const A = pointers[Object.keys(part.constants).indexOf("A")]!;
+      pointers.push(this.kernels.packDecay(A, part.channels, part.depth));
+    }
+    return pointers;
+  }
+
+  private async run(plan: StepPlan, frame: Uint8Array): Promise<Omit<StepResult, "step">> {
+    const { ort, manifest } = this.bundle;
+    const values = new Map<string, Tensor>();
+    const addresses = new Map<string, number>();
+    values.set("frame", new ort.Tensor("uint8", frame, manifest.frame.shape));
+    for (const feed of [...plan.reads, ...plan.writes]) {
+      const home = this.homes.get(feed.state)!;
+      if ("pointers" in home) addresses.set(feed.tensor, home.pointers[feed.buffer]!);
+      else if (feed.tensor.endsWith(".in")) values.set(feed.tensor, home.tensors[feed.buffer]!);
+    }
+    const timings: number[] = [];
+    for (const part of this.bundle.graphs.get(plan.graph)!) {
+      const started = performance.now();
+      if (part.kind === "session") {
+        await this.runSession(part.file, part.inputs, values, addresses);
+      } else {
+        this.runKernel(part, values, addresses);
+      }
+      timings.push(performance.now() - started);
+    }
+    this.keepState(plan, values);
+    const logits = values.get("logits");
+    const labels = (await values.get("labels")!.getData()) as Uint8Array;
+    return { labels, logits: logits ? ((await logits.getData()) as Float32Array) : null, timings };
+  }
+
+  private async runSession(
+    file: string,
+    inputs: string[],
+    values: Map<string, Tensor>,
+    addresses: Map<string, number>,
+  ): Promise<void> {
+    const feeds: Record<string, Tensor> = {};
+    for (const name of inputs) feeds[name] = values.get(name) ?? this.tensorAt(name, addresses);
+    const found = await this.bundle.sessions.get(file)!.run(feeds);
+    for (const [name, tensor] of Object.entries(found)) values.set(name, tensor);
+  }
+
+  /** A kernel's result as a session's input: a view, which the session copies once. */
+  private tensorAt(name: string, addresses: Map<string, number>): Tensor {
+    const { count, shape } = this.scratch.get(name)!;
+    return makeTensor(this.bundle.ort, "float32", this.kernels.view(addresses.get(name)!, count), shape);
+  }
+
+  private runKernel(part: KernelPart, values: Map<string, Tensor>, addresses: Map<string, number>): void {
+    const tokens = part.geometry.map_h * part.geometry.map_w;
+    const inputs = part.inputs.map((name) => this.addressOf(name, values, addresses));
+    const [output, state] = part.outputs as [string, string];
+    const y = this.scratchFor(output, [1, tokens, part.channels]);
+    addresses.set(output, y);
+    const next = addresses.get(state)!;
+    const constants = this.packed.get(part)!;
+    if (part.kind === "conv") {
+      const [x, old] = inputs as [number, number];
+      const [weight, bias] = constants as [number, number];
+      this.kernels.conv(part.geometry, part.channels, part.depth, [x, weight, bias, old, y, next]);
+      return;
+    }
+    const [u, dt, B, C, z, old] = inputs as [number, number, number, number, number, number];
+    const [dtBias, A, skip, decay] = constants as [number, number, number, number];
+    const pointers = [u, dt, dtBias, A, B, C, skip, z, old, y, next, decay];
+    this.kernels.scan(part.geometry, part.channels, part.depth, pointers);
+  }
+
+  private addressOf(name: string, values: Map<string, Tensor>, addresses: Map<string, number>): number {
+    const known = addresses.get(name);
+    if (known !== undefined) return known;
+    const tensor = values.get(name)!;
+    const pointer = this.scratchFor(name, [...tensor.dims]);
+    this.kernels.view(pointer, tensor.size).set(tensor.data as Float32Array);
+    addresses.set(name, pointer);
+    return pointer;
+  }
+
+  private scratchFor(name: string, shape: number[]): number {
+    const found = this.scratch.get(name);
+    if (found !== undefined) return found.pointer;
+    const count = elementCount(shape);
+    const pointer = this.kernels.allocate(count);
+    this.scratch.set(name, { pointer, count, shape });
+    return pointer;
+  }
+
+  /** What the sessions wrote becomes the state as it is; nothing is copied. */
+  private keepState(plan: StepPlan, values: Map<string, Tensor>): void {
+    for (const feed of plan.writes) {
+      const home = this.homes.get(feed.state)!;
+      if ("pointers" in home) continue;
+      const old = home.tensors[feed.buffer]!;
+      home.tensors[feed.buffer] = values.get(feed.tensor)!;
+      if (old.location === "gpu-buffer") old.dispose();
+    }
+  }
+
+  private async readState(spec: StateSpec): Promise<Values[]> {
+    const home = this.homes.get(spec.name)!;
+    if ("pointers" in home) {
+      return home.pointers.map((pointer) => this.kernels.view(pointer, elementCount(spec.shape)).slice());
+    }
+    const found: Values[] = [];
+    for (const tensor of home.tensors) {
+      // getData of a tensor in device memory keeps it there.
+      const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData()) as Values;
+      found.push(values.slice());
+    }
+    return found;
+  }
+
+  private writeState(spec: StateSpec, buffers: Values[]): void {
+    const home = this.homes.get(spec.name)!;
+    buffers.forEach((values, i) => {
+      if ("pointers" in home) {
+        this.kernels.view(home.pointers[i]!, values.length).set(values as Float32Array);
+      } else {
+        if (home.tensors[i]?.location === "gpu-buffer") home.tensors[i]!.dispose();
+        home.tensors[i] = makeTensor(this.bundle.ort, spec.dtype, values.slice(), spec.shape);
+      }
+    });
+  }
+}
+
+function isTensorOf(tensor: string, state: string): boolean {
+  if (tensor === `${state}.in` || tensor === `${state}.out`) return true;
+  return tensor.startsWith(`${state}.`) && /^\d+\.in$/.test(tensor.slice(state.length + 1));
+}
