@@ -67,7 +67,7 @@ class Journal:
             try:
                 fields = json.loads(line)
                 self._apply(fields["key"], fields["identity"], fields["kind"], fields["reason"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 # A line cut short by a crash; what it said is done again.
                 continue
         if content and not content.endswith(b"\n"):

@@ -43,7 +43,7 @@ def read_done(target: str) -> dict[str, Any] | None:
     filesystem, path = open_filesystem(target)
     try:
         content = json.loads(filesystem.cat_file(posixpath.join(path, DONE)))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -92,7 +92,7 @@ def read_ranges(path: Path) -> Ranges:
         return Ranges(content["source"], largest, smoothing, content["record"])
     except OSError as error:
         raise BundleError(f"no calibrated ranges at {file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{file} holds no calibrated ranges: {error!r}") from None
 
 

@@ -131,7 +131,7 @@ def _read_record(path: Path) -> dict[str, str]:
     """The record beside a library; empty when there is none or it is not readable."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(record, dict):
         return {}

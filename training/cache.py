@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.errors import TrainingError
+from streamseg.errors import TrainingError, raised_as
 from streamseg.evaluation.datasets import VOID, Clip, Dataset, LabelledFrame
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.files import describe_failure
@@ -162,6 +162,11 @@ def _store(arrays: tuple[Bytes, Bytes], at: int, clip: Clip, frame: LabelledFram
 
 
 def _open(dataset: Dataset, folder: Path, key: dict[str, Any]) -> Dataset:
+    with raised_as(TrainingError, f"cache {folder}"):
+        return _read(dataset, folder, key)
+
+
+def _read(dataset: Dataset, folder: Path, key: dict[str, Any]) -> Dataset:
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     if index["key"] != key:
         different = [name for name in key if index["key"].get(name) != key[name]]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from streamseg._version import __version__
-from streamseg.errors import TrainingError
+from streamseg.errors import TrainingError, raised_as
 from streamseg.export.checkpoint import is_finite, save_checkpoint
 from streamseg.files import make_folder, whole_file
 from streamseg.training.config import differing
@@ -77,7 +77,8 @@ class RunFolder:
                 f"{self.root} holds a run already. Add --resume to go on with it, or name "
                 "another folder"
             )
-        before = json.loads(path.read_text(encoding="utf-8"))
+        with raised_as(TrainingError, f"the settings of the run in {path}"):
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
         before.pop("made_by", None)
         if found := differing(before, json.loads(json.dumps(content))):
             raise TrainingError(

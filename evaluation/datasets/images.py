@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.errors import DatasetError
+from streamseg.errors import DatasetError, raised_as
 from streamseg.evaluation.datasets.label_classes import VOID
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -49,7 +49,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         DatasetError: the file is missing, cut off or not an image.
     """
     content = np.frombuffer(_read_bytes(path), np.uint8)
-    decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    with raised_as(DatasetError, f"image {path}"):
+        decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
     if decoded is None:
         raise DatasetError(f"{path} is not an image that OpenCV can decode. Download it again.")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
@@ -98,7 +99,10 @@ class LabelCoding:
             DatasetError: the file is missing, cut off, has colours, or holds a value that the
                 dataset does not have.
         """
-        content = _read_bytes(path)
+        with raised_as(DatasetError, f"label map {path}"):
+            return self._decode(path, _read_bytes(path))
+
+    def _decode(self, path: Path, content: bytes) -> NDArray[np.uint8]:
         if content.startswith(_PNG_MAGIC) and content[_PNG_COLOR_TYPE] == _PNG_PALETTE:
             values = _read_indexed_png(path)
         else:

@@ -109,8 +109,8 @@ def read_record(path: Path) -> EngineRecord:
             f"engine {path} has no readable sidecar {sidecar.name} ({error.strerror}), so nothing "
             f"says what it was built for. {_rebuild()}"
         ) from None
-    except ValueError:
-        raise EngineMismatch(f"sidecar {sidecar} is no JSON. {_rebuild()}") from None
+    except (ValueError, RecursionError):
+        raise EngineMismatch(f"sidecar {sidecar} is not valid JSON. {_rebuild()}") from None
     return _parse(document, sidecar)
 
 

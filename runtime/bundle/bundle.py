@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BundleError
+from streamseg.errors import BundleError, raised_as
 from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest, parse_manifest
 from streamseg.runtime.bundle.onnx_wire import require_self_contained
 from streamseg.runtime.bundle.state import StateSpec
@@ -83,10 +83,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def _read_array(spec: StateSpec, content: bytes) -> npt.NDArray[np.generic]:
-    try:
-        array: npt.NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise BundleError(f"the values of state '{spec.name}' are no .npy array: {error}") from None
+    with raised_as(BundleError, f"the .npy file with the values of state '{spec.name}'"):
+        # np.load would also take archives and pickles.
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
         raise BundleError(
             f"the bundle's values of '{spec.name}' are {array.dtype} {list(array.shape)}, expected "

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from streamseg.errors import BundleError
+from streamseg.errors import BundleError, raised_as
 from streamseg.runtime.bundle.fields import (
     Fields,
     mapping,
@@ -206,8 +206,15 @@ def parse_manifest(text: str) -> Manifest:
     """
     try:
         content = json.loads(text)
+        # A lone surrogate, which JSON can spell, fails wherever the text is printed or written.
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not valid JSON: {error}") from None
+    with raised_as(BundleError, "manifest.json"):
+        return _parse(content)
+
+
+def _parse(content: Any) -> Manifest:
     root = Fields(content, "")
     version = root.get("format", whole(0, 1 << 31))
     if version != FORMAT:
@@ -288,6 +295,20 @@ def _triple(value: Any) -> tuple[float, float, float]:
     return first, second, third
 
 
+def _levels(value: Any) -> tuple[float, float, float]:
+    levels = _triple(value)
+    if not all(0 <= level <= 255 for level in levels):
+        raise ValueError("three numbers from 0 to 255")
+    return levels
+
+
+def _scales(value: Any) -> tuple[float, float, float]:
+    scales = _triple(value)
+    if not all(scale > 0 for scale in scales):
+        raise ValueError("three numbers above 0")
+    return scales
+
+
 def _color(value: Any) -> tuple[int, int, int]:
     red, green, blue = series(whole(0, 255), 3)(value)
     return red, green, blue
@@ -300,8 +321,8 @@ def _read_frame(fields: Fields) -> FrameSpec:
         height=height,
         width=width,
         color=fields.get("color", one_of("rgb")),
-        mean=fields.get("mean", _triple),
-        std=fields.get("std", _triple),
+        mean=fields.get("mean", _levels),
+        std=fields.get("std", _scales),
         resize=fields.get("resize", one_of(*RESIZE_RULES)),
     )
 

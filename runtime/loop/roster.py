@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from streamseg.errors import SourceError, StreamsegError
+from streamseg.errors import SourceError, StreamsegError, raised_as
 from streamseg.runtime.loop.decoding import WhenBehind
 from streamseg.runtime.loop.fleet import NAME, OPTIONS, Fleet, Member
 from streamseg.runtime.session.policy import StatePolicy
@@ -73,6 +73,11 @@ def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, S
     Raises:
         SourceError: unreadable, no TOML, an unknown key, or a value that does not fit.
     """
+    with raised_as(SourceError, f"the list of streams {path}"):
+        return _parse_streams(path, defaults or StreamEntry(name="", source=""))
+
+
+def _parse_streams(path: Path, start: StreamEntry) -> dict[str, StreamEntry]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,7 +93,6 @@ def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, S
     streams = content.get("streams", {})
     if not isinstance(streams, dict):
         raise SourceError(f"{path}: 'streams' is no table; expected [streams.NAME] for each")
-    start = defaults or StreamEntry(name="", source="")
     entries = {
         name: _make_entry(name, base, table, f"{path}: [streams.{name}]", start)
         for name, table in streams.items()

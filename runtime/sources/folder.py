@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from streamseg.errors import SourceError
+from streamseg.errors import SourceError, raised_as
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
 from streamseg.runtime.video.resize import Image
@@ -73,7 +73,8 @@ def read_image(path: Path) -> Image:
     except OSError as error:
         raise SourceError(f"cannot read image {path}: {error.strerror}") from None
     # Decoding from memory: cv2.imread would only warn, and on standard error.
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    with raised_as(SourceError, f"image {path}"):
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if image is None:
         raise SourceError(f"{path} is not an image, or is damaged; remove it or mend it")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), dtype=np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamseg.errors import SourceError
-from streamseg.redaction import redact
+from streamseg.redaction import printable, redact
 
 Transport = Literal["tcp", "udp"]
 NETWORK = ("http", "https", "rtsp", "udp")
@@ -115,26 +115,27 @@ def parse_source(text: str, defaults: SourceOptions | None = None) -> SourceAddr
     if number := _camera_number(address):
         return SourceAddress("camera", number, f"camera {number}", options)
     if is_there(address):
-        return SourceAddress("file", address, address, options)
+        return SourceAddress("file", address, printable(address), options)
     match = _SCHEME.fullmatch(address)
     scheme, rest = (match[1].lower(), match[2]) if match else ("", "")
     if scheme == "file":
         path = rest.removeprefix("//")
-        return SourceAddress("file", path, path if is_there(path) else redact(address), options)
+        shown = printable(path) if is_there(path) else _shown(address)
+        return SourceAddress("file", path, shown, options)
     if scheme in NETWORK:
         if not re.match(r"//[^/]", rest):
-            raise SourceError(f"{redact(address)} names no host; expected {scheme}://HOST/...")
-        return SourceAddress(scheme, f"{scheme}:{rest}", redact(address), options)
+            raise SourceError(f"{_shown(address)} names no host; expected {scheme}://HOST/...")
+        return SourceAddress(scheme, f"{scheme}:{rest}", _shown(address), options)
     if scheme in SCHEMES:
         if scheme == "camera":
             raise SourceError("a camera is written camera:NUMBER or camera:/dev/videoNUMBER")
-        return SourceAddress(scheme, rest, redact(address), options)
+        return SourceAddress(scheme, rest, _shown(address), options)
     if rest.startswith("//"):
         raise SourceError(
             f"source scheme '{scheme}:' is not known; expected a video file, a folder of "
             "images, a camera number, or one of " + ", ".join(f"{name}:" for name in SCHEMES)
         )
-    return SourceAddress("file", address, redact(address), options)
+    return SourceAddress("file", address, _shown(address), options)
 
 
 def require_kept(text: str, places: Iterable[Path], where: str = "") -> None:
@@ -145,6 +146,11 @@ def require_kept(text: str, places: Iterable[Path], where: str = "") -> None:
     for place in places:
         if place.resolve() == Path(address.target).resolve():
             raise SourceError(f"{where}{place} is a source; write to another place")
+
+
+def _shown(address: str) -> str:
+    """An address for messages: no passwords, one line."""
+    return printable(redact(address))
 
 
 def _camera_number(address: str) -> str:
@@ -166,7 +172,7 @@ def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptio
         return text, defaults
     if not _OPTIONS.fullmatch(tail):
         raise SourceError(
-            f"{redact(text.partition('#')[0] + '@')}: what follows '#' is no list of options such "
+            f"{_shown(text.partition('#')[0] + '@')}: what follows '#' is no list of options such "
             "as #fps=5&timeout=2; in a password, # is written %23"
         )
     changes: dict[str, object] = {}
@@ -174,8 +180,8 @@ def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptio
         key, equals, value = part.partition("=")
         name = key.replace("-", "_")
         if name in changes:
-            raise SourceError(f"{redact(address)}: option {key} is given twice; leave one out")
-        changes[name] = _read_option(redact(address), key, value if equals else "")
+            raise SourceError(f"{_shown(address)}: option {key} is given twice; leave one out")
+        changes[name] = _read_option(_shown(address), key, value if equals else "")
     return address, replace(defaults, **changes)  # type: ignore[arg-type]
 
 

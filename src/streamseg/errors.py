@@ -4,6 +4,11 @@ A message names the subject, what was received, what was expected and the next s
 line prints it on one line and exits 2; ``--debug`` shows the traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StreamsegError(Exception):
     """Root of the tree: catch it to catch everything that streamseg raises on purpose."""
@@ -63,3 +68,31 @@ class BatchError(StreamsegError):
 
 class TrainingError(StreamsegError):
     """A training run cannot start or go on as asked."""
+
+
+@contextmanager
+def raised_as(failure: type[StreamsegError], subject: str) -> Iterator[None]:
+    """Turn whatever a parser raises into ``failure``: the one boundary for a kind of input.
+
+    Parsers raise far more than they document, such as ``RecursionError`` for nested brackets or
+    ``OverflowError`` for long numbers.
+
+    Args:
+        failure: what callers expect.
+        subject: file or address that is read, for the message.
+    Raises:
+        failure: anything was raised that is not a StreamsegError.
+    """
+    try:
+        yield
+    except StreamsegError:
+        raise
+    except Exception as error:
+        raise failure(f"{subject} cannot be read: {_describe(error)}") from error
+
+
+def _describe(error: Exception) -> str:
+    """The kind of an error and the first line of its text, in characters that can be printed."""
+    text = (str(error).splitlines() or [""])[0][:300]
+    shown = "".join(c if c.isprintable() else " " for c in text).strip()
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__

@@ -64,6 +64,13 @@ def redact(text: str) -> str:
     return _hide_secrets(text)
 
 
+def printable(text: str) -> str:
+    """The text on one line: control characters and undecoded bytes as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _hide_user(text: str) -> str:
     """Hide the user of a text that is an address: its password may hold spaces."""
     end = text.rfind("@")
