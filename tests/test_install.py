@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_rooms import ROOMS as FOLDERS
 
-FOLDERS = ("calibration", "export", "plugins", "runtime", "training")
 OUTSIDE = f"""
 import importlib.util, sys
 found = [name for name in {FOLDERS} if importlib.util.find_spec(name) is not None]
@@ -66,7 +66,7 @@ def test_sdist_and_wheel_hold_every_module(distributions: tuple[Path, Path]) -> 
         if not name.endswith((".py", "py.typed", ".html", ".css", ".js")):
             continue
         if top in FOLDERS:
-            assert name in packed
+            assert f"src/streamseg/{name}" in packed
             assert f"streamseg/{top}/{rest}" in installed
         elif name.startswith("src/streamseg/"):
             assert name in packed
