@@ -25,11 +25,11 @@ from streamseg.calibration.quantisation import (
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.errors import BundleError, DatasetError, ExportError
+from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import Clip, Dataset
 from streamseg.evaluation.drift import Comparison, compare
-from streamseg.evaluation.plots import require_matplotlib
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.evaluation.scores import Evaluation, check_classes, evaluate
+from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.runtime.backends import BackendOptions
@@ -58,6 +58,7 @@ class CalibrationOptions:
         keep_float: how many of the most sensitive layers stay float32.
         rank_frames: frames that the ranking of layers runs on.
         drift_frames: frames of the report's comparison with float32.
+        classes_by: how the report matches classes; see ``match_classes``.
         native: native operators, as in ``streamseg.open``.
         threads: CPU threads of a step.
     """
@@ -71,6 +72,7 @@ class CalibrationOptions:
     keep_float: int = 0
     rank_frames: int = 3
     drift_frames: int = 100
+    classes_by: ClassesBy = "name"
     native: bool | None = None
     threads: int | None = None
 
@@ -140,7 +142,8 @@ def calibrate(
         ranges: reuse these instead of replaying.
         test: labelled split for the report's accuracy.
         also: other bundles of the same model (FP16, say) to show in the report.
-        report: write ``calibration/report.html`` into the bundle (needs matplotlib).
+        report: write ``calibration/report.html`` into the bundle, with plots where matplotlib is
+            installed.
         watch: progress, a phase at a time.
 
     Raises:
@@ -149,8 +152,6 @@ def calibrate(
             be written or is one of the bundles to read.
         ExportError: the bundle is quantised already.
     """
-    if report:
-        require_matplotlib()
     # What is wrong with the request is told before the work, not after it.
     check_target(target)
     for path in (source, *also):
@@ -161,6 +162,9 @@ def calibrate(
     found = bundle.manifest.precision_name
     if found != "fp32":
         raise ExportError(f"{source} is {found} already; calibrate the float32 bundle")
+    if test is not None:
+        for path in (source, *also):
+            _require_classes(path, test, options)
     segments = _segments(dataset, options)
     if ranges is None:
         if dataset is None:
@@ -200,6 +204,12 @@ def calibrate(
         bytes=_graph_bytes(target),
         float_bytes=_graph_bytes(source),
     )
+
+
+def _require_classes(path: Path, test: Dataset, options: CalibrationOptions) -> None:
+    """Raise DatasetError where the report could not score the bundle."""
+    with _open(path, options) as segmenter:
+        match_dataset(segmenter, test, classes_by=options.classes_by)
 
 
 def _segments(dataset: Dataset | None, options: CalibrationOptions) -> list[Segment]:
@@ -290,8 +300,8 @@ def _evaluate(
 ) -> Evaluation:
     with _open(path, options) as segmenter:
         segmenter.name = name
-        check_classes(segmenter, test)
-        return evaluate(segmenter, test, progress=watch(f"evaluate {name}", test.frame_count))
+        progress = watch(f"evaluate {name}", test.frame_count)
+        return evaluate(segmenter, test, classes_by=options.classes_by, progress=progress)
 
 
 def _drift(
@@ -311,6 +321,7 @@ def _drift(
             clocks[1].wrap(),
             clip,
             frames=options.drift_frames,
+            classes_by=options.classes_by,
             progress=watch(f"drift of {name}", options.drift_frames),
         )
     return result, clocks[0].median_ms, clocks[1].median_ms

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from streamseg.calibration.quantisation import LayerError
 from streamseg.evaluation.drift import Comparison
 from streamseg.evaluation.metrics import Scores
-from streamseg.evaluation.plots import draw_class_bars, draw_comparison, draw_timeline
+from streamseg.evaluation.plots import (
+    draw_class_bars,
+    draw_comparison,
+    draw_timeline,
+    has_matplotlib,
+)
 from streamseg.evaluation.scores import Evaluation
 
 if TYPE_CHECKING:
@@ -75,11 +80,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
-def _picture(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+def _picture(draw: Callable[[], Figure], caption: str) -> str:
     text = html.escape(caption)
+    if not has_matplotlib():
+        return f"<p>{text}: no plot, because matplotlib is not installed.</p>"
+    buffer = io.BytesIO()
+    draw().savefig(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"></figure>'
 
 
@@ -149,7 +156,7 @@ def _drift_section(subject: Subject) -> str:
         else f"The first state error past {comparison.threshold:g}: {crossing.name} at frame "
         f"{crossing.frame} ({crossing.error:.2e})."
     )
-    picture = _picture(draw_comparison(comparison), f"drift of {subject.name}")
+    picture = _picture(lambda: draw_comparison(comparison), f"drift of {subject.name}")
     title = html.escape(f"Drift of {subject.name} over {len(comparison.frames)} frames")
     return f"<h2>{title}</h2><p>{html.escape(told)}</p>{picture}"
 
@@ -166,8 +173,9 @@ def render_report(report: Report) -> str:
         first = evaluations[0]
         parts += [
             f"<h2>Accuracy on {html.escape(first.dataset)} {html.escape(first.split)}</h2>",
-            _picture(draw_class_bars(evaluations), "IoU of each class"),
-            _picture(draw_timeline(evaluations), "mIoU over time"),
+            f"<p>Classes matched {html.escape(first.classes_matched)}.</p>",
+            _picture(lambda: draw_class_bars(evaluations), "IoU of each class"),
+            _picture(lambda: draw_timeline(evaluations), "mIoU over time"),
             _class_table(evaluations),
         ]
     parts += [_drift_section(subject) for subject in report.subjects]

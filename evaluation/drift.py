@@ -11,6 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import StateMismatch
+from streamseg.evaluation.class_matching import (
+    ClassesBy,
+    ClassMatch,
+    NamedClasses,
+    match_classes,
+)
 from streamseg.evaluation.datasets import Clip
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.segmenter import Array, Segmenter
@@ -61,6 +67,8 @@ class Comparison:
     b: str
     threshold: float
     frames: tuple[FrameDifference, ...]
+    classes_matched: str
+    assumed: tuple[Mapping[str, Any], Mapping[str, Any]]
 
     @property
     def first_crossing(self) -> Crossing | None:
@@ -98,6 +106,8 @@ class Comparison:
             "a": self.a,
             "b": self.b,
             "frames": len(self.frames),
+            "classes_matched": self.classes_matched,
+            "assumed": {"a": dict(self.assumed[0]), "b": dict(self.assumed[1])},
             "agreement": {
                 "mean": float(np.mean(agreement)),
                 "min": min(agreement),
@@ -166,6 +176,7 @@ def compare(
     *,
     frames: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
+    classes_by: ClassesBy = "name",
     progress: Progress = no_progress,
 ) -> Comparison:
     """Run both over a clip and measure the differences of every frame.
@@ -177,12 +188,14 @@ def compare(
             reset), so that a short clip serves for a long run.
         frames: how many; None plays the clip once.
         threshold: relative state error that counts as drift.
+        classes_by: how the classes of ``b`` are found among those of ``a``; see ``match_classes``.
         progress: called after each frame with the clip's name.
 
     Raises:
         StateMismatch: tensors of the same name differ in shape.
-        DatasetError: a frame cannot be read, or there is none.
+        DatasetError: the classes differ, or a frame cannot be read, or there is none.
     """
+    match = match_classes(_named_classes(b), _named_classes(a), classes_by=classes_by)
     a.reset()
     b.reset()
     found: list[FrameDifference] = []
@@ -191,16 +204,22 @@ def compare(
         for frame in clip:
             if frames is not None and len(found) >= frames:
                 break
-            found.append(_difference(a, b, frame.image))
+            found.append(_difference(a, b, match, frame.image))
             progress(clip.name)
         if frames is None or len(found) >= frames or len(found) == before:
             break
-    return Comparison(a.name, b.name, threshold, tuple(found))
+    return Comparison(a.name, b.name, threshold, tuple(found), match.how, (a.assumed, b.assumed))
 
 
-def _difference(a: Segmenter, b: Segmenter, image: NDArray[np.uint8]) -> FrameDifference:
+def _named_classes(segmenter: Segmenter) -> NamedClasses:
+    return NamedClasses(segmenter.name, tuple(entry.name for entry in segmenter.classes))
+
+
+def _difference(
+    a: Segmenter, b: Segmenter, match: ClassMatch, image: NDArray[np.uint8]
+) -> FrameDifference:
     first, second = a.step(image), b.step(image)
-    agreement = float((first.labels == second.labels).mean())
+    agreement = float((first.labels == match.translate(second.labels)).mean())
     largest = rms = None
     if first.logits is not None and second.logits is not None:
         if first.logits.shape != second.logits.shape:
@@ -208,7 +227,7 @@ def _difference(a: Segmenter, b: Segmenter, image: NDArray[np.uint8]) -> FrameDi
                 f"logits of {a.name} are {first.logits.shape}, of {b.name} {second.logits.shape}: "
                 "compare models of one size and class count"
             )
-        difference = second.logits - first.logits
+        difference = match.reorder(second.logits) - first.logits
         largest = float(np.abs(difference).max())
         rms = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
     return FrameDifference(agreement, largest, rms, _state_errors(a, b))

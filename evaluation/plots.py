@@ -28,9 +28,14 @@ _CAPTION_HEIGHT = 18
 _WRONG, _RIGHT = (220, 30, 30), (230, 230, 230)
 
 
+def has_matplotlib() -> bool:
+    """Whether plots can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def require_matplotlib() -> None:
     """Raise a DatasetError with the install line when matplotlib is not there."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not has_matplotlib():
         raise DatasetError(
             "plots need matplotlib, which is not installed: pip install 'streamseg[eval]', "
             "or leave out the plot folder"

@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import DatasetError
+from streamseg.evaluation.class_matching import (
+    ClassesBy,
+    ClassMatch,
+    NamedClasses,
+    match_classes,
+)
 from streamseg.evaluation.datasets import Dataset
 from streamseg.evaluation.metrics import FrameScore, Scores, SegmentationMetrics
 from streamseg.evaluation.progress import Progress, no_progress
@@ -47,8 +54,9 @@ class WorstFrame:
 class Evaluation:
     """Scores of one model on one split.
 
-    ``fps`` counts the model's steps only, without reading files. ``worst`` is sorted, lowest mIoU
-    first.
+    ``classes_matched`` says how the model's classes were found in the dataset, ``assumed`` which
+    settings of the network its checkpoint does not give. ``fps`` counts the model's steps only,
+    without reading files. ``worst`` is sorted, lowest mIoU first.
     """
 
     subject: str
@@ -56,6 +64,8 @@ class Evaluation:
     split: str
     stateless: bool
     class_names: tuple[str, ...]
+    classes_matched: str
+    assumed: Mapping[str, Any]
     scores: Scores
     fps: float
     timeline: tuple[ScoredFrame, ...]
@@ -78,6 +88,8 @@ class Evaluation:
             "dataset": self.dataset,
             "split": self.split,
             "stateless": self.stateless,
+            "classes_matched": self.classes_matched,
+            "assumed": dict(self.assumed),
         }
         cleaned = _without_nan(content)
         assert isinstance(cleaned, dict)
@@ -121,15 +133,22 @@ class _Worst:
         return tuple(frame for _, _, frame in sorted(self.heap, key=lambda e: (-e[0], -e[1])))
 
 
-def check_classes(segmenter: Segmenter, dataset: Dataset) -> None:
-    """Raise DatasetError unless model and dataset have equally many classes."""
+def match_dataset(
+    segmenter: Segmenter, dataset: Dataset, *, classes_by: ClassesBy = "name"
+) -> ClassMatch:
+    """Which class of the dataset each class of the model is.
+
+    Raises:
+        DatasetError: the dataset has no labels, or other classes than the model.
+    """
     if not dataset.classes:
         raise DatasetError(f"{dataset.name} has no labels: eval needs one of the labelled datasets")
-    if len(segmenter.classes) != len(dataset.classes):
-        raise DatasetError(
-            f"{segmenter.name} has {len(segmenter.classes)} classes and {dataset.name} "
-            f"{len(dataset.classes)}: the model was trained for another dataset"
-        )
+    return match_classes(
+        NamedClasses(segmenter.name, tuple(entry.name for entry in segmenter.classes)),
+        NamedClasses(dataset.name, tuple(entry.name for entry in dataset.classes)),
+        classes_by=classes_by,
+        dataset="cityscapes" if dataset.name == "synthetic" else dataset.name,
+    )
 
 
 def evaluate(
@@ -137,6 +156,7 @@ def evaluate(
     dataset: Dataset,
     *,
     stateless: bool = False,
+    classes_by: ClassesBy = "name",
     vspw_script: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -146,15 +166,16 @@ def evaluate(
 
     Args:
         segmenter: the model.
-        dataset: with as many classes as the model.
+        dataset: with the classes of the model, in any order.
         stateless: reset the state before every frame.
+        classes_by: how classes are matched; see ``match_classes``.
         vspw_script: see ``SegmentationMetrics``.
         progress: called after each frame with the clip's name.
 
     Raises:
         DatasetError: the classes do not fit, no frame has a label, or a file is damaged.
     """
-    check_classes(segmenter, dataset)
+    match = match_dataset(segmenter, dataset, classes_by=classes_by)
     metrics = SegmentationMetrics(len(dataset.classes), vspw_script=vspw_script)
     timeline: list[ScoredFrame] = []
     worst = _Worst(WORST_FRAMES)
@@ -169,7 +190,7 @@ def evaluate(
             output = segmenter.step(frame.image)
             seconds += time.perf_counter() - start
             size = frame.image.shape[:2] if frame.label is None else frame.label.shape
-            prediction = output.labels_at((size[0], size[1]))
+            prediction = match.translate(output.labels_at((size[0], size[1])))
             score = metrics.add(prediction, frame.label)
             if score is not None and frame.label is not None:
                 at = ScoredFrame(clip.name, index, frame.name, score)
@@ -185,6 +206,8 @@ def evaluate(
         split=dataset.split,
         stateless=stateless,
         class_names=tuple(entry.name for entry in dataset.classes),
+        classes_matched=match.how,
+        assumed=dict(segmenter.assumed),
         scores=scores,
         fps=scores.frames / seconds,
         timeline=tuple(timeline),

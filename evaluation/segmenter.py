@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.errors import BundleError
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.stream import open_stream
 from streamseg.runtime.video.resize import nearest_indices
@@ -78,6 +79,9 @@ class Segmenter(ABC):
 
     classes: tuple[ClassInfo, ...]
 
+    assumed: Mapping[str, Any] = MappingProxyType({})
+    """Settings of the network that its checkpoint does not give, with the values taken."""
+
     @abstractmethod
     def step(self, frame: NDArray[np.uint8]) -> Output:
         """Segment (H, W, 3) uint8 RGB of any size and advance the state."""
@@ -109,11 +113,17 @@ class BundleSegmenter(Segmenter):
     """A bundle through the runtime, as it is deployed."""
 
     def __init__(self, path: Path, options: SegmenterOptions) -> None:
+        if options.settings:
+            raise BundleError(
+                f"{path} is a bundle, whose network is fixed: --set is for checkpoints. "
+                f"streamseg inspect {path} shows its settings"
+            )
         self.name = str(path)
         self._stream = open_stream(
             path, backend=options.backend, native=options.native, threads=options.threads
         )
         self.classes = self._stream.manifest.classes
+        self.assumed = self._stream.manifest.assumed
         self._names = [spec.name for spec in self._stream.manifest.state]
 
     def step(self, frame: NDArray[np.uint8]) -> Output:

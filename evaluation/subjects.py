@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,30 @@ def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, Segmenter
     return Path(path), replace(options, backend=how)
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a subject is a bundle rather than a checkpoint."""
+    return path.is_dir()
+
+
+def open_pair(
+    a: str, b: str, options: SegmenterOptions, stack: ExitStack
+) -> tuple[Segmenter, Segmenter]:
+    """Open the two subjects of a comparison; settings concern the checkpoints among them.
+
+    Raises:
+        BundleError: settings are given and both are bundles; see also ``open_segmenter``.
+    """
+    subjects = [parse_subject(text, options) for text in (a, b)]
+    if not all(is_bundle(path) for path, _ in subjects):
+        subjects = [
+            (path, replace(parsed, settings={}) if is_bundle(path) else parsed)
+            for path, parsed in subjects
+        ]
+    first, second = (stack.enter_context(open_segmenter(*subject)) for subject in subjects)
+    first.name, second.name = a, b
+    return first, second
+
+
 def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
     """Open a bundle (a folder) or a checkpoint (a file; needs the ``export`` extra).
 
@@ -29,7 +54,7 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
         BundleError: nothing there, or a damaged bundle.
         CheckpointError: a checkpoint without ``size``, without PyTorch, or that cannot be read.
     """
-    if path.is_dir():
+    if is_bundle(path):
         return BundleSegmenter(path, options)
     if not path.is_file():
         raise BundleError(f"{path} does not exist: expected a bundle or a checkpoint")

@@ -30,6 +30,7 @@ class CheckpointSegmenter(Segmenter):
         self._model = load_checkpoint(path, settings=options.settings).eval()
         self._model.check_size(size)
         self.classes = self._model.classes
+        self.assumed = self._model.assumed
         self._replay = Replay(self._model, size)
         self._fitter: FrameFitter | None = None
         self._fitted = np.empty((*size, 3), np.uint8)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamseg.errors import CheckpointError
-from streamseg.runtime.bundle.assumed import format_setting
+from streamseg.runtime.bundle.claims import format_setting
 
 Known = Mapping[str, Any]
 Read = Callable[[Any], Any]

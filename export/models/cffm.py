@@ -30,7 +30,7 @@ from streamseg.export.models.focal import (
 from streamseg.export.models.segformer import SegFormerHead, infer_segformer
 from streamseg.export.settings import Known
 from streamseg.export.step import Size, upsample
-from streamseg.runtime.bundle.assumed import format_setting
+from streamseg.runtime.bundle.claims import format_setting
 from streamseg.runtime.bundle.state import StateSpec
 
 PROTOTYPES = 100

@@ -18,7 +18,7 @@ from streamseg.errors import CheckpointError
 from streamseg.export import ops
 from streamseg.export.settings import Known, read_pair, setting
 from streamseg.export.windows import WindowGeometry
-from streamseg.runtime.bundle.assumed import format_setting
+from streamseg.runtime.bundle.claims import format_setting
 from streamseg.runtime.bundle.state import StateSpec
 
 RMS_NORM_EPS = 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import SinkError
+from streamseg.runtime.bundle.class_names import has_names, match_names, unmatched
 from streamseg.runtime.bundle.manifest import ClassInfo, Manifest
 from streamseg.runtime.sinks.sink import SegmentedFrame, write_failure
 from streamseg.runtime.video.resize import Image
 
-LabelIds = Literal["train", "cityscapes"]
-LABEL_IDS: tuple[LabelIds, ...] = ("train", "cityscapes")
+LabelIds = Literal["train", "cityscapes", "cityscapes-by-position"]
+LABEL_IDS: tuple[LabelIds, ...] = ("train", "cityscapes", "cityscapes-by-position")
 
 # Label ids of the 19 evaluated classes of Cityscapes (Cordts et al., CVPR 2016), in the order of
 # their train ids. Id 0 is "unlabeled".
@@ -43,21 +45,43 @@ CITYSCAPES = {
 }
 
 
-def cityscapes_ids(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
-    """(256,) uint8: the Cityscapes label id of each class id, found by its name; 0 for none.
+@dataclass(frozen=True)
+class LabelTable:
+    """What is written for each label: ``values`` (256,) uint8, and a note on how it was made."""
 
+    values: NDArray[np.uint8]
+    note: str
+
+
+def cityscapes_ids(classes: Sequence[ClassInfo], *, by_position: bool = False) -> LabelTable:
+    """The Cityscapes label id of each class id; 0, "unlabeled", for no class.
+
+    Args:
+        classes: of the bundle; found by their names, or taken as train ids where they have none.
+        by_position: take class ids as train ids, whatever the names.
     Raises:
         SinkError: a class that Cityscapes does not have.
     """
+    names = [entry.name for entry in classes]
+    note = "Cityscapes label ids"
+    places: Sequence[int] | None = range(len(names))
+    if by_position:
+        note += ", class ids taken as train ids"
+    elif not has_names(names):
+        note += ", class ids taken as train ids: the bundle has no class names"
+    else:
+        places = match_names(names, list(CITYSCAPES), dataset="cityscapes")
+    if places is None or len(names) > len(CITYSCAPES):
+        missing = unmatched(names, list(CITYSCAPES), dataset="cityscapes")
+        raise SinkError(
+            f"the bundle has classes that Cityscapes does not have: {', '.join(missing)}. Bundle: "
+            f"{', '.join(names)}. Cityscapes: {', '.join(CITYSCAPES)}. Use --label-ids train, or, "
+            "where the class ids are train ids, --label-ids cityscapes-by-position"
+        )
+    ids = np.array(list(CITYSCAPES.values()), np.uint8)
     table = np.zeros(256, np.uint8)
-    for entry in classes:
-        if entry.name not in CITYSCAPES:
-            raise SinkError(
-                f"class {entry.id} of the bundle is '{entry.name}', which Cityscapes does not "
-                "have; use --label-ids train"
-            )
-        table[entry.id] = CITYSCAPES[entry.name]
-    return table
+    table[: len(names)] = ids[list(places)]
+    return LabelTable(table, note)
 
 
 def require_logits(manifest: Manifest) -> None:
@@ -135,8 +159,8 @@ class LabelSink:
 
     Args:
         path: the folder.
-        ids: (256,) uint8, what to write for each label; by default the labels themselves, class
-            ids as in the manifest and 255 = none.
+        table: what to write for each label; by default the labels themselves, class ids as in the
+            manifest and 255 = none.
 
     Raises:
         SinkError: the folder cannot be made or written.
@@ -145,15 +169,16 @@ class LabelSink:
     needs_picture = False
     needs_confidence = False
 
-    def __init__(self, path: str | Path, ids: NDArray[np.uint8] | None = None) -> None:
-        self._folder = PngFolder(path, "label maps")
-        self._ids = ids
+    def __init__(self, path: str | Path, table: LabelTable | None = None) -> None:
+        content = "label maps" if table is None else f"label maps ({table.note})"
+        self._folder = PngFolder(path, content)
+        self._values = None if table is None else table.values
         self.path = self._folder.path
         self.finish, self.discard = self._folder.finish, self._folder.discard
 
     def write(self, frame: SegmentedFrame) -> None:
         """Write one label map. Raises SinkError."""
-        labels = frame.labels if self._ids is None else cv2.LUT(frame.labels, self._ids)
+        labels = frame.labels if self._values is None else cv2.LUT(frame.labels, self._values)
         self._folder.write(np.asarray(labels, dtype=np.uint8), frame.index)
 
 

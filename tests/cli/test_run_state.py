@@ -123,7 +123,7 @@ def test_outputs_that_the_bundle_cannot_serve_are_refused(
     run = ("run", plain, "--source", SCENE)
     assert "export it again with --logits" in refusal(capsys, *run, "--confidence", tmp_path / "c")
     line = refusal(capsys, *run, "--labels", tmp_path / "l", "--label-ids", "cityscapes")
-    assert "'trace', which Cityscapes does not have" in line
+    assert "classes that Cityscapes does not have: trace" in line
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 

@@ -17,7 +17,7 @@ from streamseg.evaluation.segmenter import Output, Segmenter, SegmenterOptions, 
 from streamseg.evaluation.subjects import open_segmenter, parse_subject
 from streamseg.runtime.bundle.manifest import ClassInfo
 from tests.conftest import SHARED
-from tests.evaluation.models import SHIFT, SIZE, WINDOW, write_checkpoint
+from tests.evaluation.models import SIZE, write_checkpoint
 
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
 KEYS = ["miou", "weighted_iou", "pixel_accuracy", "mvc8", "mvc16", "per_class", "fps", "frames"]
@@ -101,7 +101,7 @@ def test_labels_alone_are_repeated_to_the_labels_size():
 
 def test_bundle_and_checkpoint_agree(bundle, camvid, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
-    options = SegmenterOptions(size=SIZE, settings={"window": WINDOW, "shift": SHIFT})
+    options = SegmenterOptions(size=SIZE)
     frame = next(iter(open_dataset(f"camvid:{camvid}", "val").clips[0])).image
     with open_segmenter(bundle, options) as a, open_segmenter(checkpoint, options) as b:
         for _ in range(3):

@@ -15,8 +15,8 @@ from streamseg.export import export_bundle, load_checkpoint, save_checkpoint
 from streamseg.export.checkpoint import published_weights
 from streamseg.export.families import FAMILIES, family_named
 from streamseg.export.models.mrcfa import MRCFA, MRCFAConfig
-from streamseg.runtime.bundle.assumed import describe_assumed, format_setting
 from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.runtime.bundle.claims import describe_assumed, format_setting
 from tests.export.tiny import CLASSES, ENCODER, build
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

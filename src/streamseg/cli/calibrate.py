@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from streamseg.calibration.calibrating import Calibrated, CalibrationOptions, calibrate
 from streamseg.calibration.histograms import METHODS, Method
-from streamseg.calibration.observation import RANGES, read_ranges
-from streamseg.calibration.quantisation import REPORT
-from streamseg.errors import DatasetError
+from streamseg.cli.options import classes_by_option
+from streamseg.errors import DatasetError, ExportError
+from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
 from streamseg.evaluation.progress import phase_progress
 
+if TYPE_CHECKING:
+    from streamseg.calibration.calibrating import Calibrated
+
+ONNX_HINT = "calibration needs onnx ({}). Run: pip install 'streamseg[export]'"
 _EXISTING = click.Path(path_type=Path)
 
 
 def print_calibrated(result: Calibrated, console: Console) -> None:
     """Print what was written and what it costs."""
+    from streamseg.calibration.observation import RANGES
+    from streamseg.calibration.quantisation import REPORT
+
     console.print(
         f"{result.path}: {len(result.layers)} layers INT8, {len(result.kept)} kept in float32; "
         f"graphs {result.bytes / 1e6:.1f} MB, {result.float_bytes / result.bytes:.2f}x smaller"
@@ -67,6 +74,7 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
 @click.option("--test", metavar="NAME:ROOT", help="Labelled dataset for the report's accuracy.")
 @click.option("--test-split", default="val", show_default=True)
 @click.option("--also", multiple=True, type=_EXISTING, help="Another bundle for the report.")
+@classes_by_option
 @click.option("--drift-frames", default=100, show_default=True, type=click.IntRange(min=1))
 @click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a step.")
@@ -87,6 +95,7 @@ def command(
     test: str | None,
     test_split: str,
     also: tuple[Path, ...],
+    classes_by: ClassesBy,
     drift_frames: int,
     native: bool | None,
     threads: int | None,
@@ -102,6 +111,11 @@ def command(
             "nothing to calibrate on: give --dataset NAME:ROOT (footage:PATH takes any videos or "
             "frames), or --ranges of an earlier calibration"
         )
+    try:
+        from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+        from streamseg.calibration.observation import read_ranges
+    except ImportError as error:
+        raise ExportError(ONNX_HINT.format(error)) from None
     options = CalibrationOptions(
         method=method,
         clips=clips,
@@ -111,6 +125,7 @@ def command(
         smooth=not no_smoothing,
         keep_float=keep_float,
         drift_frames=drift_frames,
+        classes_by=classes_by,
         native=native,
         threads=threads,
     )

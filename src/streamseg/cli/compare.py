@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -9,21 +10,27 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
 from streamseg.cli.setting_options import setting_options
+from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.drift import DEFAULT_THRESHOLD, Comparison, compare
 from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.scores import write_json
 from streamseg.evaluation.segmenter import SegmenterOptions
-from streamseg.evaluation.subjects import open_segmenter, parse_subject
+from streamseg.evaluation.subjects import open_pair
+from streamseg.runtime.bundle.claims import describe_assumed
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
     """Print the summary, and a row for each state tensor."""
     agreement = [frame.agreement for frame in result.frames]
     console.print(f"A: {result.a}\nB: {result.b}\n{len(result.frames)} frames")
+    console.print(f"classes matched {result.classes_matched}")
+    for side, assumed in zip("AB", result.assumed, strict=True):
+        for line in describe_assumed(assumed):
+            console.print(f"{side}: {line}")
     console.print(
         f"equal labels: {np.mean(agreement):.4%} on average, {min(agreement):.4%} at worst, "
         f"{agreement[-1]:.4%} on the last frame"
@@ -59,6 +66,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
 @click.option("--threshold", default=DEFAULT_THRESHOLD, show_default=True, help="State error.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @setting_options
+@classes_by_option
 @click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
 @click.option("--plot", type=OUTPUT_FILE, help="Write a PNG here.")
 def command(
@@ -69,6 +77,7 @@ def command(
     threshold: float,
     size: tuple[int, int] | None,
     settings: dict[str, str],
+    classes_by: ClassesBy,
     json_path: Path | None,
     plot: Path | None,
 ) -> None:
@@ -82,14 +91,17 @@ def command(
     drawn = source.startswith("synthetic:")
     clip = open_dataset(source if drawn else f"footage:{source}", labels=False).clips[0]
     options = SegmenterOptions(size=size, settings=settings)
-    with (
-        open_segmenter(*parse_subject(a, options)) as first,
-        open_segmenter(*parse_subject(b, options)) as second,
-    ):
-        first.name, second.name = a, b
+    with ExitStack() as stack:
+        first, second = open_pair(a, b, options, stack)
         with frame_progress(frames or clip.frame_count) as advance:
             result = compare(
-                first, second, clip, frames=frames, threshold=threshold, progress=advance
+                first,
+                second,
+                clip,
+                frames=frames,
+                threshold=threshold,
+                classes_by=classes_by,
+                progress=advance,
             )
     print_comparison(result, Console())
     if json_path is not None:

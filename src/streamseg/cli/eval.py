@@ -9,14 +9,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
 from streamseg.cli.setting_options import setting_options
+from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
 from streamseg.evaluation.plots import require_matplotlib, write_plots
 from streamseg.evaluation.progress import frame_progress
-from streamseg.evaluation.scores import Evaluation, check_classes, evaluate, write_json
+from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset, write_json
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
+from streamseg.runtime.bundle.claims import describe_assumed
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -43,6 +45,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     rows += [
         ("frames (labelled)", f"{scores.frames} ({scores.labelled_frames})"),
         ("frames a second", f"{evaluation.fps:.2f}"),
+        ("classes matched", evaluation.classes_matched),
+        *(("assumed", line) for line in describe_assumed(evaluation.assumed)),
     ]
     for name, text in rows:
         summary.add_row(name, text)
@@ -64,6 +68,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @setting_options
+@classes_by_option
 @click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
 @click.option("-o", "--out", type=FOLDER, help="Write plots into this folder.")
 def command(
@@ -76,6 +81,7 @@ def command(
     native: bool | None,
     size: tuple[int, int] | None,
     settings: dict[str, str],
+    classes_by: ClassesBy,
     json_path: Path | None,
     out: Path | None,
 ) -> None:
@@ -91,10 +97,15 @@ def command(
     options = SegmenterOptions(backend, native, size, settings)
     console = Console()
     with open_segmenter(subject, options) as segmenter:
-        check_classes(segmenter, opened)
+        match_dataset(segmenter, opened, classes_by=classes_by)
         with frame_progress(opened.frame_count) as advance:
             evaluation = evaluate(
-                segmenter, opened, stateless=stateless, vspw_script=vspw_script, progress=advance
+                segmenter,
+                opened,
+                stateless=stateless,
+                classes_by=classes_by,
+                vspw_script=vspw_script,
+                progress=advance,
             )
     print_evaluation(evaluation, console)
     if json_path is not None:

@@ -9,7 +9,7 @@ import click
 from streamseg.cli.options import SIZE
 from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
-from streamseg.runtime.bundle.assumed import describe_assumed
+from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed
 
 TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
 
@@ -70,4 +70,5 @@ def command(
         f"{logits_text}, "
         f"{parity['labels_agreement']:.4%} of labels equal"
     )
+    click.echo(f"  {PARITY_MEANING}")
     click.echo(f"  next: streamseg run {report.path} --source VIDEO --out overlay.mp4")

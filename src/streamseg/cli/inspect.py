@@ -10,7 +10,7 @@ import click
 
 from streamseg.errors import PluginNotFound
 from streamseg.plugins.loader import find_library
-from streamseg.runtime.bundle.assumed import describe_assumed
+from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +53,7 @@ def describe(bundle: Bundle) -> Iterator[str]:
     yield f"weights: {join_pairs(manifest.weights)}"
     yield f"precision: {join_pairs(manifest.precision or {'layers': 'float32'})}"
     yield f"parity: {join_pairs(manifest.parity)}"
+    yield f"  {PARITY_MEANING}"
     yield f"made by: {join_pairs(manifest.made_by)}"
     yield f"operators on this machine: {describe_operators()}"
 

@@ -47,3 +47,10 @@ class OutputFileType(click.ParamType[Path]):
 
 SIZE = SizeType()
 OUTPUT_FILE = OutputFileType()
+classes_by_option = click.option(
+    "--classes-by",
+    type=click.Choice(["name", "position"]),
+    default="name",
+    show_default=True,
+    help="Match classes by their names, or class 0 with class 0 and so on.",
+)

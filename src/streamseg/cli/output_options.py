@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from streamseg.runtime.bundle.manifest import Manifest
     from streamseg.runtime.sinks import Sink
+    from streamseg.runtime.sinks.labels import LabelTable
     from streamseg.runtime.sources import Source
     from streamseg.runtime.video.overlay import Overlay
 
@@ -25,10 +26,11 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     ),
     "label_ids": click.option(
         "--label-ids",
-        type=click.Choice(["train", "cityscapes"]),
+        type=click.Choice(["train", "cityscapes", "cityscapes-by-position"]),
         default="train",
         show_default=True,
-        help="Values of the label maps: the bundle's class ids, or Cityscapes' label ids.",
+        help="Values of the label maps: the bundle's class ids, or Cityscapes' label ids, found by "
+        "the classes' names or by their position.",
     ),
     "confidence": click.option(
         "--confidence",
@@ -94,6 +96,14 @@ class OutputArguments:
 
         return Overlay(manifest.classes, opacity=self.opacity, legend=self.legend)
 
+    def _label_table(self, manifest: Callable[[], Manifest]) -> LabelTable | None:
+        from streamseg.runtime.sinks.labels import cityscapes_ids
+
+        if self.label_ids == "train":
+            return None
+        by_position = self.label_ids == "cityscapes-by-position"
+        return cityscapes_ids(manifest().classes, by_position=by_position)
+
     def open(
         self,
         stack: ExitStack,
@@ -118,7 +128,7 @@ class OutputArguments:
             VideoSink,
             WindowSink,
         )
-        from streamseg.runtime.sinks.labels import cityscapes_ids, require_logits
+        from streamseg.runtime.sinks.labels import require_logits
 
         self._require_apart()
         sinks: list[Sink] = []
@@ -132,8 +142,7 @@ class OutputArguments:
         if self.out is not None:
             add(VideoSink(self.out, source.fps))
         if self.labels is not None:
-            ids = cityscapes_ids(manifest().classes) if self.label_ids == "cityscapes" else None
-            add(LabelSink(self.labels, ids))
+            add(LabelSink(self.labels, self._label_table(manifest)))
         if self.confidence is not None:
             require_logits(manifest())
             add(ConfidenceSink(self.confidence))

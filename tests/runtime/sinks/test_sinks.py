@@ -273,8 +273,19 @@ def test_labels_can_be_written_as_cityscapes_label_ids(tmp_path: Path) -> None:
     sink.write(SegmentedFrame(np.zeros((1, 5, 3), np.uint8), labels, 4, 0.0))
     written = cv2.imread(str(tmp_path / "l" / "000004.png"), cv2.IMREAD_UNCHANGED)
     assert written.tolist() == [[7, 23, 26, 33, 0]]
-    with pytest.raises(SinkError, match=r"class 1 of the bundle is 'tree'.*--label-ids train"):
-        cityscapes_ids([classes[0], ClassInfo(1, "tree", (0, 0, 0))])
+    assert sink.finish().endswith("1 label maps (Cityscapes label ids)")
+    foreign = [classes[0], ClassInfo(1, "sofa", (0, 0, 0))]
+    with pytest.raises(SinkError, match=r"does not have: sofa\. Bundle: road, sofa\. Cityscapes: "):
+        cityscapes_ids(foreign)
+    forced = cityscapes_ids(foreign, by_position=True)
+    assert forced.values[:3].tolist() == [7, 8, 0]
+    assert forced.note.endswith("class ids taken as train ids")
+    other = [ClassInfo(0, "Traffic_Light", (0, 0, 0)), ClassInfo(1, "pedestrian", (0, 0, 0))]
+    assert cityscapes_ids(other).values[:3].tolist() == [19, 24, 0]
+    nameless = [ClassInfo(i, f"class {i}", (0, 0, 0)) for i in range(2)]
+    found = cityscapes_ids(nameless)
+    assert found.values[:2].tolist() == [7, 8]
+    assert found.note.endswith("the bundle has no class names")
 
 
 def test_confidences_are_grey_png(tmp_path: Path) -> None:

@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 NORMALISATION = ("mean", "std")
+PARITY_MEANING = (
+    "this shows that the graphs compute what the imported network computes; it does not show that "
+    "the import is the network that was trained: only its scores on labelled data do (streamseg "
+    "eval, against the published figures)"
+)
 
 
 def format_setting(value: Any) -> str:

@@ -1,0 +1,68 @@
+"""Every command's help works in every set of extras, and plots are needed for plots only."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Packages that no extra-less installation has, by the extra that brings them.
+EXTRAS = {
+    "cpu": ("onnxruntime",),
+    "export": ("torch", "transformers", "onnx", "onnxscript", "onnx_ir"),
+    "eval": ("matplotlib",),
+    "train": ("accelerate", "matplotlib"),
+    "batch": ("fsspec", "pyarrow"),
+    "ray": ("ray",),
+    "serve": ("aiohttp", "prometheus_client"),
+    "triton": ("tritonclient",),
+    "cuda": ("cuda",),
+    "tensorrt": ("tensorrt", "tensorrt_rtx"),
+}
+SETS = [(), ("cpu",), ("export",), ("cpu", "batch"), ("cpu", "serve"), ("cpu", "export", "eval")]
+HIDE = """
+import sys
+sys.modules.update(dict.fromkeys(HIDDEN))  # None: as if not installed
+"""
+EVERY_HELP = """
+from streamseg.cli.main import COMMANDS, cli
+for name in COMMANDS:
+    cli.main(args=[name, "--help"], standalone_mode=False)
+"""
+
+
+def run_without(hidden: set[str], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process where ``hidden`` packages are not installed."""
+    script = f"HIDDEN = {sorted(hidden)!r}\n{HIDE}\n{code}"
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("extras", SETS, ids=lambda names: "+".join(names) or "none")
+def test_every_help_works_in_every_set_of_extras(extras: tuple[str, ...]) -> None:
+    present = {package for extra in extras for package in EXTRAS[extra]}
+    hidden = {package for packages in EXTRAS.values() for package in packages} - present
+    found = run_without(hidden, EVERY_HELP)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert found.stdout.count("Usage:") >= 14
+
+
+def test_calibrate_without_onnx_names_the_extra(tmp_path: Path) -> None:
+    code = "from streamseg.cli.main import run; run(sys.argv[1:])"
+    arguments = ("calibrate", "x", "-o", str(tmp_path / "y"), "--dataset", f"footage:{tmp_path}")
+    found = run_without({"onnx"}, code, *arguments)
+    assert found.returncode == 2
+    assert "pip install 'streamseg[export]'" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_plot_is_what_needs_matplotlib(tmp_path: Path) -> None:
+    code = "from streamseg.cli.main import run; run(sys.argv[1:])"
+    given = ("eval", str(tmp_path / "absent"), "--dataset", "synthetic:easy?scenes=1&frames=2")
+    assert "does not exist" in run_without({"matplotlib"}, code, *given).stderr
+    refused = run_without({"matplotlib"}, code, *given, "-o", str(tmp_path / "plots"))
+    assert "plots need matplotlib" in refused.stderr
