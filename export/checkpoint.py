@@ -21,6 +21,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
+from streamseg.export.binary_heads import (
+    THRESHOLD,
+    as_two_classes,
+    binary_meta,
+    has_one_channel,
+    require_classes,
+)
 from streamseg.export.families import encoder_name, recognise, summarise
 from streamseg.export.formats.key_map import below
 from streamseg.export.palettes import read_classes
@@ -85,23 +92,28 @@ def load_checkpoint(
         found = recognise(weights)
         if family not in (None, found.name):
             raise CheckpointError(f"it is a {found.name} checkpoint, not {family}")
+        binary = has_one_channel(weights)
         resolved = resolve(
-            found.settings,
+            {**found.settings, THRESHOLD.name: THRESHOLD} if binary else found.settings,
             family=found.name,
             encoder=encoder_name(weights),
             stated=checkpoint.stated,
             given=settings or {},
         )
+        if binary:
+            weights = as_two_classes(weights, resolved.values[THRESHOLD.name])
         # Building on "meta" would skip buffers, so build for real and overwrite.
         model = found.build(weights, resolved.values)
         if denied := contradictions(model.configuration(), checkpoint.stated):
             raise CheckpointError("the file contradicts itself: " + "; ".join(denied))
+        require_classes(model.num_classes, found.name)
         fill(model, weights)
         _require_finite(weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model.assumed = resolved.assumed
-    model.classes = read_classes(checkpoint.meta, model.num_classes)
+    meta = binary_meta(checkpoint.meta) if binary else checkpoint.meta
+    model.classes = read_classes(meta, model.num_classes)
     model.origin = WeightsOrigin(
         source=checkpoint.path.name,
         license=str(checkpoint.meta.get("license", "unknown")),

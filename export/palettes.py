@@ -22,8 +22,8 @@ def read_classes(meta: Mapping[str, Any], count: int) -> tuple[ClassInfo, ...]:
     """
     if count > MAX_CLASSES:
         raise CheckpointError(f"the network has {count} classes, at most {MAX_CLASSES} fit uint8")
-    names = _entry(meta, "CLASSES") or [f"class {i}" for i in range(count)]
-    colors = _entry(meta, "PALETTE") or [spread_color(i) for i in range(count)]
+    names = read_list(meta, "CLASSES") or [f"class {i}" for i in range(count)]
+    colors = read_list(meta, "PALETTE") or [spread_color(i) for i in range(count)]
     for what, values in (("CLASSES", names), ("PALETTE", colors)):
         if len(values) != count:
             raise CheckpointError(
@@ -41,7 +41,8 @@ def spread_color(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _entry(meta: Mapping[str, Any], name: str) -> list[Any] | None:
+def read_list(meta: Mapping[str, Any], name: str) -> list[Any] | None:
+    """The list ``name`` of a checkpoint's ``meta``, which may be JSON text; None without one."""
     value = meta.get(name, meta.get(name.lower()))
     if isinstance(value, str):
         try:

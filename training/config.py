@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +23,8 @@ class NetworkConfig:
         encoder: a name of ``ENCODER_PRESETS``.
         embed_dim: channels of the decoder and of the temporal blocks.
         layers, expand, states: temporal layers, ``d_inner / embed_dim``, states per channel.
-        window, shift: of the temporal blocks, in map tokens.
+        settings: of the family by name, such as ``window`` and ``shift``; those of the publication
+            where it has none.
         drop_path: stochastic depth of the encoder, 0 to 1.
     """
 
@@ -32,16 +34,13 @@ class NetworkConfig:
     layers: int = 8
     expand: int = 2
     states: int = 16
-    window: int = 20
-    shift: int = 10
+    settings: Mapping[str, Any] = field(default_factory=dict)
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
         _choose("model", self.model, MODELS)
-        for name in ("embed_dim", "layers", "expand", "states", "window"):
+        for name in ("embed_dim", "layers", "expand", "states"):
             _least(name, getattr(self, name), 1)
-        if not 0 <= self.shift < self.window:
-            raise TrainingError(f"shift is {self.shift}: expected 0 to {self.window - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, TrainingError
+from streamseg.evaluation.class_matching import ClassesBy, NamedClasses, match_classes
 from streamseg.evaluation.datasets import SegmentationClass
-from streamseg.export.checkpoint import read_checkpoint
+from streamseg.export.checkpoint import Checkpoint, read_checkpoint
+from streamseg.export.families import family_named
 from streamseg.export.formats.key_map import below
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.palettes import read_classes
+from streamseg.export.settings import Resolved, resolve
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.training.config import NetworkConfig
 from streamseg.training.fused import find_kernels, run_fused
@@ -26,6 +31,9 @@ Network = TV3S | SegFormer
 SILENT_BIAS = -100.0
 """Classifier bias of a class that never wins: far below any score, and within float16."""
 _TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
+_CLASSIFIERS = (_TEMPORAL, _FRAME, "decode_head.conv_seg.")
+
+logger = logging.getLogger(__name__)
 
 
 def build_network(
@@ -35,16 +43,19 @@ def build_network(
 
     Raises:
         TrainingError: the encoder is unknown.
+        CheckpointError: a setting is unknown or out of range.
     """
     if config.encoder not in ENCODER_PRESETS:
         known = ", ".join(ENCODER_PRESETS)
         raise TrainingError(f"encoder is {config.encoder!r}: expected one of {known}")
     encoder = ENCODER_PRESETS[config.encoder]
+    settings = resolve_settings(config).values
+    normalisation = {name: settings[name] for name in ("mean", "std")}
     torch.manual_seed(seed)
     network: Network
     if config.model == "segformer":
-        sizes = SegFormerConfig(encoder, config.embed_dim, len(classes))
-        network = SegFormer(sizes, drop_path=config.drop_path)
+        frame_sizes = SegFormerConfig(encoder, config.embed_dim, len(classes), **normalisation)
+        network = SegFormer(frame_sizes, drop_path=config.drop_path)
     else:
         blocks = BlocksConfig(
             config.embed_dim,
@@ -52,10 +63,11 @@ def build_network(
             d_inner=config.expand * config.embed_dim,
             d_state=config.states,
             dt_rank=max(1, config.embed_dim // 16),
-            window=(config.window, config.window),
-            shift=(config.shift, config.shift),
+            window=settings["window"],
+            shift=settings["shift"],
         )
-        network = TV3S(TV3SConfig(encoder, blocks, len(classes)), drop_path=config.drop_path)
+        sizes = TV3SConfig(encoder, blocks, len(classes), **normalisation)
+        network = TV3S(sizes, drop_path=config.drop_path)
     network.classes = tuple(
         ClassInfo(index, entry.name, entry.color) for index, entry in enumerate(classes)
     )
@@ -64,19 +76,38 @@ def build_network(
     return network
 
 
-def start_from(network: Network, path: Path) -> list[str]:
+def resolve_settings(config: NetworkConfig, path: Path | None = None) -> Resolved:
+    """The settings of a network to train: as configured, of the file it starts from, or published.
+
+    Raises:
+        CheckpointError: a setting is unknown, out of range, or in contradiction to the file.
+    """
+    stated = read_checkpoint(path).stated if path is not None else {}
+    return resolve(
+        family_named(config.model).settings,
+        family=config.model,
+        encoder=config.encoder,
+        stated=stated,
+        given=config.settings,
+    )
+
+
+def start_from(network: Network, path: Path, *, classes_by: ClassesBy = "name") -> list[str]:
     """Fill the network from a checkpoint with published key names, as far as it goes.
 
     A TV3S network takes encoder, decoder and ``linear_pred`` of a SegFormer checkpoint, and its
     ``linear_pred2`` starts as a copy of ``linear_pred``; its temporal blocks keep their seeded
-    weights.
+    weights. Where both have class names, the classifiers' rows are put in the network's order.
 
     Returns:
         The published names that the checkpoint did not fill.
     Raises:
         CheckpointError: unreadable, or a tensor has another shape.
+        DatasetError: as many classes, but others.
     """
-    weights = {key: value.float() for key, value in read_checkpoint(path).weights.items()}
+    checkpoint = read_checkpoint(path)
+    weights = {key: value.float() for key, value in checkpoint.weights.items()}
+    _reorder_classes(network, checkpoint, weights, classes_by)
     for name in ("weight", "bias"):
         if _TEMPORAL + name not in weights and _FRAME + name in weights:
             weights[_TEMPORAL + name] = weights[_FRAME + name]
@@ -84,6 +115,25 @@ def start_from(network: Network, path: Path) -> list[str]:
         if name in weights:  # the data to come may show what the data before did not
             weights[name] = weights[name].masked_fill(weights[name] == SILENT_BIAS, 0.0)
     return _fill(network, weights, str(path))
+
+
+def _reorder_classes(
+    network: Network, checkpoint: Checkpoint, weights: dict[str, Tensor], classes_by: ClassesBy
+) -> None:
+    rows = [name for name in weights if name.startswith(_CLASSIFIERS)]
+    if not rows or len(weights[rows[0]]) != network.num_classes:
+        return  # filling the network reports the shapes
+    found = read_classes(checkpoint.meta, network.num_classes)
+    match = match_classes(
+        NamedClasses(str(checkpoint.path), tuple(entry.name for entry in found)),
+        NamedClasses("the dataset", tuple(entry.name for entry in network.classes)),
+        classes_by=classes_by,
+    )
+    if match.how.startswith("by position:"):
+        logger.warning("classes of %s are taken %s", checkpoint.path, match.how)
+    order = torch.tensor(match.places).argsort()
+    for name in rows:
+        weights[name] = weights[name][order]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from streamseg.training.clip_sampler import count_classes, require_classes
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
 from streamseg.training.encoders import load_encoder
 from streamseg.training.loop import RunOptions, TrainReport, build_accelerator, train
-from streamseg.training.networks import build_network, start_from
+from streamseg.training.networks import build_network, resolve_settings, start_from
 from streamseg.training.saving import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         torch.set_num_threads(given["threads"])
     if given["init"] and given["encoder_weights"]:
         raise TrainingError("--init fills the encoder too: leave out --encoder-weights")
+    given = {**given, "settings": _settings(given)}
     config = _read_config(given, class_weights=None)
     accelerator = build_accelerator(config, given["device"])
     with accelerator.main_process_first():
@@ -51,7 +52,7 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
     if given["encoder_weights"]:
         load_encoder(network, given["encoder_weights"])
     if given["init"]:
-        missing = start_from(network, given["init"])
+        missing = start_from(network, given["init"], classes_by=given["classes_by"])
         if missing and accelerator.is_main_process:
             logger.warning(
                 "%s fills all but %d tensors, which keep their seeded weights: %s",
@@ -83,6 +84,15 @@ def start_run(given: Mapping[str, Any], *, command_line: Sequence[str]) -> Train
         progress=True,
     )
     return train(network, dataset, config, folder, options, accelerator=accelerator)
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of the network to train, in plain values for the run's record."""
+    names = {k: given[k] for k in NetworkConfig.__dataclass_fields__}
+    values = resolve_settings(NetworkConfig(**names), given["init"]).values
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
 
 
 def _read_config(

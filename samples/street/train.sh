@@ -26,7 +26,7 @@ two_processes --model segformer --offsets 0 --batch 8 --crop 256x512 --scale 2-2
 # From the same weights: clips, as many single frames, and single frames for as long by the clock.
 last=(--init "$out/whole/weights.safetensors" --crop 256x512 --scale 2-2.25
   --lr 3e-4 --head-lr 6 --warmup 50 --ema 0.995 --seed 13 --silence-absent)
-two_processes "${last[@]}" --model tv3s --layers 4 --window 2 --shift 1 --steps 1600 \
+two_processes "${last[@]}" --model tv3s --layers 4 --set window=2 --set shift=1 --steps 1600 \
   --offsets=-5,-4,-3,-2,-1,0 --batch 2 --supervise all --auxiliary 0.05 -o "$out/street"
 frames=(--model segformer --offsets 0 --batch 12)
 streamseg train "${common[@]}" "${last[@]}" "${frames[@]}" --steps 1600 -o "$out/baseline"

@@ -18,7 +18,13 @@ from streamseg.training.saving import RunFolder
 
 CLASSES = tuple(SegmentationClass(f"kind {i}", (60 * i, 0, 0)) for i in range(4))
 NETWORK = NetworkConfig(
-    encoder="mit_b0", embed_dim=16, layers=2, expand=1, states=4, window=4, shift=2, drop_path=0.2
+    encoder="mit_b0",
+    embed_dim=16,
+    layers=2,
+    expand=1,
+    states=4,
+    drop_path=0.2,
+    settings={"window": 4, "shift": 2},
 )
 CLIPS = ClipConfig(offsets=(-2, -1, 0), batch=2, crop=(32, 64), scale=(0.8, 1.3))
 CONFIG = TrainConfig(
@@ -26,7 +32,7 @@ CONFIG = TrainConfig(
 )
 OPTIONS = RunOptions(device="cpu", save_every=2, log_every=1)
 COMMAND = shlex.split(
-    "--encoder mit_b0 --embed-dim 16 --layers 2 --expand 1 --states 4 --window 4 --shift 2 "
+    "--encoder mit_b0 --embed-dim 16 --layers 2 --expand 1 --states 4 "
     "--offsets -2,-1,0 --batch 2 --crop 32x64 --scale 0.8-1.3 --lr 1e-3 --warmup 2 "
     "--device cpu --threads 1 --log-every 1 --save-every 2 "
     "--dataset 'synthetic:easy?size=32x64&scenes=2&frames=5'"
@@ -78,6 +84,8 @@ def make_dataset(*clips: ArrayClip) -> Dataset:
 
 
 def make_network(**changes: Any) -> Network:
+    if changes.get("model") == "segformer":
+        changes["settings"] = {}
     return build_network(replace(NETWORK, **changes), CLASSES, seed=0)
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from streamseg.errors import CheckpointError, TrainingError
+from streamseg.errors import CheckpointError, DatasetError, TrainingError
 from streamseg.export import load_checkpoint
-from streamseg.training.networks import SILENT_BIAS, ClipNetwork, start_from
+from streamseg.training.networks import SILENT_BIAS, ClipNetwork, resolve_settings, start_from
 from streamseg.training.saving import save_weights
-from tests.training.small import CLASSES, ArrayClip, make_dataset, make_network, run
+from tests.training.small import CLASSES, NETWORK, ArrayClip, make_dataset, make_network, run
 
 TOLERANCE = 1e-4
 
@@ -24,7 +26,7 @@ def stepped(model, frames):
 
 def test_trained_whole_clip_equals_stepping_the_saved_weights(tmp_path):
     report = run(tmp_path / "run")
-    model = load_checkpoint(report.weights, settings={"window": 4, "shift": 2}).eval()
+    model = load_checkpoint(report.weights).eval()
     frames = torch.randint(0, 256, (5, 32, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         whole, auxiliary = ClipNetwork(model)(frames[None])
@@ -41,7 +43,7 @@ def test_saved_weights_carry_names_and_licence(tmp_path):
     save_weights(
         network, tmp_path / "w.safetensors", license="Apache-2.0", size=(64, 64), half=True
     )
-    model = load_checkpoint(tmp_path / "w.safetensors", settings={"window": 4, "shift": 2})
+    model = load_checkpoint(tmp_path / "w.safetensors")
     assert [entry.name for entry in model.classes] == [entry.name for entry in CLASSES]
     assert [entry.color for entry in model.classes] == [entry.color for entry in CLASSES]
     assert model.origin.license == "Apache-2.0"
@@ -112,7 +114,7 @@ def test_classes_that_no_label_shows_are_silenced_on_request_only(tmp_path):
             return found
 
     def biases(path):
-        head = load_checkpoint(path, settings={"window": 4, "shift": 2}).decode_head
+        head = load_checkpoint(path).decode_head
         return torch.stack([head.linear_pred.bias, head.linear_pred2.bias]).detach()
 
     dataset = make_dataset(WithoutLast("a"))
@@ -126,3 +128,36 @@ def test_classes_that_no_label_shows_are_silenced_on_request_only(tmp_path):
     network = make_network()
     start_from(network, report.weights)
     assert (network.decode_head.linear_pred2.bias[-1] == 0).all()
+
+
+def test_classes_of_the_start_are_found_by_name(tmp_path):
+    first = make_network()
+    with torch.no_grad():
+        for value in first.parameters():
+            value.normal_()
+    path = tmp_path / "w.safetensors"
+    save_weights(first, path, license="x", size=(64, 64))
+    second = make_network()
+    second.classes = tuple(
+        replace(entry, id=place) for place, entry in enumerate(reversed(first.classes))
+    )
+    assert start_from(second, path) == []
+    for name in ("linear_pred", "linear_pred2", "conv_seg"):
+        ours, theirs = (net.decode_head.get_submodule(name).weight for net in (second, first))
+        assert torch.equal(ours, theirs.flip(0))
+    second.classes = tuple(replace(entry, name=f"new {entry.name}") for entry in second.classes)
+    with pytest.raises(DatasetError, match="--classes-by position"):
+        start_from(second, path)
+    start_from(second, path, classes_by="position")
+    assert torch.equal(
+        second.decode_head.linear_pred2.weight, first.decode_head.linear_pred2.weight
+    )
+
+
+def test_settings_come_from_the_start(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(make_network(), path, license="x", size=(64, 64))
+    found = resolve_settings(replace(NETWORK, settings={}), path).values
+    assert (found["window"], found["shift"]) == ((4, 4), (2, 2))
+    with pytest.raises(CheckpointError, match="window is 20 in --set, but the file says 4"):
+        resolve_settings(replace(NETWORK, settings={"window": 20}), path)

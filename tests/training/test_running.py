@@ -18,8 +18,12 @@ from tests.training.small import COMMAND, assert_same_weights
 
 def train(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
-        run(["train", *COMMAND, "--steps", "2", *map(str, arguments)])
+        run(["train", *COMMAND, "--steps", "2", *_window(arguments), *map(str, arguments)])
     return int(end.value.code or 0)
+
+
+def _window(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return () if "segformer" in arguments else ("--set", "window=4", "--set", "shift=2")
 
 
 def read_config(folder) -> TrainConfig:
@@ -39,7 +43,7 @@ def test_command_writes_what_the_rest_reads(tmp_path, capsys):
         "log.jsonl",
         "weights.safetensors",
     }
-    model = load_checkpoint(out / "weights.safetensors", settings={"window": 4, "shift": 2})
+    model = load_checkpoint(out / "weights.safetensors")
     assert model.classes[11].name == "person"
     assert model.origin.license == "Apache-2.0"  # drawn scenes, nothing else
     with safe_open(out / "weights.safetensors", "pt") as file:
@@ -61,10 +65,7 @@ def test_single_frames_then_clips(tmp_path, caplog):
     assert load_checkpoint(first).family == "segformer"
     assert not caplog.messages
     assert train("-o", clips, "--init", first, "--supervise", "all") == 0
-    assert (
-        load_checkpoint(clips / "weights.safetensors", settings={"window": 4, "shift": 2}).family
-        == "tv3s"
-    )
+    assert load_checkpoint(clips / "weights.safetensors").family == "tv3s"
     (told,) = caplog.messages
     assert "which keep their seeded weights: decode_head.vs.*" in told
 
@@ -82,6 +83,9 @@ def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
         (("--offsets=-9,-6,-3,0",), "9 frames before it"),
         (("--offsets", "soon"), "expected numbers"),
         (("--scale", "big"), "expected LOW-HIGH"),
+        (("--set", "offsets=-1"), "tv3s has no setting 'offsets'"),
+        (("--set", "std=0"), "std is 0 in --set, expected three numbers"),
+        (("--shift", "3"), "--shift was removed: write --set shift=3"),
         (("--dataset", "synthetic:fog"), "no preset"),
         (("--encoder", "vgg"), "expected one of mit_b0"),
         (("--class-weights", "none.json"), "JSON file with a list of numbers"),

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from streamseg.cli.options import SIZE
+from streamseg.cli.options import SIZE, classes_by_option
+from streamseg.cli.setting_options import setting_options
 from streamseg.errors import TrainingError
 
 FOLDER = click.Path(path_type=Path)
@@ -54,8 +55,8 @@ def require_packages() -> None:
 @click.option("--layers", default=8, show_default=True, help="Temporal layers.")
 @click.option("--expand", default=2, show_default=True, help="d_inner / embed-dim.")
 @click.option("--states", default=16, show_default=True, help="States per channel.")
-@click.option("--window", default=20, show_default=True, help="In map tokens.")
-@click.option("--shift", default=10, show_default=True, help="In map tokens.")
+@setting_options
+@classes_by_option
 @click.option("--drop-path", default=0.1, show_default=True)
 @click.option("--encoder-weights", type=FOLDER, help="ImageNet weights of the encoder.")
 @click.option("--init", type=FOLDER, help="Checkpoint to start from (SegFormer or TV3S).")
