@@ -25,10 +25,10 @@ from measuring import describe_machine, write_results
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.mit import MIT_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.parity import moving_pattern
 
 ROOT = Path(__file__).resolve().parents[1]
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")

@@ -23,11 +23,11 @@ from torch import Tensor
 
 import streamseg
 from streamseg.export import export_bundle, ops
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.lowering import lowered
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.parity import moving_pattern
 from streamseg.export.windows import WindowGeometry, cell_order
 
 SIZE = (512, 1024)

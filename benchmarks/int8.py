@@ -25,7 +25,7 @@ import streamseg
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
+from streamseg.export.parity import moving_pattern
 from streamseg.plugins.loader import find_library
 from streamseg.runtime.backends.onnxruntime import open_cpu_session
 

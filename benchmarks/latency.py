@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import streamseg
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
+from streamseg.export.parity import moving_pattern
 from streamseg.runtime.loop.decoding import Decoder, WhenBehind
 from streamseg.runtime.loop.latency import LatencyWatch
 from streamseg.runtime.loop.times import StageTimes

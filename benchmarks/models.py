@@ -21,8 +21,8 @@ from measuring import describe_machine, summarise, write_results
 from peak import open_steady, period
 
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
+from streamseg.export.parity import moving_pattern
 from streamseg.export.published import UNVERIFIED
 from streamseg.runtime.bundle.bundle import read_manifest
 from streamseg.runtime.bundle.manifest import Manifest

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,8 +32,11 @@ from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
+from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
+
+PARITY_FRAMES = 16
 
 Watch = Callable[[str, int | None], Progress]
 """Called with a phase's name and its number of frames; gives what to call after each."""
@@ -84,13 +87,17 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was written, and what the report shows (None when no report was asked for)."""
+    """What was written, and what the report shows (None when no report was asked for).
+
+    ``parity`` is the manifest's: how far the bundle is from the float32 bundle.
+    """
 
     path: Path
     layers: tuple[str, ...]
     kept: tuple[str, ...]
     ranking: tuple[LayerError, ...]
     report: Report | None
+    parity: Mapping[str, Any]
     bytes: int
     float_bytes: int
 
@@ -176,8 +183,11 @@ def calibrate(
     kept = [entry.name for entry in ranking[: options.keep_float]]
     quantised = quantise(bundle, ranges, options.method, keep_float=kept)
     pages: list[Report] = []
+    parities: list[Mapping[str, Any]] = []
 
     def finish(draft: Draft) -> Draft:
+        draft = _measure_draft(draft, source, segments, options)
+        parities.append(draft.manifest.parity)
         if not report:
             return draft
         paths = [source, draft.folder, *also]
@@ -201,9 +211,25 @@ def calibrate(
         kept=quantised.kept,
         ranking=ranking,
         report=pages[0] if pages else None,
+        parity=parities[0],
         bytes=_graph_bytes(target),
         float_bytes=_graph_bytes(source),
     )
+
+
+def _measure_draft(
+    draft: Draft, source: Path, segments: Sequence[Segment], options: CalibrationOptions
+) -> Draft:
+    """Replace the float32 bundle's parity by the draft's own, against that bundle."""
+    frame = draft.manifest.frame
+    if segments:
+        clip = list(islice(segments[0].images(), PARITY_FRAMES))
+    else:
+        clip = moving_pattern((frame.height, frame.width), PARITY_FRAMES)
+    parity = measure_derived(
+        source, draft.folder, clip, native=options.native, threads=options.threads
+    )
+    return draft.describe(replace(draft.manifest, parity=parity))
 
 
 def _require_classes(path: Path, test: Dataset, options: CalibrationOptions) -> None:

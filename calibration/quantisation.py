@@ -221,6 +221,7 @@ def write_int8_bundle(
             files=files,
             made_by={**bundle.manifest.made_by, "calibration": __version__},
             precision=describe_precision(quantised, method),
+            parity={},  # that of the float32 bundle says nothing of this one
         )
         draft = Draft(folder, manifest).add(RANGES, ranges.to_json())
         finish(draft)

@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from streamseg._version import __version__
 from streamseg.errors import ExportError
 from streamseg.export.graph import TracedGraph, trace_step
+from streamseg.export.parity import ParityMeter, moving_pattern, noise
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
 from streamseg.export.step import Size, StepModel
 from streamseg.export.torch_replay import Replay, outline
-from streamseg.runtime.bundle.bundle import MANIFEST, digest, new_bundle, read_bundle
+from streamseg.runtime.bundle.bundle import (
+    MANIFEST,
+    digest,
+    graphs_identity,
+    new_bundle,
+    read_bundle,
+)
 from streamseg.runtime.bundle.manifest import RESIZE_RULES, Manifest
 from streamseg.runtime.bundle.state import StateSpec
 from streamseg.runtime.stream import Stream, open_stream
@@ -82,11 +90,13 @@ def export_bundle(
     for warning in warnings:
         logger.warning("%s", warning)
     with new_bundle(path) as folder:
-        traced = {}
-        contents = {}
+        traced: dict[str, TracedGraph] = {}
+        contents: dict[str, bytes] = {}
+        full: dict[str, bytes] = {}
         for name in model.graphs(size):
             traced[name] = trace_step(model, size, graph=name, logits=logits)
             if precision == "fp16":
+                full[name] = traced[name].model.SerializeToString(deterministic=True)
                 traced[name] = _halve(traced[name], model.state_spec(size))
             contents[f"{name}.onnx"] = traced[name].model.SerializeToString(deterministic=True)
             (folder / f"{name}.onnx").write_bytes(contents[f"{name}.onnx"])
@@ -99,6 +109,8 @@ def export_bundle(
             )
         _write_manifest(folder, manifest)
         parity = measure_parity(model, folder, size=size)
+        if full:
+            parity["parent"] = graphs_identity(full)
         _write_manifest(folder, replace(manifest, parity=parity))
     return ExportReport(
         path=Path(path),
@@ -173,11 +185,8 @@ def measure_parity(
     if frames is None:
         frames = max(PARITY_FRAMES, *(row.start + 1 for row in manifest.schedule))
     clip = moving_pattern(size, frames)
-    random = np.random.default_rng(0)
     given = {
-        spec.name: random.standard_normal(spec.shape).astype(spec.dtype)
-        for spec in manifest.state
-        if spec.kind == "given"
+        spec.name: noise(spec.shape, spec.dtype) for spec in manifest.state if spec.kind == "given"
     }
     with open_stream(bundle, native=False) as stream, torch.no_grad():
         for name, content in given.items():
@@ -203,55 +212,17 @@ def measure_parity(
     return {**found, "limit": limit, "limit_of": measure}
 
 
-def _compare(replay: Replay, stream: Stream, clip: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
-    agreed = 0.0
-    logits_error: float | None = None
-    logits_relative: float | None = None
+def _compare(replay: Replay, stream: Stream, clip: list[NDArray[np.uint8]]) -> dict[str, Any]:
+    meter = ParityMeter()
     for image in clip:
         result = stream.step(image)
-        logits = replay.logits(torch.from_numpy(image)[None])
-        agreed += float((logits[0].argmax(0).numpy() == result.labels).mean())
+        logits = replay.logits(torch.from_numpy(image)[None])[0].numpy()
+        meter.add(result.labels, logits.argmax(0))
         if result.logits is not None:
-            error = float(np.abs(result.logits - logits[0].numpy()).max())
-            logits_error = _worse(logits_error, error)
-            relative = _relative(result.logits, logits[0].numpy())
-            logits_relative = _worse(logits_relative, relative)
-    tensors = stream.snapshot().tensors
-    pairs = [(tensors[name], tensor.numpy()) for name, tensor in replay.state().items()]
-    state_error = state_relative = 0.0
-    for ours, theirs in pairs:
-        state_error = _worse(state_error, float(np.abs(ours - theirs).max()))
-        state_relative = _worse(state_relative, _relative(ours, theirs))
+            meter.add_logits(result.logits, logits)
+    theirs = {name: tensor.numpy() for name, tensor in replay.state().items()}
     return {
         "against": f"torch {torch.__version__} float32",
         "with": stream.execution,
-        "frames": len(clip),
-        "labels_agreement": agreed / len(clip),
-        "logits_max_abs": logits_error,
-        "state_max_abs": state_error,
-        "logits_relative": logits_relative,
-        "state_relative": state_relative,
+        **meter.result(stream.snapshot().tensors, theirs),
     }
-
-
-def _worse(worst: float | None, error: float) -> float:
-    """The larger of two; what is no number counts as largest."""
-    return error if worst is None or not error <= worst else worst
-
-
-def _relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
-    difference = np.linalg.norm(ours.astype(np.float64) - theirs)
-    size = np.linalg.norm(theirs.astype(np.float64))
-    return float(difference / size) if size else float(difference)
-
-
-def moving_pattern(size: Size, frames: int) -> list[np.ndarray[Any, Any]]:
-    """A seeded clip of coarse drifting noise, so that state matters: uint8 ``[H, W, 3]`` each."""
-    height, width = size
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
-    canvas = coarse.repeat(16, axis=0).repeat(16, axis=1)
-    return [
-        np.ascontiguousarray(np.roll(canvas, (3 * t, 5 * t), axis=(0, 1))[:height, :width])
-        for t in range(frames)
-    ]

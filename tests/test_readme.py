@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
+from streamseg.export.parity import moving_pattern
 from tests.conftest import ROOT
 from tests.export.test_checkpoint import tiny
 

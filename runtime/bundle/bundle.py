@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,12 @@ MAX_MANIFEST_BYTES = 16 << 20
 def digest(content: bytes) -> str:
     """SHA-256 as the manifest writes it."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def graphs_identity(graphs: Mapping[str, bytes]) -> str:
+    """``Bundle.identity`` of graphs by name."""
+    joined = "".join(f"{name}:{digest(graphs[name])}\n" for name in sorted(graphs))
+    return hashlib.sha256(joined.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,7 @@ class Bundle:
     @property
     def identity(self) -> str:
         """SHA-256 over the graphs: equal for bundles that compute the same."""
-        joined = "".join(f"{name}:{digest(self.graphs[name])}\n" for name in sorted(self.graphs))
-        return hashlib.sha256(joined.encode()).hexdigest()
+        return graphs_identity(self.graphs)
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -7,9 +7,9 @@ from typing import Any
 
 NORMALISATION = ("mean", "std")
 PARITY_MEANING = (
-    "this shows that the graphs compute what the imported network computes; it does not show that "
-    "the import is the network that was trained: only its scores on labelled data do (streamseg "
-    "eval, against the published figures)"
+    "parity compares the graphs with what they were made from: the imported network, or another "
+    "bundle. It does not show that the import is the network that was trained; compare its scores "
+    "(streamseg eval) with the published ones for that"
 )
 
 
@@ -19,6 +19,18 @@ def format_setting(value: Any) -> str:
         parts = [format_setting(entry) for entry in value]
         return parts[0] if len(parts) == 2 and parts[0] == parts[1] else ",".join(parts)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe_parity(parity: Mapping[str, Any]) -> str:
+    """One line on how far a bundle is from what it was made from."""
+    logits = parity["logits_max_abs"]
+    shown = "" if logits is None else f"logits within {logits:.1e} ({parity['logits_relative']:.1e}"
+    shown = f"{shown} of their size), " if shown else ""
+    return (
+        f"against {parity['against']}, over {parity['frames']} frames: state within "
+        f"{parity['state_max_abs']:.1e} ({parity['state_relative']:.1e} of its size), {shown}"
+        f"{parity['labels_agreement']:.4%} of labels equal"
+    )
 
 
 def describe_assumed(assumed: Mapping[str, Any]) -> Iterator[str]:

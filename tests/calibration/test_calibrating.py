@@ -26,6 +26,7 @@ from streamseg.evaluation.drift import compare
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
+from streamseg.export.parity import moving_pattern
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.conftest import SHARED
@@ -248,6 +249,50 @@ def test_int8_bundle_streams_close_to_float32(bundle, footage, tmp_path):
     assert np.mean([frame.agreement for frame in found.frames]) > 0.9
 
 
+def raw_steps(path, images):
+    """Logits of every frame, through ONNX Runtime alone: no streamseg but the reading of files."""
+    runtime = pytest.importorskip("onnxruntime")
+    opened = read_bundle(path)
+    session = runtime.InferenceSession(opened.graphs["step"], providers=["CPUExecutionProvider"])
+    state = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.manifest.state}
+    names = [output.name for output in session.get_outputs()]
+    logits = []
+    for image in images:
+        feeds = {f"{name}.in": value for name, value in state.items()}
+        found = dict(zip(names, session.run(None, {"frame": image[None], **feeds}), strict=True))
+        state = {name: found[f"{name}.out"] for name in state}
+        logits.append(found["logits"][0])
+    return logits, state
+
+
+def test_int8_bundle_measures_itself_against_its_parent(bundle, ranges, tmp_path):
+    before = read_bundle(bundle)
+    target = tmp_path / "int8"
+    result = calibrate(bundle, target, None, options(), ranges=ranges, report=False)
+    parity = read_bundle(target).manifest.parity
+    assert parity == result.parity
+    assert parity["parent"] == before.identity
+    assert parity["against"] == "the fp32 bundle that it was made from"
+    images = moving_pattern(SIZE, parity["frames"])
+    ours, our_state = raw_steps(target, images)
+    theirs, their_state = raw_steps(bundle, images)
+    largest = max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
+    assert parity["logits_max_abs"] == pytest.approx(float(largest), rel=1e-3)
+    assert parity["logits_max_abs"] > 10 * before.manifest.parity["logits_max_abs"]
+    agreed = [np.mean(a.argmax(0) == b.argmax(0)) for a, b in zip(ours, theirs, strict=True)]
+    assert parity["labels_agreement"] == pytest.approx(np.mean(agreed), abs=1e-3)
+    state = max(np.abs(our_state[name] - value).max() for name, value in their_state.items())
+    assert parity["state_max_abs"] == pytest.approx(float(state), rel=1e-2)
+
+
+def test_report_without_matplotlib_has_no_plots_and_says_so(bundle, footage, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamseg.calibration.report.has_matplotlib", lambda: False)
+    calibrate(bundle, tmp_path / "int8", open_dataset(f"footage:{footage}"), options())
+    page = (tmp_path / "int8/calibration/report.html").read_text()
+    assert "no plot, because matplotlib is not installed" in page
+    assert "<img" not in page
+
+
 def test_reused_ranges_give_the_same_bundle(bundle, footage, tmp_path):
     dataset = open_dataset(f"footage:{footage}")
     calibrate(bundle, tmp_path / "a", dataset, options(), report=False)
@@ -339,7 +384,7 @@ def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypa
         return open_bundle(path, **how)
 
     open_bundle = streamseg.open
-    monkeypatch.setattr(streamseg, "open", noted)
+    monkeypatch.setattr("streamseg.evaluation.segmenter.open_stream", noted)
     dataset = open_dataset(f"footage:{footage}")
     result = calibrate(bundle, tmp_path / "int8", dataset, options(threads=1))
     assert threads == [1, 1]

@@ -42,7 +42,9 @@ def test_export_prints_sizes_and_parity(
     told = capsys.readouterr().out
     manifest = read_bundle(out).manifest
     assert f"{manifest.model['nodes']['step']} nodes" in told
-    assert "parity with PyTorch over 4 frames: state within" in told
+    assert "parity against torch 2" in told
+    assert "float32, over 4 frames: state within" in told
+    assert "does not show that the import is the network that was trained" in told
     assert manifest.frame.resize == "letterbox"
 
 

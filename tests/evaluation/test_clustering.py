@@ -21,11 +21,11 @@ from streamseg.evaluation.clustering import (
     sample_frames,
 )
 from streamseg.export import export_bundle
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.models.cffm import CFFMConfig, CFFMPlus
 from streamseg.export.models.mit import MIT_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.palettes import read_classes
+from streamseg.export.parity import moving_pattern
 
 SIZE = (96, 128)
 

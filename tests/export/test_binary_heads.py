@@ -12,8 +12,8 @@ import torch
 import streamseg
 from streamseg.errors import CheckpointError
 from streamseg.export import export_bundle, load_checkpoint
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.checkpoint import published_weights
+from streamseg.export.parity import moving_pattern
 from streamseg.export.torch_replay import Replay
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny

@@ -11,8 +11,8 @@ import torch
 import streamseg
 from streamseg.errors import BundleError, ExportError
 from streamseg.export import export_bundle, load_checkpoint
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.lowering import lowered
+from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export.golden import Golden, read_golden
 from tests.export.test_checkpoint import tiny

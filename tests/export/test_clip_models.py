@@ -15,13 +15,13 @@ from streamseg.errors import CheckpointError, ExportError, StateMismatch
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
 from streamseg.export import StepModel, export_bundle, load_checkpoint, save_checkpoint
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.checkpoint import published_weights
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
 from streamseg.export.models.focal import token_table
 from streamseg.export.models.mit import MIT_PRESETS
 from streamseg.export.models.mrcfa import MRCFA, ONE_LAYER, AffinityStage, MRCFAConfig
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig, infer_segformer
+from streamseg.export.parity import moving_pattern
 from streamseg.export.torch_replay import Replay
 from streamseg.runtime.bundle.manifest import Manifest, parse_manifest
 

@@ -19,7 +19,7 @@ from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationCl
 from streamseg.evaluation.scores import evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
-from streamseg.export.bundles import moving_pattern
+from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle

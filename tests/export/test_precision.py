@@ -16,7 +16,8 @@ import streamseg
 from streamseg.cli.main import run
 from streamseg.errors import ExportError
 from streamseg.export import export_bundle, save_checkpoint
-from streamseg.export.bundles import HALF_PARITY_LIMIT, moving_pattern
+from streamseg.export.bundles import HALF_PARITY_LIMIT
+from streamseg.export.parity import moving_pattern
 from streamseg.export.precision import half_graph
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.export import tiny
@@ -187,3 +188,13 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
     told = capsys.readouterr()
     assert caught.value.code == code, told.err
     return told.out + told.err
+
+
+def test_float16_bundle_records_the_identity_of_its_float32_graphs(tmp_path: Path) -> None:
+    model = tiny.build("tv3s")
+    full, half = tmp_path / "full", tmp_path / "half"
+    export_bundle(model, full, size=tiny.SIZE)
+    export_bundle(model, half, size=tiny.SIZE, precision="fp16")
+    parity = read_bundle(half).manifest.parity
+    assert parity["parent"] == read_bundle(full).identity
+    assert parity["state_max_abs"] > read_bundle(full).manifest.parity["state_max_abs"]

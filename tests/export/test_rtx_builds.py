@@ -14,8 +14,8 @@ import pytest
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
 from streamseg.errors import ExportError
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.export.bundles import moving_pattern
 from streamseg.export.engine_build import EngineOptions, build_engines, check_precision
+from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import digest, read_bundle
 from tests.export import tiny
 from tests.export.conftest import TinyBundle

@@ -16,7 +16,7 @@ import streamseg
 from streamseg.cli.main import run
 from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
 from streamseg.export import export_bundle, load_checkpoint, save_checkpoint
-from streamseg.export.bundles import moving_pattern
+from streamseg.export.parity import moving_pattern
 from streamseg.export.triton import TritonOptions, check_pairing, make_config, write_repository
 from streamseg.plugins.loader import find_library
 from streamseg.runtime.backends.engine_files import EngineRecord, write_engine

@@ -14,6 +14,7 @@ from streamseg.errors import DatasetError, ExportError
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
 from streamseg.evaluation.progress import phase_progress
+from streamseg.runtime.bundle.claims import describe_parity
 
 if TYPE_CHECKING:
     from streamseg.calibration.calibrating import Calibrated
@@ -31,6 +32,7 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
         f"{result.path}: {len(result.layers)} layers INT8, {len(result.kept)} kept in float32; "
         f"graphs {result.bytes / 1e6:.1f} MB, {result.float_bytes / result.bytes:.2f}x smaller"
     )
+    console.print(f"  {describe_parity(result.parity)}", highlight=False)
     for entry in result.ranking[:10]:
         kept = " (kept)" if entry.name in result.kept else ""
         console.print(f"  {entry.error:.2e}  {entry.name}{kept}", highlight=False)

@@ -9,7 +9,7 @@ import click
 from streamseg.cli.options import SIZE
 from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
-from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed
+from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
 
 TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
 
@@ -54,21 +54,10 @@ def command(
         click.echo(f"  ignored {len(model.origin.ignored)} keys, e.g. {model.origin.ignored[0]}")
     resize = "letterbox" if letterbox else "stretch"
     report = export_bundle(model, out, size=size, logits=logits, resize=resize, precision=precision)
-    parity = report.parity
     click.echo(
         f"{report.path}: {precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
-    logits_text = (
-        ""
-        if parity["logits_max_abs"] is None
-        else f", logits within {parity['logits_max_abs']:.1e} ({parity['logits_relative']:.1e})"
-    )
-    click.echo(
-        f"  parity with PyTorch over {parity['frames']} frames: state within "
-        f"{parity['state_max_abs']:.1e} ({parity['state_relative']:.1e} of its size)"
-        f"{logits_text}, "
-        f"{parity['labels_agreement']:.4%} of labels equal"
-    )
+    click.echo(f"  parity {describe_parity(report.parity)}")
     click.echo(f"  {PARITY_MEANING}")
     click.echo(f"  next: streamseg run {report.path} --source VIDEO --out overlay.mp4")
