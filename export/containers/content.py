@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -40,6 +40,18 @@ _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|\?xml|error
 _TAR_MAGIC = slice(257, 262)
 
 
+class Pages(mmap.mmap):
+    """A file in memory, copied on write: tensors share the pages, and the file stays as it is.
+
+    Reads end where the file ends, whatever length a damaged file asks for; a buffered file would
+    take that much memory first.
+    """
+
+    def seekable(self) -> bool:
+        """As zipfile asks."""
+        return True
+
+
 @dataclass(frozen=True)
 class FileContent:
     """What a file gave: a value with records or tensors in it, and text that came beside."""
@@ -67,11 +79,9 @@ def read_content(path: Path) -> FileContent:
             if _is_safetensors(head, size):
                 return _read_safetensors(path)
             _refuse_others(head)
-            # Copy on write: tensors share the pages, and the file stays as it is.
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            file.seek(0)
+            pages = Pages(file.fileno(), 0, access=mmap.ACCESS_COPY)
             read = read_torch_zip if head.startswith(b"PK\x03\x04") else read_torch_legacy
-            return FileContent(read(memoryview(pages), file))
+            return FileContent(read(memoryview(pages), cast("IO[bytes]", pages)))
     except MalformedFile as error:
         raise CheckpointError(
             f"{path} is not a readable checkpoint ({path.stat().st_size} bytes): {error}"
