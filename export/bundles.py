@@ -152,6 +152,8 @@ def _describe(
             "sha256": origin.sha256,
             "ignored": list(origin.ignored),
             "training_size": origin.training_size,
+            "layout": origin.layout,
+            "outside": list(origin.outside),
         },
         made_by={
             "streamseg": __version__,

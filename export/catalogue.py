@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from streamseg.errors import ExportError
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
+from streamseg.export.models.convnext import CONVNEXT_PRESETS
 from streamseg.export.models.encoder import ENCODER_PRESETS, EncoderConfig
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig, MaskEncoderConfig
@@ -20,6 +21,7 @@ from streamseg.export.models.resnet import RESNET_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SWIN_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
+from streamseg.export.models.upernet import UPerNet, UPerNetConfig
 from streamseg.export.palettes import read_classes
 from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
 from streamseg.export.step import Size, StepModel
@@ -34,6 +36,8 @@ SEGFORMER_EMBED_DIM = 768
 CFFM_DEPTHS = {"mit_b0": 1, "mit_b1": 2, "mit_b2": 2, "mit_b5": 4}
 TV3S_BLOCKS = BlocksConfig(EMBED_DIM, d_inner=2 * EMBED_DIM, dt_rank=EMBED_DIM // 16)
 TWO_LAYER = tuple((name, layers * 2) for name, layers in ONE_LAYER.items())
+UPERNET_WIDTH = 512
+UPERNET_ENCODERS: dict[str, EncoderConfig] = {**SWIN_PRESETS, **CONVNEXT_PRESETS}
 MASK_ENCODERS: dict[str, MaskEncoderConfig] = {**RESNET_PRESETS, **SWIN_PRESETS}
 
 SEGFORMER_PAPER = "arXiv 2105.15203"
@@ -42,6 +46,7 @@ CFFM_PLUS_PAPER = "arXiv 2204.03330v2"
 MRCFA_PAPER = "arXiv 2207.10436"
 TV3S_PAPER = "arXiv 2503.20824"
 MASK2FORMER_PAPER = "arXiv 2112.01527"
+UPERNET_PAPER = "arXiv 1807.10221"
 MPVSS_PAPER = "arXiv 2310.18954"
 
 
@@ -121,6 +126,11 @@ def _mpvss(encoder: str) -> Callable[[int], StepModel]:
     return lambda classes: MPVSS(MPVSSConfig(MASK_ENCODERS[encoder], classes))
 
 
+def _upernet(encoder: str) -> Callable[[int], StepModel]:
+    sizes = UPERNET_ENCODERS[encoder]
+    return lambda classes: UPerNet(UPerNetConfig(sizes, UPERNET_WIDTH, classes))
+
+
 CATALOGUE: dict[str, ModelRow] = {
     entry.name: entry
     for entry in (
@@ -143,6 +153,7 @@ CATALOGUE: dict[str, ModelRow] = {
             ModelRow(f"mask2former/{name}", _mask2former(name), MASK2FORMER_PAPER)
             for name in MASK_ENCODERS
         ),
+        *(ModelRow(f"upernet/{name}", _upernet(name), UPERNET_PAPER) for name in UPERNET_ENCODERS),
         *(ModelRow(f"mpvss/{name}", _mpvss(name), MPVSS_PAPER) for name in MASK_ENCODERS),
     )
 }

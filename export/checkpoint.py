@@ -1,22 +1,14 @@
-"""Checkpoint import: published key names in, a StepModel out, nothing unpickled that could run."""
+"""Checkpoint import and export: any known layout in, a StepModel out, and published names back."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -28,41 +20,16 @@ from streamseg.export.binary_heads import (
     has_one_channel,
     require_classes,
 )
-from streamseg.export.families import encoder_name, recognise, summarise
+from streamseg.export.checkpoint_files import MODEL, Checkpoint, read_checkpoint
+from streamseg.export.families import encoder_name, recognise
 from streamseg.export.formats.key_map import below
+from streamseg.export.formats.layouts import is_training_only
 from streamseg.export.palettes import read_classes
 from streamseg.export.settings import contradictions, resolve
 from streamseg.export.step import StepModel, WeightsOrigin
 from streamseg.files import whole_file
 
 logger = logging.getLogger(__name__)
-
-# Derived from sizes or used in training only.
-_IGNORED = re.compile(
-    r"\.(num_batches_tracked|relative_position_index(_clips)?(_\d+)?|valid_ind_rolled)$"
-    r"|^criterion\."
-)
-# Entry of a safetensors file's metadata: the network's configuration as JSON.
-MODEL = "model"
-PREFIXES = ("module.", "model.")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors under published names, and what came with them.
-
-    Attributes:
-        path: of the file.
-        weights: published name -> tensor.
-        meta: class names, palette, licence and the like, as mmcv names them.
-        stated: what the file says of its network: settings (``window``, ``offsets``, ``mean``, ...)
-            and whatever else ``StepModel.configuration`` has, by the same names.
-    """
-
-    path: Path
-    weights: dict[str, Tensor]
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_checkpoint(
@@ -71,14 +38,15 @@ def load_checkpoint(
     family: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> StepModel:
-    """Import a checkpoint with published key names.
+    """Import a checkpoint in any layout that ``export.formats.layouts`` lists.
 
     The system and its architecture are read off tensor names and shapes. Weights are widened to
     float32. Settings that shapes do not show (``export.settings``) are read from the file, from
     ``settings``, or taken from the publication; the last are listed in the model's ``assumed``.
 
     Args:
-        path: mmcv layout (``{"meta", "state_dict"}``), bare state dict, or safetensors.
+        path: a weights file of any training framework, a folder as transformers writes it, an
+            index of shards, or ``hf:ORG/NAME``. Content decides, not the suffix; no code runs.
         family: refuse a checkpoint of any other system, one of ``FAMILIES``.
         settings: name -> value or text, such as ``{"window": 2, "shift": 1}``.
     Raises:
@@ -86,7 +54,7 @@ def load_checkpoint(
             values that are not finite; a setting that is unknown, out of range, missing, or in
             contradiction to the file.
     """
-    checkpoint = read_checkpoint(Path(path))
+    checkpoint = read_checkpoint(path)
     weights = {key: _widen(value) for key, value in checkpoint.weights.items()}
     try:
         found = recognise(weights)
@@ -103,31 +71,43 @@ def load_checkpoint(
         if binary:
             weights = as_two_classes(weights, resolved.values[THRESHOLD.name])
         # Building on "meta" would skip buffers, so build for real and overwrite.
-        model = found.build(weights, resolved.values)
+        model = found.build(weights, {**checkpoint.stated, **resolved.values})
         if denied := contradictions(model.configuration(), checkpoint.stated):
             raise CheckpointError("the file contradicts itself: " + "; ".join(denied))
         require_classes(model.num_classes, found.name)
-        fill(model, weights)
+        fill(model, weights, unknown=checkpoint.unknown, their_name=checkpoint.their_name)
         _require_finite(weights)
+        meta = binary_meta(checkpoint.meta) if binary else checkpoint.meta
+        model.classes = read_classes(meta, model.num_classes)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     model.assumed = resolved.assumed
-    meta = binary_meta(checkpoint.meta) if binary else checkpoint.meta
-    model.classes = read_classes(meta, model.num_classes)
-    model.origin = WeightsOrigin(
-        source=checkpoint.path.name,
-        license=str(checkpoint.meta.get("license", "unknown")),
-        sha256=_file_digest(checkpoint.path),
-        ignored=tuple(sorted(filter(_is_ignored, weights))),
-        training_size=str(checkpoint.meta.get("training_size", "unknown")),
-    )
-    for key in model.origin.ignored:
-        logger.debug("ignored key %s", key)
+    model.origin = _origin(checkpoint)
     return model
 
 
+def _origin(checkpoint: Checkpoint) -> WeightsOrigin:
+    derived = [key for key in checkpoint.weights if is_training_only(key)]
+    left_out = tuple(sorted({*checkpoint.left_out, *derived}))
+    if left_out:
+        logger.info("left out, for training only: %s", ", ".join(left_out))
+    if checkpoint.outside:
+        logger.info("outside the network: %s", ", ".join(checkpoint.outside))
+    return WeightsOrigin(
+        source=checkpoint.source,
+        license=str(checkpoint.meta.get("license", "unknown")),
+        sha256=checkpoint.digest,
+        ignored=left_out,
+        training_size=str(checkpoint.meta.get("training_size", "unknown")),
+        layout=checkpoint.layout,
+        outside=checkpoint.outside,
+    )
+
+
 def _require_finite(weights: Mapping[str, Tensor]) -> None:
-    bad = [key for key, value in weights.items() if not _is_ignored(key) and not is_finite(value)]
+    bad = [
+        key for key, value in weights.items() if not is_training_only(key) and not is_finite(value)
+    ]
     if bad:
         raise CheckpointError(
             f"{len(bad)} of its tensors are not finite, {bad[0]} first: the training "
@@ -200,98 +180,24 @@ def _pack(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read tensors and meta, refusing anything that would have to run code.
-
-    Raises:
-        CheckpointError: absent, not a checkpoint, truncated, or a pickle of more than tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}" + (": a folder" if path.is_dir() else ""))
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            # A plain pickle brings a warning about its protocol before it fails.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is no readable checkpoint ({path.stat().st_size} bytes; truncated?): {reason}"
-        ) from None
-    meta: Mapping[str, Any] = {}
-    weights = content
-    if isinstance(content, Mapping):
-        # "model": how Swin's ImageNet classifiers were published.
-        for name in ("state_dict", "model"):
-            if isinstance(content.get(name), Mapping):
-                weights = content[name]
-                meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
-                break
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors")
-    tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors; its keys: {summarise(weights)}")
-    return Checkpoint(path, _strip_prefix(tensors), meta)
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            meta = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from None
-    return Checkpoint(path, _strip_prefix(tensors), meta, _read_stated(path, meta))
-
-
-def _read_stated(path: Path, meta: Mapping[str, str]) -> dict[str, Any]:
-    """The network's configuration, as ``save_checkpoint`` writes it."""
-    if MODEL not in meta:
-        return {}
-    try:
-        stated = json.loads(meta[MODEL])
-        if not isinstance(stated, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: metadata entry '{MODEL}' is not a JSON object ({error})"
-        ) from None
-    return stated
-
-
-def _refusal(path: Path, error: Exception) -> CheckpointError:
-    named = re.search(r"(?:GLOBAL|class) (\S+) (?:was not|whose module)", str(error))
-    if named is None:
-        return CheckpointError(
-            f"{path} is no checkpoint: neither a file of torch.save nor safetensors"
-        )
-    return CheckpointError(
-        f"{path} needs {named[1]} to load, which could run code, so it is refused. On a machine "
-        "where you trust the file, load it with torch.load(..., weights_only=False) and store its "
-        "state dict with safetensors.torch.save_file"
-    )
-
-
-def _strip_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefix that a wrapper put before every key."""
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
-            return below(weights, prefix)
-    return weights
-
-
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def fill(model: StepModel, weights: Mapping[str, Tensor]) -> None:
+def fill(
+    model: StepModel,
+    weights: Mapping[str, Tensor],
+    *,
+    unknown: Iterable[str] = (),
+    their_name: Callable[[str], str] = str,
+) -> None:
     """Put ``weights``, under published names, into ``model``.
 
+    Args:
+        model: changed in place.
+        weights: published name -> tensor.
+        unknown: keys of the file that its layout does not have.
+        their_name: the file's key for a published one, for messages.
     Raises:
         CheckpointError: a key is missing, unexpected or of another shape.
     """
@@ -299,16 +205,17 @@ def fill(model: StepModel, weights: Mapping[str, Tensor]) -> None:
     maps = model.published_keys()
     unexpected = [key for key in weights if not key.startswith(tuple(maps))]
     for prefix, keys in maps.items():
-        found, unknown = keys.translate(below(weights, prefix))
+        found, strange = keys.translate(below(weights, prefix))
         own.update({prefix + key: value for key, value in found.items()})
-        unexpected += [prefix + key for key in unknown]
-    unexpected = [key for key in unexpected if not _is_ignored(key)]
+        unexpected += [prefix + key for key in strange]
+    unexpected = [their_name(key) for key in unexpected if not is_training_only(key)]
+    unexpected += unknown
     expected = model.state_dict()
     missing = [
-        prefix + keys.published(key.removeprefix(prefix))
+        their_name(prefix + keys.published(key.removeprefix(prefix)))
         for prefix, keys in maps.items()
         for key in expected
-        if key.startswith(prefix) and key not in own and not _is_ignored(key)
+        if key.startswith(prefix) and key not in own and not is_training_only(key)
     ]
     if missing or unexpected:
         raise CheckpointError(
@@ -327,19 +234,7 @@ def fill(model: StepModel, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(own, strict=False)
 
 
-def _is_ignored(key: str) -> bool:
-    return _IGNORED.search(key) is not None
-
-
 def _listing(keys: list[str], most: int = 12) -> str:
     names = sorted(set(keys))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _file_digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

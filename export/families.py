@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import below
+from streamseg.export.formats.layouts import summarise
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus, infer_cffm
 from streamseg.export.models.encoder import infer_encoder
 from streamseg.export.models.mamba import BlocksConfig
@@ -19,20 +20,21 @@ from streamseg.export.models.mrcfa import MRCFA, MRCFAConfig, infer_mrcfa
 from streamseg.export.models.resnet import infer_resnet
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig, infer_segformer
 from streamseg.export.models.tv3s import TV3S, TV3SConfig, infer_tv3s
+from streamseg.export.models.upernet import UPerNet, UPerNetConfig, infer_upernet
 from streamseg.export.settings import Known, Setting, settings_of
 from streamseg.export.step import StepModel
 
 
 @dataclass(frozen=True)
 class Family:
-    """A system: the prefix that one of its keys begins with, its settings, and how it is built.
+    """A system: what one of its keys begins with, its settings, and how it is built.
 
     The first family of ``FAMILIES`` whose mark is found is taken, so heads that others build on
     stand behind them.
     """
 
     name: str
-    mark: str
+    mark: str | tuple[str, ...]
     settings: Mapping[str, Setting]
     build: Callable[[Mapping[str, Tensor], Known], StepModel]
 
@@ -75,8 +77,14 @@ FAMILIES = (
         lambda weights, settings: Mask2Former(infer_mask2former(weights, settings)),
     ),
     Family(
+        "upernet",
+        "decode_head.fpn_bottleneck.",
+        settings_of(UPerNetConfig),
+        lambda weights, settings: UPerNet(infer_upernet(weights, settings)),
+    ),
+    Family(
         "segformer",
-        "decode_head.linear_pred.",
+        ("decode_head.linear_pred.", "decode_head.fusion_conv."),
         settings_of(SegFormerConfig),
         lambda weights, settings: SegFormer(infer_segformer(weights, settings)),
     ),
@@ -113,13 +121,7 @@ def recognise(weights: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if any(key.startswith(family.mark) for key in weights):
             return family
-    known = ", ".join(f"{family.name} ({family.mark}*)" for family in FAMILIES)
+    known = ", ".join(family.name for family in FAMILIES)
     raise CheckpointError(
         f"no known system has these keys: {summarise(weights)}. Expected one of: {known}"
     )
-
-
-def summarise(weights: Mapping[str, Any], most: int = 6) -> str:
-    """The leading parts of the key names, for messages."""
-    heads = sorted({".".join(str(key).split(".")[:2]) + ".*" for key in weights})
-    return ", ".join(heads[:most]) + (", ..." if len(heads) > most else "")

@@ -51,7 +51,6 @@ def fetch(source: str) -> Snapshot:
         )
     repository, revision = found["repository"], found["revision"]
     try:
-        import httpx
         from huggingface_hub import snapshot_download
     except ImportError:
         raise CheckpointError(
@@ -60,12 +59,14 @@ def fetch(source: str) -> Snapshot:
         ) from None
     try:
         folder = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_BESIDE + _SAFE)
+            snapshot_download(repository, revision=revision, allow_patterns=[*_BESIDE, *_SAFE])
         )
         if not any(folder.glob("model*.safetensors")):
             # The commit, so that both downloads are of one state of the repository.
-            snapshot_download(repository, revision=folder.name, allow_patterns=_BESIDE + _PICKLED)
-    except (OSError, ValueError, httpx.HTTPError) as error:
+            snapshot_download(
+                repository, revision=folder.name, allow_patterns=[*_BESIDE, *_PICKLED]
+            )
+    except Exception as error:  # which HTTP library raises differs between the hub's versions
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(
             f"{source} cannot be downloaded: {reason[:300]}. " + _offline(repository, revision)

@@ -61,7 +61,8 @@ class WeightsOrigin:
     """Where a model's weights came from; goes into the manifest.
 
     ``ignored`` lists keys of the checkpoint that the model does not use; ``training_size`` is the
-    size of the frames it was trained on, "HxW", or "unknown".
+    size of the frames it was trained on, "HxW", or "unknown"; ``outside`` lists keys of the
+    checkpoint that are no part of the network and have no known purpose.
     """
 
     source: str = "unknown"
@@ -69,6 +70,8 @@ class WeightsOrigin:
     sha256: str = ""
     ignored: tuple[str, ...] = field(default=())
     training_size: str = "unknown"
+    layout: str = ""
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from streamseg.errors import CheckpointError, TrainingError
 from streamseg.evaluation.class_matching import ClassesBy, NamedClasses, match_classes
 from streamseg.evaluation.datasets import SegmentationClass
-from streamseg.export.checkpoint import Checkpoint, read_checkpoint
+from streamseg.export.checkpoint_files import Checkpoint, read_checkpoint
 from streamseg.export.families import family_named
 from streamseg.export.formats.key_map import below
 from streamseg.export.models.encoder import ENCODER_PRESETS
@@ -198,8 +198,10 @@ class ClipNetwork(nn.Module):
             run = self._run_fused if frames.is_cuda and find_kernels() is not None else None
             temporal, auxiliary, _ = self.network.forward_clip(frames, run_blocks=run)
             return temporal, auxiliary
-        scores = self.network.decode_head.linear_pred(self.network.encode(frames.flatten(0, 1)))
-        return scores.unflatten(0, frames.shape[:2]), None
+        scores: Tensor = self.network.decode_head.classify(
+            self.network.encode(frames.flatten(0, 1))
+        )
+        return scores.reshape(*frames.shape[:2], *scores.shape[1:]), None
 
     def _run_fused(
         self, maps: Sequence[Tensor], state: Sequence[Tensor]

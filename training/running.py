@@ -14,7 +14,7 @@ import torch
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import Dataset, open_dataset
 from streamseg.evaluation.progress import frame_progress
-from streamseg.export.families import summarise
+from streamseg.export.formats.layouts import summarise
 from streamseg.training.cache import cache_frames
 from streamseg.training.clip_sampler import count_classes, require_classes
 from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig

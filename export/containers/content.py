@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,9 @@ def read_content(path: Path) -> FileContent:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a regular file")
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            # Of escapes in a damaged pickle's text.
+            warnings.simplefilter("ignore")
             size = path.stat().st_size
             head = file.read(4096)
             if not head:

@@ -134,7 +134,7 @@ LAYOUTS = (
     Layout(
         "SegFormer (transformers)",
         r"decode_head\.(?:linear_c|linear_projections)\.0\.",
-        (*mit.TRANSFORMERS, *mit.TRANSFORMERS_MODULES, *segformer.TRANSFORMERS),
+        (*mit.FROM_TRANSFORMERS, *segformer.TRANSFORMERS),
         _TRANSFORMERS_EPS,
         {
             "hidden_act": ("gelu",),
@@ -154,6 +154,18 @@ LAYOUTS = (
     Layout("SegFormer", r"decode_head\.linear_pred\.", (*_ENCODERS, *segformer.PUBLISHED)),
 )
 
+# Encoders alone: what a name begins with, what its table expects in front, and the table.
+ENCODERS = (
+    ("segformer.", Layout("MiT", r"segformer\.(?:encoder|stages)\.", mit.FROM_TRANSFORMERS)),
+    ("segformer.", Layout("MiT", r"encoder\.patch_embeddings\.0\.", mit.TRANSFORMERS)),
+    ("swin.", Layout("Swin", r"swin\.(?:embeddings|encoder)\.", swin.transformers(""))),
+    ("", Layout("Swin", r"embeddings\.patch_embeddings\.projection\.", swin.transformers(""))),
+    ("backbone.", Layout("MiT", r"patch_embed1\.proj\.", mit.PUBLISHED)),
+    ("backbone.", Layout("MiT", r"layers\.0\.0\.projection\.", mit.MMSEG)),
+    ("backbone.", Layout("Swin", r"patch_embed\.proj\.", swin.PUBLISHED)),
+    ("backbone.", Layout("Swin", r"patch_embed\.projection\.", swin.MMSEG)),
+)
+
 # Other heads' names, derived buffers, and what serves training only.
 TRAINING_ONLY = re.compile(
     r"(^|\.)(num_batches_tracked|relative_position_index(_clips)?(_\d+)?|valid_ind_rolled"
@@ -169,6 +181,7 @@ _LAST_NORM = re.compile(
 )
 _COPIES = (re.compile(r"(^|[._])(ema|teacher|student|momentum|averaged)"), re.compile("student"))
 _MOST_CLOSE = 3
+BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,33 @@ def translate(weights: Mapping[str, Tensor]) -> Translated:
         prefixes = layout.prefixes(weights)
         if prefixes:
             return _translate(weights, layout, min(prefixes, key=_preference))
+    raise CheckpointError(describe_closest(weights))
+
+
+def translate_encoder(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """An encoder's tensors under published names, from a classifier or a whole network.
+
+    Returns:
+        Published name without ``backbone.`` -> tensor, and the keys that no table covers.
+    Raises:
+        CheckpointError: no layout has these keys.
+    """
+    if any(layout.prefixes(weights) for layout in LAYOUTS):
+        found = translate(weights)
+        part = {k.removeprefix(BACKBONE): v for k, v in found.weights.items() if BACKBONE in k}
+        return part, [key for key in found.unknown if BACKBONE in key]
+    for front, layout in ENCODERS:
+        prefixes = layout.prefixes(weights)
+        if prefixes:
+            prefix = min(prefixes, key=_preference)
+            below = {
+                front + k[len(prefix) :].removeprefix(front): v
+                for k, v in weights.items()
+                if k.startswith(prefix)
+            }
+            renamed = rename(below, layout.rules)
+            part = {k.removeprefix(BACKBONE): v for k, v in renamed.weights.items()}
+            return part, [key for key in renamed.unknown if not is_training_only(key)]
     raise CheckpointError(describe_closest(weights))
 
 

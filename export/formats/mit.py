@@ -88,6 +88,9 @@ TRANSFORMERS_MODULES = (
 )
 
 
+FROM_TRANSFORMERS = (*TRANSFORMERS, *TRANSFORMERS_MODULES)
+
+
 def _query(stacked: Tensor) -> Tensor:
     return stacked[: stacked.shape[0] // 3]
 

@@ -96,8 +96,7 @@ def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _literal(node.operand, names)
         return -value if isinstance(value, (int, float)) else _UNKNOWN
-    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    if called and node.func.id == "dict":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         return {k.arg: _literal(k.value, names) for k in node.keywords if k.arg is not None}
     return _UNKNOWN
 

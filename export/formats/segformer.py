@@ -38,7 +38,7 @@ MMSEG = same(
 # What stands beside the published head in the heads that are built on it.
 TV3S = same("decode_head.linear_pred2", "decode_head.vs.{rest}")
 CFFM = same("decode_head.linear_pred2", "decode_head.decoder_focal.{rest}")
-CFFM_PLUS = (*CFFM, *same("decode_head.decoder_swin.{rest}"))
+CFFM_PLUS = (*CFFM, *same("decode_head.decoder_swin.{rest}", "decode_head.linear_pred3"))
 MRCFA = same(
     "decode_head.deco{i}.{rest}",
     "decode_head.hypercorre_module.{rest}",

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from streamseg.errors import ExportError
-from streamseg.export.models.segformer import SegFormer, SegFormerConfig
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig, SegFormerHead
 from streamseg.export.settings import read_whole_numbers, setting
 from streamseg.export.step import GraphPlan, Size, upsample
 from streamseg.runtime.bundle.manifest import MAX_SLOTS, ScheduleRow
@@ -70,6 +70,7 @@ class ClipModel(SegFormer):
     """
 
     config: ClipConfig
+    decode_head: SegFormerHead
 
     def graphs(self, size: Size) -> dict[str, GraphPlan]:
         """``single`` and ``step``."""

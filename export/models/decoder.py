@@ -56,6 +56,27 @@ class MLPDecoder(nn.Module):
         return fused
 
 
+class ConvolutionalDecoder(nn.Module):
+    """mmsegmentation's own form: convolution, norm and ReLU on each level, then resizing.
+
+    ReLU before resizing keeps the layers from being collapsed.
+    """
+
+    def __init__(self, widths: tuple[int, ...], embed_dim: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(Fuse(width, embed_dim) for width in widths)
+        self.fusion_conv = Fuse(len(widths) * embed_dim, embed_dim)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Convolve, resize to the finest level, concatenate finest first, fuse."""
+        size = (maps[0].shape[2], maps[0].shape[3])
+        levels = [
+            upsample(convert(level), size) for convert, level in zip(self.convs, maps, strict=True)
+        ]
+        fused: Tensor = self.fusion_conv(torch.cat(levels, dim=1))
+        return fused
+
+
 class FoldedMLPDecoder(nn.Module):
     """``MLPDecoder`` in evaluation mode with its linear layers collapsed.
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap
-from streamseg.export.models.mit import MIT_PRESETS, MiTConfig, MiTEncoder, infer_mit, mit_keys
+from streamseg.export.models.convnext import (
+    ConvNeXtEncoder,
+    ConvNeXtSizes,
+    convnext_keys,
+    infer_convnext,
+)
+from streamseg.export.models.mit import (
+    MIT_PRESETS,
+    NORM_EPS,
+    MiTConfig,
+    MiTEncoder,
+    infer_mit,
+    mit_keys,
+)
 from streamseg.export.models.swin import (
     SWIN_PRESETS,
     SwinEncoder,
@@ -17,8 +31,8 @@ from streamseg.export.models.swin import (
     swin_keys,
 )
 
-EncoderConfig = MiTConfig | SwinSizes
-Encoder = MiTEncoder | SwinEncoder
+EncoderConfig = MiTConfig | SwinSizes | ConvNeXtSizes
+Encoder = MiTEncoder | SwinEncoder | ConvNeXtEncoder
 ENCODER_PRESETS: dict[str, EncoderConfig] = {**MIT_PRESETS, **SWIN_PRESETS}
 
 
@@ -26,20 +40,42 @@ def build_encoder(config: EncoderConfig, *, drop_path: float = 0.0) -> Encoder:
     """The encoder of ``config``, with initial weights."""
     if isinstance(config, MiTConfig):
         return MiTEncoder(config, drop_path=drop_path)
+    if isinstance(config, ConvNeXtSizes):
+        return ConvNeXtEncoder(config, drop_path=drop_path)
     return SwinEncoder(config, drop_path=drop_path)
 
 
 def encoder_keys(config: EncoderConfig) -> KeyMap:
     """Published key names (without ``backbone.``) to those of our encoder."""
-    return mit_keys(config) if isinstance(config, MiTConfig) else swin_keys(config)
+    if isinstance(config, MiTConfig):
+        return mit_keys(config)
+    return convnext_keys(config) if isinstance(config, ConvNeXtSizes) else swin_keys(config)
 
 
-def infer_encoder(weights: Mapping[str, Tensor]) -> EncoderConfig:
-    """Recognise the encoder by its key names (without ``backbone.``) and read its sizes."""
+def infer_encoder(
+    weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None
+) -> EncoderConfig:
+    """Recognise the encoder by its key names (without ``backbone.``) and read its sizes.
+
+    Args:
+        weights: of the encoder.
+        settings: ``norm_eps`` of a MiT, where its file or layout states one.
+    """
     if "patch_embed1.proj.weight" in weights:
-        return infer_mit(weights)
+        return infer_mit(weights, norm_eps=(settings or {}).get("norm_eps"))
     if "patch_embed.proj.weight" in weights:
         return infer_swin(weights)
+    if "downsample_layers.0.0.weight" in weights:
+        return infer_convnext(weights)
     raise CheckpointError(
-        "the encoder is neither MiT (backbone.patch_embed1.*) nor Swin (backbone.patch_embed.*)"
+        "the encoder is neither MiT (backbone.patch_embed1.*) nor Swin (backbone.patch_embed.*) "
+        "nor ConvNeXt (backbone.downsample_layers.*)"
     )
+
+
+def describe_encoder(config: EncoderConfig) -> dict[str, Any]:
+    """Name for the manifest, and the epsilons of norms where they are not the publication's."""
+    named: dict[str, Any] = {"encoder": config.name}
+    if isinstance(config, MiTConfig) and config.norm_eps != NORM_EPS:
+        named["norm_eps"] = list(config.norm_eps)
+    return named

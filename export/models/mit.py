@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,27 +18,34 @@ from transformers.models.segformer.modeling_segformer import (
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap, count_entries
+from streamseg.export.settings import read_numbers
 
 HEADS = (1, 2, 5, 8)
-# transformers uses 1e-5 everywhere; the published encoder has 1e-6 in blocks and stage norms.
-BLOCK_NORM_EPS = 1e-6
+# Of the norms in blocks and behind stages, and of those in embeddings and reductions: the
+# publication's. transformers has 1e-5 in all, mmsegmentation's own MiT 1e-6.
+NORM_EPS = (1e-6, 1e-5)
 _STAGE_OR_BLOCK_NORM = re.compile(r"\d+\.(layer_norm|blocks\.\d+\.layernorm_(before|after))")
 
 
 @dataclass(frozen=True)
 class MiTConfig:
-    """Sizes of a MiT encoder, a value per stage (strides 4, 8, 16, 32)."""
+    """Sizes of a MiT encoder, a value per stage (strides 4, 8, 16, 32).
+
+    ``norm_eps`` is that of the norms in blocks and behind stages, and that of all others.
+    """
 
     widths: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     reductions: tuple[int, int, int, int] = (8, 4, 2, 1)
     mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
     heads: tuple[int, int, int, int] = HEADS
+    norm_eps: tuple[float, float] = field(default=NORM_EPS, kw_only=True)
 
     @property
     def name(self) -> str:
         """Published name, or ``mit`` for other sizes."""
-        found = [name for name, config in MIT_PRESETS.items() if config == self]
+        sizes = replace(self, norm_eps=NORM_EPS)
+        found = [name for name, config in MIT_PRESETS.items() if config == sizes]
         return found[0] if found else "mit"
 
 
@@ -97,8 +104,9 @@ class MiTEncoder(nn.Module):
         )
         self.stages = SegformerModel(sizes).stages
         for name, module in self.stages.named_modules():
-            if isinstance(module, nn.LayerNorm) and _STAGE_OR_BLOCK_NORM.fullmatch(name):
-                module.eps = BLOCK_NORM_EPS
+            if isinstance(module, nn.LayerNorm):
+                inner = _STAGE_OR_BLOCK_NORM.fullmatch(name) is not None
+                module.eps = config.norm_eps[0 if inner else 1]
             if isinstance(module, SegformerAttention) and module.sequence_reduction_ratio > 1:
                 reduction = TokenReduction(module.sequence_reduction)
                 module.sequence_reduction = reduction  # type: ignore[assignment]
@@ -151,8 +159,13 @@ def mit_keys(config: MiTConfig) -> KeyMap:
     return keys
 
 
-def infer_mit(weights: Mapping[str, Tensor]) -> MiTConfig:
-    """Read the sizes off tensor names and shapes (keys without ``backbone.``)."""
+def infer_mit(weights: Mapping[str, Tensor], *, norm_eps: Any = None) -> MiTConfig:
+    """Read the sizes off tensor names and shapes (keys without ``backbone.``).
+
+    Args:
+        weights: of the encoder.
+        norm_eps: see ``MiTConfig``; ``None`` is the publication's.
+    """
     sizes: list[tuple[int, int, int, int]] = []
     for i in range(1, 5):
         width = _shape(weights, f"patch_embed{i}.proj.weight")[0]
@@ -167,7 +180,9 @@ def infer_mit(weights: Mapping[str, Tensor]) -> MiTConfig:
             raise CheckpointError(f"MiT width {width} is not divisible by its {HEADS[i - 1]} heads")
         sizes.append((width, depth, reduction, ratio))
     first, second, third, fourth = sizes
-    return MiTConfig(*zip(first, second, third, fourth, strict=True))
+    inner, outer = NORM_EPS if norm_eps is None else read_numbers(norm_eps, 2)
+    found = MiTConfig(*zip(first, second, third, fourth, strict=True))
+    return replace(found, norm_eps=(inner, outer))
 
 
 def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:

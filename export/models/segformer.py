@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap, below, same_names
-from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
+from streamseg.export.models.decoder import ConvolutionalDecoder, FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
     build_encoder,
+    describe_encoder,
     encoder_keys,
     infer_encoder,
 )
@@ -27,12 +28,18 @@ Self = TypeVar("Self", bound="SegFormer")
 
 @dataclass(frozen=True)
 class SegFormerConfig(InputConfig):
-    """Sizes of a SegFormer; ``auxiliary_width`` is that of the unused ``conv_seg`` (0: absent)."""
+    """Sizes of a SegFormer.
+
+    ``auxiliary_width`` is that of the unused ``conv_seg`` (0: absent). ``convolutional`` is
+    mmsegmentation's own head: convolution, norm and ReLU on every level, and ``conv_seg`` as the
+    classifier.
+    """
 
     encoder: EncoderConfig
     embed_dim: int
     num_classes: int
     auxiliary_width: int = 128
+    convolutional: bool = False
 
 
 class SegFormerHead(MLPDecoder):
@@ -44,6 +51,24 @@ class SegFormerHead(MLPDecoder):
         if config.auxiliary_width:
             self.conv_seg = nn.Conv2d(config.auxiliary_width, config.num_classes, 1)
 
+    def classify(self, fused: Tensor) -> Tensor:
+        """Fused map ``[n, E, h, w]`` to scores ``[n, K, h, w]``."""
+        scores: Tensor = self.linear_pred(fused)
+        return scores
+
+
+class ConvolutionalHead(ConvolutionalDecoder):
+    """mmsegmentation's SegformerHead, with its key names."""
+
+    def __init__(self, config: SegFormerConfig, widths: tuple[int, ...]) -> None:
+        super().__init__(widths, config.embed_dim)
+        self.conv_seg = nn.Conv2d(config.embed_dim, config.num_classes, 1)
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """Fused map ``[n, E, h, w]`` to scores ``[n, K, h, w]``."""
+        scores: Tensor = self.conv_seg(fused)
+        return scores
+
 
 class SegFormer(StepModel):
     """SegFormer as a step without state.
@@ -52,7 +77,7 @@ class SegFormer(StepModel):
     """
 
     family = "segformer"
-    decode_head: SegFormerHead
+    decode_head: SegFormerHead | ConvolutionalHead
 
     def __init__(self, config: SegFormerConfig, *, drop_path: float = 0.0) -> None:
         super().__init__(config)
@@ -62,8 +87,10 @@ class SegFormer(StepModel):
         self.folded: FoldedMLPDecoder | None = None
         self.eval()
 
-    def build_head(self, widths: tuple[int, ...]) -> SegFormerHead:
+    def build_head(self, widths: tuple[int, ...]) -> SegFormerHead | ConvolutionalHead:
         """The head over encoder maps of these widths; systems built on SegFormer have their own."""
+        if self.config.convolutional:
+            return ConvolutionalHead(self.config, widths)
         return SegFormerHead(self.config, widths)
 
     @property
@@ -87,8 +114,9 @@ class SegFormer(StepModel):
         """Family, encoder and sizes for the manifest."""
         return {
             "family": self.family,
-            "encoder": self.config.encoder.name,
+            **describe_encoder(self.config.encoder),
             "embed_dim": self.config.embed_dim,
+            **({"convolutional": True} if self.config.convolutional else {}),
             "classes": self.num_classes,
         }
 
@@ -111,10 +139,12 @@ class SegFormer(StepModel):
 
     def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """The head's output ``[1, K, h, w]``."""
-        return (self.decode_head.linear_pred(self.encode(frame)),)
+        return (self.decode_head.classify(self.encode(frame)),)
 
     def fold(self: Self) -> Self:
         """A copy with the decoder's linear layers and batch norm collapsed."""
+        if isinstance(self.decode_head, ConvolutionalHead):
+            return self
         folded = copy.copy(self)
         # Modules live in a dictionary that a shallow copy shares.
         folded._modules = dict(self._modules)
@@ -125,16 +155,21 @@ class SegFormer(StepModel):
 def infer_segformer(weights: Mapping[str, Tensor], settings: Known) -> SegFormerConfig:
     """Read the architecture off tensor names and shapes, and the rest from ``settings``."""
     head = below(weights, "decode_head.")
+    convolutional = "fusion_conv.conv.weight" in head
     needed = ("linear_pred.weight", "linear_fuse.conv.weight")
+    if convolutional:
+        needed = ("conv_seg.weight", "fusion_conv.conv.weight")
     missing = [f"decode_head.{name}" for name in needed if name not in head]
     if missing:
         raise CheckpointError(f"it lacks {', '.join(missing)}, which every SegFormer head has")
+    classifier, fuse = (head[name] for name in needed)
     conv_seg = head.get("conv_seg.weight")
     return SegFormerConfig(
-        encoder=infer_encoder(below(weights, "backbone.")),
-        embed_dim=head["linear_fuse.conv.weight"].shape[0],
-        num_classes=head["linear_pred.weight"].shape[0],
-        auxiliary_width=conv_seg.shape[1] if conv_seg is not None else 0,
+        encoder=infer_encoder(below(weights, "backbone."), settings),
+        embed_dim=fuse.shape[0],
+        num_classes=classifier.shape[0],
+        auxiliary_width=0 if conv_seg is None or convolutional else conv_seg.shape[1],
+        convolutional=convolutional,
         mean=settings["mean"],
         std=settings["std"],
     )

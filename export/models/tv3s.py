@@ -16,6 +16,7 @@ from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
     build_encoder,
+    describe_encoder,
     encoder_keys,
     infer_encoder,
 )
@@ -111,7 +112,7 @@ class TV3S(StepModel):
         }
         return {
             "family": self.family,
-            "encoder": self.config.encoder.name,
+            **describe_encoder(self.config.encoder),
             **blocks,
             "classes": self.num_classes,
         }
@@ -222,7 +223,7 @@ def infer_tv3s(weights: Mapping[str, Tensor], settings: Known) -> TV3SConfig:
     classes, embed_dim = head["linear_pred2.weight"].shape[:2]
     conv_seg = head.get("conv_seg.weight")
     return TV3SConfig(
-        encoder=infer_encoder(below(weights, "backbone.")),
+        encoder=infer_encoder(below(weights, "backbone."), settings),
         blocks=BlocksConfig(
             embed_dim=embed_dim,
             layers=count_entries(head, "vs.layers."),

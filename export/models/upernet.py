@@ -189,7 +189,7 @@ def infer_upernet(weights: Mapping[str, Tensor], settings: Known) -> UPerNetConf
             f"pool_scales has {len(scales)} numbers, but the head has {branches} pooled branches"
         )
     return UPerNetConfig(
-        encoder=infer_encoder(below(weights, "backbone.")),
+        encoder=infer_encoder(below(weights, "backbone."), settings),
         width=head["conv_seg.weight"].shape[1],
         num_classes=head["conv_seg.weight"].shape[0],
         pool_scales=scales,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
+from streamseg.export.models.convnext import ConvNeXtSizes
 from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig
 from streamseg.export.models.mit import MiTConfig
 from streamseg.export.models.motion import MotionSizes
@@ -17,6 +18,7 @@ from streamseg.export.models.resnet import ResNetSizes
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SwinSizes
 from streamseg.export.models.tv3s import TV3S
+from streamseg.export.models.upernet import UPerNet, UPerNetConfig
 from streamseg.export.palettes import read_classes
 from streamseg.export.step import StepModel
 from tests.export.test_checkpoint import MIT, SWIN
@@ -32,6 +34,13 @@ FAMILIES: dict[str, Callable[[], StepModel]] = {
     "tv3s": lambda: TV3S(MIT),
     "tv3s-swin": lambda: TV3S(SWIN),
     "segformer": lambda: SegFormer(SegFormerConfig(ENCODER, 16, CLASSES)),
+    "upernet": lambda: UPerNet(UPerNetConfig(SWIN.encoder, 8, CLASSES)),
+    "upernet-convnext": lambda: UPerNet(
+        UPerNetConfig(ConvNeXtSizes((8, 16, 24, 32), (1, 1, 1, 1)), 8, CLASSES)
+    ),
+    "segformer-convolutional": lambda: SegFormer(
+        SegFormerConfig(ENCODER, 16, CLASSES, auxiliary_width=0, convolutional=True)
+    ),
     "cffm": lambda: CFFM(CFFMConfig(ENCODER, 16, CLASSES)),
     "cffm++": lambda: CFFMPlus(CFFMConfig(ENCODER, 16, CLASSES)),
     "mrcfa": lambda: MRCFA(MRCFAConfig(ENCODER, 16, CLASSES, keep_ratio=0.5)),
