@@ -19,7 +19,10 @@ _HEAD_NAMES = {
     "shift": ("shift", "shift_size"),
     "keep_ratio": ("keep_ratio",),
     "pool_scales": ("pool_scales",),
+    "threshold": ("threshold",),
 }
+# mmsegmentation's own, of a head of one channel that names none.
+_THRESHOLD = 0.3
 _OFFSETS = ("dilation", "dilations", "offsets", "clip_offsets")
 BATCH_NORM_EPS = 1e-5
 
@@ -56,6 +59,8 @@ def read_text(text: str) -> dict[str, Any]:
         found = [head[spelling] for spelling in spellings if _is_numbers(head.get(spelling))]
         if found:
             stated[name] = found[0]
+    if head.get("out_channels") == 1:
+        stated.setdefault("threshold", _THRESHOLD)
     if _is_numbers(head.get("window_h")) and _is_numbers(head.get("window_w")):
         stated["window"] = [head["window_h"], head["window_w"]]
     offsets = _agreed([_past(d[name]) for d in dicts for name in _OFFSETS if name in d])
