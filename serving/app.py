@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +14,14 @@ from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from aiohttp import WSMsgType, web
+from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamseg.errors import StreamsegError
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.session.events import Event
 from streamseg.serving.access import COOKIE, Access
+from streamseg.serving.connections import Throttle
 from streamseg.serving.prometheus import StreamCollector, expose
 from streamseg.serving.view import StreamView, Viewer
 
@@ -31,6 +33,7 @@ SEND_SECONDS = 20.0  # a viewer that takes nothing for so long is cut off
 READ_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 LIST_SECONDS = 2.0
+GOODBYE_SECONDS = 0.5
 HEADERS = {
     "Server": "streamseg",
     "Cache-Control": "no-store",
@@ -53,6 +56,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class PageApp:
     """The server's answers; everything here runs in its event loop.
 
+    Attributes:
+        views: streams by name.
+        watching: connections of viewers.
+
     Args:
         classes: of the bundle, for the legend.
         execution: what runs, for people.
@@ -72,10 +79,12 @@ class PageApp:
         healthy: Callable[[], bool],
     ) -> None:
         self.views: dict[str, StreamView] = {}
+        self.watching: set[RequestHandler] = set()
         self._classes = [asdict(entry) for entry in classes]
         self._execution, self._access, self._snapshots = execution, access, snapshots
         self._healthy, self._encoded = healthy, encoded
         self._dropped = 0
+        self._throttle = Throttle()
         self._sockets: set[web.WebSocketResponse] = set()
         self._viewers: set[Viewer] = set()
         folder = files("streamseg.serving") / "page"
@@ -112,6 +121,8 @@ class PageApp:
         try:
             self._access.check(request)
         except web.HTTPUnauthorized:
+            if "Authorization" in request.headers:
+                await self._throttle.fail(_address(request))
             if (request.method, request.path) == ("GET", "/"):
                 return self._answer("login.html", status=401)
             raise
@@ -131,10 +142,12 @@ class PageApp:
         return answer
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
-        form = await asyncio.wait_for(request.post(), READ_SECONDS)
+        form: Mapping[str, Any] = await _read_body(request.post())
         given = form.get("token")
         if not isinstance(given, str) or not self._access.is_token(given.strip()):
+            await self._throttle.fail(_address(request))
             return self._answer("login.html", status=401)
+        self._throttle.forgive(_address(request))
         response = web.Response(status=303, headers={"Location": "/"})
         response.set_cookie(COOKIE, self._access.cookie, httponly=True, samesite="Strict")
         return response
@@ -167,10 +180,10 @@ class PageApp:
         """The stream that a button's request names."""
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="expected application/json\n")
+        asked = await _read_body(request.json())
         try:
-            asked = await asyncio.wait_for(request.json(), READ_SECONDS)
             view = self.views.get(asked["stream"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             raise web.HTTPBadRequest(text='expected {"stream": NAME}\n') from None
         if view is None:
             raise web.HTTPNotFound(text="no such stream\n")
@@ -198,13 +211,19 @@ class PageApp:
             view = next(iter(self.views.values()), None)
         if len(self._viewers) >= MOST_VIEWERS:
             raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} viewers are the most\n")
-        socket = web.WebSocketResponse(heartbeat=20, max_msg_size=BODY_LIMIT, compress=False)
-        await socket.prepare(request)
+        socket = web.WebSocketResponse(
+            timeout=GOODBYE_SECONDS, heartbeat=20, max_msg_size=BODY_LIMIT, compress=False
+        )
+        try:
+            await socket.prepare(request)
+        except ValueError:
+            raise web.HTTPBadRequest(text="the request's WebSocket key is not valid\n") from None
         _shorten_queue(request)
         wake = asyncio.Event()
         viewer = Viewer(wake.set)
         self._viewers.add(viewer)
         self._sockets.add(socket)
+        self.watching.add(request.protocol)
         viewer.tell(json.dumps({"hello": self._hello(view)}))
         sending = asyncio.create_task(_send(request, socket, viewer, wake))
         if view is not None:
@@ -218,6 +237,7 @@ class PageApp:
                 view.detach(viewer)
             self._viewers.discard(viewer)
             self._sockets.discard(socket)
+            self.watching.discard(request.protocol)
             self._dropped += viewer.dropped
             sending.cancel()
         return socket
@@ -268,6 +288,20 @@ class PageApp:
 async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers[name] = value
+
+
+async def _read_body(reading: Awaitable[Any]) -> Any:
+    """What a request's body holds; whatever its parser raises becomes an answer of 400."""
+    try:
+        return await asyncio.wait_for(reading, READ_SECONDS)
+    except (asyncio.TimeoutError, web.HTTPException):
+        raise
+    except Exception:
+        raise web.HTTPBadRequest(text="the request's body cannot be read\n") from None
+
+
+def _address(request: web.Request) -> str:
+    return request.remote or ""
 
 
 async def _done(future: asyncio.Future[Event], **more: str) -> web.StreamResponse:

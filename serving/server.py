@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
+import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -21,12 +26,18 @@ from streamseg.runtime.sources import Frame
 from streamseg.runtime.video.resize import Image
 from streamseg.serving.access import Access
 from streamseg.serving.app import PageApp
+from streamseg.serving.connections import ConnectionGate, most_connections
 from streamseg.serving.shots import ShotEncoder
 from streamseg.serving.view import StreamView
 
+logger = logging.getLogger(__name__)
+
 HEADER_LIMIT = 4096  # bytes of the request line, and of each header
 MOST_HEADERS = 64
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 10.0  # for the headers of a request, and between two requests
+CLOSE_SECONDS = 2.0
+TROUBLE_SECONDS = 5.0  # between two reports of the loop's troubles
+MOST_WAITING = 128  # connections that the system holds until they are accepted
 
 
 class PageServer:
@@ -73,14 +84,16 @@ class PageServer:
             handle_signals=False,
             keepalive_timeout=IDLE_SECONDS,
             lingering_time=1.0,
-            shutdown_timeout=1.0,
+            shutdown_timeout=0.5,
             max_line_size=HEADER_LIMIT,
             max_field_size=HEADER_LIMIT,
             max_headers=MOST_HEADERS,
         )
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="streamseg-page", daemon=True
-        )
+        self._loop.set_exception_handler(self._report_trouble)
+        self._reported = -TROUBLE_SECONDS
+        self._server: asyncio.Server | None = None
+        self._ending = False
+        self._thread = threading.Thread(target=self._turn, name="streamseg-page", daemon=True)
         self._open()
 
     def _open(self) -> None:
@@ -95,14 +108,50 @@ class PageServer:
             ) from None
         self._encoder.start()
 
+    def _turn(self) -> None:
+        """Run the loop; what breaks out of it, such as a failure while logging, does not end it."""
+        while not self._ending:
+            try:
+                self._loop.run_forever()
+            except Exception as error:
+                self._report_trouble(self._loop, {"message": "it broke off", "exception": error})
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_SECONDS / 2))
+
+    def _report_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what went wrong in the loop, not too often.
+
+        Must not raise: asyncio would end the loop, for instance where logging itself fails because
+        no descriptor is left.
+        """
+        now = time.monotonic()
+        if now - self._reported < TROUBLE_SECONDS:
+            return
+        self._reported = now
+        with contextlib.suppress(Exception):
+            logger.warning(
+                "the page's event loop: %s (%r)", context.get("message"), context.get("exception")
+            )
+
     async def _bind(self) -> None:
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        gate = ConnectionGate(server, most_connections(), lambda: self._app.watching)
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            # asyncio accepts as many at once as may wait; where descriptors run out, it also
+            # starts again so many times. So one at once, and many that wait.
+            self._server = await self._loop.create_server(gate, self._host, self._port, backlog=1)
+            for listening in self._server.sockets:
+                with socket.socket(fileno=os.dup(listening.fileno())) as twin:
+                    twin.listen(MOST_WAITING)
         except OSError:
             await self._runner.cleanup()
             raise
-        self._port = self._runner.addresses[0][1]
+        self._port = self._server.sockets[0].getsockname()[1]
 
     @property
     def port(self) -> int:
@@ -140,17 +189,28 @@ class PageServer:
             self._loop.call_soon_threadsafe(action)
 
     def close(self) -> None:
-        """Say goodbye to the viewers and free the port; closing twice is fine."""
-        if self._loop.is_closed():
+        """Say goodbye to the viewers and free the port, in bounded time; closing twice is fine."""
+        if self._loop.is_closed() or self._ending:
             return
         self._encoder.halt()
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        farewell = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            farewell.result(CLOSE_SECONDS)
         self._end_loop()
 
+    async def _leave(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
     def _end_loop(self) -> None:
+        self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("the page's event loop does not end; it is left behind")
+        else:
+            self._loop.close()
 
     def __enter__(self) -> PageServer:
         return self
@@ -162,6 +222,9 @@ class PageServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+_CLIENTS_FAULTS = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
 
 def _quiet_logger() -> logging.Logger:
@@ -177,4 +240,4 @@ def _quiet_logger() -> logging.Logger:
 
 def _is_own_failure(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, _CLIENTS_FAULTS)

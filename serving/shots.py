@@ -14,6 +14,7 @@ import numpy as np
 
 from streamseg.runtime.video.resize import Image, Size
 
+HALT_SECONDS = 1.0
 LONGEST_SIDE = 960
 JPEG_QUALITY = 80
 # Labels are flat areas: run lengths find them about as well as a search does.
@@ -130,4 +131,4 @@ class ShotEncoder(threading.Thread):
         with self._change:
             self._halted = True
             self._change.notify()
-        self.join()
+        self.join(HALT_SECONDS)

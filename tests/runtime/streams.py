@@ -114,10 +114,16 @@ class MjpegServer:
         parts: content of each part; the connection ends after the last. Every client gets all.
         seconds: between two parts.
         pauses: number of a part -> seconds to wait before it.
+        port: to listen on; 0 takes a free one.
     """
 
     def __init__(
-        self, parts: Sequence[bytes], *, seconds: float = 0.02, pauses: Mapping[int, float] = {}
+        self,
+        parts: Sequence[bytes],
+        *,
+        seconds: float = 0.02,
+        pauses: Mapping[int, float] = {},
+        port: int = 0,
     ) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
@@ -136,7 +142,7 @@ class MjpegServer:
                     except OSError:
                         return
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 

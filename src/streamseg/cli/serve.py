@@ -72,6 +72,9 @@ def command(
     resets every state.
     """
     require_server()
+    # What logging imports at its first record must be there before descriptors may run out.
+    import rich.table
+    import rich.traceback  # noqa: F401
     from rich.console import Console
 
     from streamseg.runtime.loop.fleet import open_fleet
