@@ -50,10 +50,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     content = np.frombuffer(_read_bytes(path), np.uint8)
     with raised_as(DatasetError, f"image {path}"):
-        decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if decoded is None:
         raise DatasetError(f"{path} is not an image that OpenCV can decode. Download it again.")
+    if decoded.dtype == np.uint16:
+        decoded = _highest_bits(np.asarray(decoded, np.uint16), path)
+    if decoded.dtype != np.uint8:
+        raise DatasetError(f"{path} holds {decoded.dtype} values, expected 8 or 16 bits")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _highest_bits(values: NDArray[np.uint16], path: Path) -> NDArray[np.uint8]:
+    """16-bit values as uint8. 10 or 12 bits stored without scaling would be nearly black."""
+    largest = int(values.max(initial=0))
+    if 0 < largest < 1 << 12:
+        raise DatasetError(
+            f"{path} has 16-bit values up to {largest}: its camera seems to have written 12 bits "
+            "or fewer without scaling. Convert the images to 8 bits first."
+        )
+    return (values >> 8).astype(np.uint8)
 
 
 def _read_indexed_png(path: Path) -> NDArray[np.uint8]:

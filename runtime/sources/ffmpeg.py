@@ -6,20 +6,29 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceError
+from streamseg.runtime.sources.deinterlacing import Deinterlacer
 from streamseg.runtime.sources.h264 import FrameNumbers
 from streamseg.runtime.sources.hardware import find_accelerator
 from streamseg.runtime.sources.options import SourceAddress, is_there
 from streamseg.runtime.sources.reader import Picture, UnusableSource
+from streamseg.runtime.sources.upright import (
+    UPRIGHT,
+    Orientation,
+    read_orientation,
+    square_pixels,
+    square_size,
+    usable_ratio,
+)
 from streamseg.runtime.video.resize import Image
 
 DEFAULT_FPS = 25.0
@@ -29,13 +38,15 @@ TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # These containers carry no times; FFmpeg counts frames at 25 a second instead.
 TIMELESS_FORMATS = frozenset({"mpjpeg", "mjpeg"})
 NOT_A_VIDEO = "is not a video, or is truncated; expected a file that FFmpeg can read, such as mp4"
+# Seconds before a start at which a key frame is looked for, in turn.
+SEEK_BACK = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 HEALING = 10.0  # seconds without a key frame after which damage is taken to have healed
 
 logger = logging.getLogger(__name__)
 
 
 class FFmpegReader:
-    """Pictures of a file or network stream, turned upright as its metadata says.
+    """Pictures of a file or network stream, upright, deinterlaced and with square pixels.
 
     Packets that do not decode and pictures that the decoder marks as damaged are left out, and
     so are those after them up to the next key frame, which are predicted from them; all are
@@ -53,6 +64,8 @@ class FFmpegReader:
         self._position = 0.0
         self._marked: deque[int | None] = deque(maxlen=4)
         self._after_mark = False
+        self._deinterlacer: Deinterlacer | None = None
+        self._warned = False
         network = address.scheme != "file"
         if not network and not is_there(address.target):
             raise SourceError(f"no such video: {self._name}")
@@ -62,6 +75,7 @@ class FFmpegReader:
             self._stream = self._find_stream()
             self.live = network and self._is_live(address)
             self._configure(accelerator)
+            self._ratio = _PixelRatio(self._stream)
             self._seek(address.options.start)
         except BaseException:
             self._container.close()
@@ -113,7 +127,13 @@ class FFmpegReader:
         timeout = self._options.timeout if network else None
         begin = time.monotonic()
         try:
-            return av.open(url, options=options, timeout=timeout, hwaccel=accelerator)
+            return av.open(
+                url,
+                options=options,
+                timeout=timeout,
+                hwaccel=accelerator,
+                metadata_errors="replace",
+            )
         except av.error.FFmpegError as error:
             if network:
                 raise SourceError(
@@ -147,9 +167,31 @@ class FFmpegReader:
         begin = (self._container.start_time or 0) / av.time_base
         self._start = begin + start
         try:
-            self._container.seek(int(self._start * av.time_base))
+            self._seek_key_frame(begin)
         except av.error.FFmpegError as error:
             raise SourceError(f"{self._name} cannot start there: {error.strerror}") from None
+
+    def _seek_key_frame(self, begin: float) -> None:
+        """Move to a key frame at or before the start.
+
+        Streams without an index, such as MPEG-TS, are searched by byte position, and the search
+        may end behind the key frame that the start needs.
+        """
+        # A search for the very beginning may end behind it; one for a time before it does not.
+        for back in (*SEEK_BACK, self._start - begin + 10.0):
+            place = int((self._start - back) * av.time_base)
+            self._container.seek(place)
+            found = self._next_key_frame()
+            if found is not None and found <= self._start + 1e-6:
+                break
+        self._container.seek(place)
+
+    def _next_key_frame(self) -> float | None:
+        """Time of the next key frame of the stream, seconds."""
+        for packet in self._container.demux(self._stream):
+            if packet.is_keyframe and packet.pts is not None:
+                return float(packet.pts * packet.time_base)
+        return None
 
     @property
     def fps(self) -> float:
@@ -168,13 +210,20 @@ class FFmpegReader:
         while not self._ready:
             packet = self._next_packet()
             if packet is None:
-                return None
+                return self._last_picture()
             received = time.monotonic()
             if packet.stream is self._stream:
                 self._ready.extend(self._decode(packet, received))
             if self.live and not self._ready and received - begin > self._options.timeout:
                 raise SourceError(f"no frame that decodes for {self._options.timeout:g} s")
         return self._ready.popleft()
+
+    def _last_picture(self) -> Picture | None:
+        if self._deinterlacer is None:
+            return None
+        received = time.monotonic()
+        self._ready.extend(self._picture(f, received) for f in self._deinterlacer.flush())
+        return self._ready.popleft() if self._ready else None
 
     def _next_packet(self) -> av.Packet[Any] | None:
         begin = time.monotonic()
@@ -204,11 +253,22 @@ class FFmpegReader:
             self._damaged_at = self._position
             self._marked.append(packet.pts)
         self._after_mark = packet.is_corrupt
+        self._ratio.note(packet)
         for frame in frames:
             if self._is_damaged(frame):
                 self.corrupt += 1
             elif frame.time is None or frame.time >= self._start - 1e-6:
-                yield self._picture(frame, received)
+                yield from (self._picture(whole, received) for whole in self._whole(frame))
+
+    def _whole(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """The frame itself, or deinterlaced once the stream is marked as interlaced."""
+        if self._deinterlacer is None:
+            if not frame.interlaced_frame or not self._options.deinterlace:
+                yield frame
+                return
+            self._deinterlacer = Deinterlacer()
+            self.detail = f"{self.detail}, deinterlaced"
+        yield from self._deinterlacer.push(frame)
 
     def _is_damaged(self, frame: av.VideoFrame) -> bool:
         """Damaged itself, or possibly predicted from what is."""
@@ -226,10 +286,17 @@ class FFmpegReader:
         return True
 
     def _picture(self, frame: av.VideoFrame, received: float) -> Picture:
-        turned = round(frame.rotation / 90) % 2
-        size = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        orientation, ratio = self._orientation(frame), self._ratio.of(frame)
+        size = orientation.size(square_size((frame.height, frame.width), ratio))
         seconds = None if self._timeless else frame.time
-        return Picture(lambda: upright_image(frame), size, seconds, received)
+        return Picture(lambda: shown_image(frame, orientation, ratio), size, seconds, received)
+
+    def _orientation(self, frame: av.VideoFrame) -> Orientation:
+        found = read_orientation(frame)
+        if found is None and not self._warned:
+            self._warned = True
+            logger.warning("%s: its display matrix is damaged or not known; ignored", self._name)
+        return found or UPRIGHT
 
     def _reason(self, error: av.error.FFmpegError, begin: float) -> str:
         # Some demuxers tell of an interrupted read as of invalid data.
@@ -256,10 +323,38 @@ def _demuxer_options(address: SourceAddress) -> dict[str, str]:
     return options
 
 
-def upright_image(frame: av.VideoFrame) -> Image:
-    """(height, width, 3) uint8 RGB, with the rotation of the file's display matrix applied."""
-    image: Image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    quarter_turns = round(frame.rotation / 90) % 4
-    if quarter_turns:
-        image = np.ascontiguousarray(np.rot90(image, quarter_turns))
-    return image
+class _PixelRatio:
+    """Width over height of a stream's pixels, also where it changes in mid-stream.
+
+    PyAV gives it for the stream and for the decoder, not for a frame. What the container says
+    holds until the decoder's changes; the packet that changes it is the first of the new ones.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._context = stream.codec_context
+        self._stated = usable_ratio(stream.sample_aspect_ratio)
+        self._first: Fraction | None = None
+        self._now = self._before = self._stated or Fraction(1)
+        self._changed_at: int | None = None
+
+    def note(self, packet: av.Packet[Any]) -> None:
+        """Look at the decoder's ratio after a packet."""
+        ratio = usable_ratio(self._context.sample_aspect_ratio)
+        if self._first is None:
+            self._first = ratio
+            self._now = self._before = self._stated or ratio or Fraction(1)
+            return
+        unchanged = ratio == self._first and self._changed_at is None
+        if ratio is not None and ratio != self._now and not unchanged:
+            self._before, self._now, self._changed_at = self._now, ratio, packet.pts
+
+    def of(self, frame: av.VideoFrame) -> Fraction:
+        """The ratio of this frame's pixels."""
+        at = self._changed_at
+        return self._before if at is not None and (frame.pts or 0) < at else self._now
+
+
+def shown_image(frame: av.VideoFrame, orientation: Orientation, ratio: Fraction) -> Image:
+    """(height, width, 3) uint8 RGB, as a player shows it."""
+    image: Image = frame.to_ndarray(format="rgb24")
+    return orientation.turn(square_pixels(image, ratio))

@@ -10,7 +10,7 @@ from streamseg.errors import SourceError
 from streamseg.runtime.session.events import EventHandler
 from streamseg.runtime.sources.camera import open_camera
 from streamseg.runtime.sources.ffmpeg import FFmpegReader
-from streamseg.runtime.sources.folder import FolderReader
+from streamseg.runtime.sources.folder import FolderReader, is_image_name
 from streamseg.runtime.sources.frame import Source
 from streamseg.runtime.sources.options import SourceAddress, SourceOptions, is_there, parse_source
 from streamseg.runtime.sources.reader import Reader, UnusableSource
@@ -28,7 +28,7 @@ def open_source(
     on_event: EventHandler | None = None,
     stop: threading.Event | None = None,
 ) -> Source:
-    """Open a video file, a folder of images, a camera, a network stream, a pipeline or a scene.
+    """Open a file, a folder of images, a camera, a network stream, a pipeline or a scene.
 
     Args:
         uri: ``clip.mp4``, ``images/``, ``0``, ``rtsp://...``, ``http(s)://...``, ``udp://...``,
@@ -81,6 +81,8 @@ def open_reader(address: SourceAddress) -> Reader:
         from streamseg.runtime.sources.gstreamer import GStreamerReader
 
         return GStreamerReader(address)
-    if address.scheme == "file" and is_there(address.target) and Path(address.target).is_dir():
-        return FolderReader(address)
+    if address.scheme == "file" and is_there(address.target):
+        path = Path(address.target)
+        if path.is_dir() or (path.is_file() and is_image_name(path)):
+            return FolderReader(address)
     return FFmpegReader(address)

@@ -41,6 +41,8 @@ class SourceOptions:
         transport: of RTSP.
         decode: ``software``, ``auto`` for whatever hardware decodes here, or the name of an FFmpeg
             hardware device type such as ``cuda`` or ``vaapi``.
+        deinterlace: make interlaced pictures whole, where the stream marks them.
+        bits: bits of a value in 16-bit images, 8 to 16; None judges by the first image.
         decode_threads: of the software decoder; None leaves it to FFmpeg, which takes as many as
             there are cores: too many where hundreds of sources are read.
 
@@ -59,6 +61,8 @@ class SourceOptions:
     await_source: bool = False
     transport: Transport = "tcp"
     decode: str = "software"
+    deinterlace: bool = True
+    bits: int | None = None
     decode_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class SourceOptions:
         self._check("backoff", self.backoff, 0.1, 3600)
         if self.reconnect is not None:
             self._check("reconnect", self.reconnect, 0, 10**9)
+        if self.bits is not None:
+            self._check("bits", self.bits, 8, 16)
         if self.decode_threads is not None:
             self._check("decode_threads", self.decode_threads, 1, 64)
         if self.transport not in ("tcp", "udp"):
