@@ -80,7 +80,7 @@ class Overlay:
 
     def _draw_legend(self, labels: Image, out: Image) -> None:
         if len(self._listed) < len(self._classes):
-            counts = cv2.calcHist([labels], [0], None, [256], [0, 256])[:, 0]
+            counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
             seen = np.flatnonzero(counts >= max(1.0, LEGEND_SHARE * labels.size))
             fresh = [int(i) for i in seen if i in self._classes and i not in self._listed]
             if fresh:
