@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from streamseg.runtime.loop.times import StageTimes
@@ -47,6 +48,7 @@ class Decoder(threading.Thread):
         self._halt = threading.Event()
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
+        self._last_time: float | None = None
         self._over = False
 
     @property
@@ -108,7 +110,7 @@ class Decoder(threading.Thread):
                 if frame is None:
                     break
                 self._times.add("decode", time.perf_counter() - begin)
-                self._offer(frame)
+                self._offer(self._with_silence(frame))
         except BaseException as error:
             self.error = error
         with self._changed:
@@ -116,10 +118,20 @@ class Decoder(threading.Thread):
             self._changed.notify_all()
         self._tell()
 
+    def _with_silence(self, frame: Frame) -> Frame:
+        """The frame with its silence filled in, where its source does not say."""
+        last, self._last_time = self._last_time, frame.timestamp
+        if frame.silence is not None:
+            return frame
+        return replace(frame, silence=0.0 if last is None else frame.timestamp - last)
+
     def _offer(self, frame: Frame) -> None:
         with self._changed:
-            if self.when_behind == "drop":
+            if self.when_behind == "drop" and self._frames:
                 self.dropped += len(self._frames)
+                # A frame that nobody took is no silence of the source; one before it still is.
+                silence = max(item.silence or 0.0 for item in (*self._frames, frame))
+                frame = replace(frame, silence=silence)
                 self._frames.clear()
             while len(self._frames) >= QUEUE_LENGTH and not self._halt.is_set():
                 self._changed.wait(WAIT)

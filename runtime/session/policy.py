@@ -19,8 +19,9 @@ class StatePolicy:
     """What makes a session forget its state.
 
     Attributes:
-        gap_reset: a longer time between two frames, in seconds of the source, resets; ``None``
-            never does. It must also be ``gap_ratio`` times as long as is usual in the stream.
+        gap_reset: a longer time in which the source had no picture, in seconds of the source,
+            resets; ``None`` never does. It must also be ``gap_ratio`` times as long as is usual in
+            the stream. Frames that a slow model leaves out are not missing.
         scene_cut: score of ``CutDetector`` from which a frame begins a new scene; ``None`` takes
             the bundle's threshold, ``OFF`` never resets.
         check_every: frames between two looks for values that are not finite; 0 never looks.
@@ -47,11 +48,11 @@ class StatePolicy:
 
 
 class GapDetector:
-    """Finds gaps in the times of frames.
+    """Finds gaps in the times of a source's pictures.
 
     A gap is longer than a limit, and also longer than ``ratio`` times the usual time between
-    frames. Without the second condition a stream of less than one frame a second, or a model
-    that takes seconds and drops what a camera sends meanwhile, would have a gap at every frame.
+    pictures. Without the second condition a stream of less than one frame a second would have a
+    gap at every frame.
 
     Args:
         limit: seconds; ``None`` finds no gaps.

@@ -112,14 +112,15 @@ class Session:
         if last is None:
             return None
         interval = frame.timestamp - last.timestamp
-        gap = self._gaps.is_gap(interval)
+        silence = interval if frame.silence is None else frame.silence
+        gap = self._gaps.is_gap(silence)
         if frame.size != last.size:
             (height, width), (old_height, old_width) = frame.size, last.size
             reason = f"frames are {height}x{width} from here on, {old_height}x{old_width} before"
             self._emit("geometry", reason, frame.index, frame.timestamp)
             return "geometry", reason
         if gap:
-            return "gap", f"{interval:.3g} s without a frame, more than {self.policy.gap_reset:g} s"
+            return "gap", f"{silence:.3g} s without a frame, more than {self.policy.gap_reset:g} s"
         if cut:
             return "cut", f"scene cut: score {self._cuts.score:.1f} of {self._cuts.threshold:.1f}"
         every = self.policy.check_every

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import av.error
+import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -356,5 +357,5 @@ class _PixelRatio:
 
 def shown_image(frame: av.VideoFrame, orientation: Orientation, ratio: Fraction) -> Image:
     """(height, width, 3) uint8 RGB, as a player shows it."""
-    image: Image = frame.to_ndarray(format="rgb24")
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     return orientation.turn(square_pixels(image, ratio))

@@ -24,6 +24,9 @@ class Frame:
         received: when this machine had it, seconds of ``time.monotonic``.
         truth: (height, width) uint8 Cityscapes train ids, where the source knows them: synthetic
             scenes do.
+        silence: longest time without a picture, seconds of the source, since the frame before this
+            one; frames that were passed over or dropped count as pictures. None where the source
+            does not say: the difference of timestamps then counts.
     """
 
     image: Image
@@ -31,6 +34,7 @@ class Frame:
     timestamp: float
     received: float = field(default_factory=time.monotonic)
     truth: Image | None = None
+    silence: float | None = None
 
     @property
     def size(self) -> Size:

@@ -82,6 +82,8 @@ class StreamingSource:
         self._corrupt_before = 0
         self._index = 0
         self._due = -math.inf
+        self._asked = time.monotonic()
+        self._silence = 0.0
         self._pace_start: float | None = None
         self._lost_at: float | None = None
         self._reader: Reader | None = None
@@ -141,6 +143,7 @@ class StreamingSource:
             return picture
         if self._reader is None:
             return None
+        self._asked = time.monotonic()
         picture = self._reader.read()
         if picture is not None:
             return picture
@@ -155,10 +158,17 @@ class StreamingSource:
 
     def _deliver(self, picture: Picture) -> Frame | None:
         """The picture as the next frame; None where the rate passes it over."""
+        before = self._clock.last
         timestamp = self._clock.stamp(picture.time, picture.received)
+        silence = 0.0 if before is None else timestamp - before
+        if self._can_reconnect and self._lost_at is None:
+            # Whoever reads late finds pictures waiting; a source that is silent keeps it waiting.
+            silence = min(silence, max(0.0, picture.received - self._asked))
+        self._silence = max(self._silence, silence)
         if self._lost_at is not None:
             away = picture.received - self._lost_at
             self._lost_at = None
+            self._silence = max(self._silence, away)
             height, width = picture.size
             self._tell("back", timestamp, f"after {away:.1f} s, with {height}x{width}")
         if not self._is_due(timestamp):
@@ -168,7 +178,8 @@ class StreamingSource:
         if self._options.realtime and not self._can_reconnect:
             received = self._pace(timestamp)
         self._index += 1
-        return Frame(image, self._index - 1, timestamp, received, picture.truth)
+        silence, self._silence = self._silence, 0.0
+        return Frame(image, self._index - 1, timestamp, received, picture.truth, silence)
 
     def _is_due(self, timestamp: float) -> bool:
         if self._options.fps is None:

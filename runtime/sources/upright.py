@@ -76,7 +76,9 @@ def _flip(image: Any, *, across: bool, down: bool) -> Image:
 def read_orientation(frame: av.VideoFrame) -> Orientation | None:
     """What the frame's display matrix says; ``None`` where it is damaged or cannot be read."""
     try:
-        data = frame.side_data.get(Type.DISPLAYMATRIX)
+        # Its type hints know names only, and it takes only types.
+        side_data: Any = frame.side_data
+        data = side_data.get(Type.DISPLAYMATRIX)
     except ValueError:
         # PyAV stops at kinds of side data that are newer than it; the angle is all that is left.
         return None if frame.rotation else UPRIGHT
