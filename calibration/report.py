@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamseg.calibration.quantisation import LayerError
 from streamseg.evaluation.drift import Comparison
+from streamseg.evaluation.figures import UNDEFINED, explain_undefined
 from streamseg.evaluation.metrics import Scores
 from streamseg.evaluation.plots import (
     draw_class_bars,
@@ -64,7 +65,7 @@ class Report:
 
 def _number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
     if value is None or math.isnan(value):
-        return "-"
+        return UNDEFINED
     return f"{value * scale:.{digits}f}"
 
 
@@ -145,6 +146,11 @@ def _class_table(evaluations: Sequence[Evaluation]) -> str:
     return _table(["IoU, %", *(evaluation.subject for evaluation in evaluations)], rows)
 
 
+def _reasons(evaluations: Sequence[Evaluation]) -> list[str]:
+    found = (line for entry in evaluations for line in explain_undefined(entry.undefined))
+    return list(dict.fromkeys(found))
+
+
 def _drift_section(subject: Subject) -> str:
     comparison = subject.comparison
     if comparison is None:
@@ -174,9 +180,11 @@ def render_report(report: Report) -> str:
         parts += [
             f"<h2>Accuracy on {html.escape(first.dataset)} {html.escape(first.split)}</h2>",
             f"<p>Classes matched {html.escape(first.classes_matched)}.</p>",
+            *(f"<p>Labels: {html.escape(note)}.</p>" for note in first.notes),
             _picture(lambda: draw_class_bars(evaluations), "IoU of each class"),
             _picture(lambda: draw_timeline(evaluations), "mIoU over time"),
             _class_table(evaluations),
+            *(f"<p>{html.escape(line)}</p>" for line in _reasons(evaluations)),
         ]
     parts += [_drift_section(subject) for subject in report.subjects]
     if report.ranking:

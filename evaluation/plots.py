@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import VOID, SegmentationClass
 from streamseg.evaluation.drift import Comparison
+from streamseg.evaluation.figures import UNDEFINED, percent
 from streamseg.evaluation.scores import Evaluation, WorstFrame
 from streamseg.files import make_folder, whole_file
 
@@ -72,10 +73,14 @@ def draw_class_bars(evaluations: Sequence[Evaluation]) -> Figure:
     rows = np.arange(len(names))
     thickness = 0.8 / len(evaluations)
     for i, evaluation in enumerate(evaluations):
-        iou = np.nan_to_num(np.array(evaluation.scores.iou)) * 100
-        label = f"{evaluation.subject}: mIoU {evaluation.scores.miou * 100:.2f} %"
-        bars = axes.barh(rows + i * thickness, iou, thickness, label=label)
+        iou = np.array(evaluation.scores.iou) * 100
+        defined = ~np.isnan(iou)
+        label = f"{evaluation.subject}: mIoU {percent(evaluation.scores.miou)} %"
+        places = rows + i * thickness
+        bars = axes.barh(places[defined], iou[defined], thickness, label=label)
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        for place in places[~defined]:
+            axes.text(0.5, place, f"{UNDEFINED} (absent)", va="center", fontsize=7, color="0.5")
     axes.set_yticks(rows + 0.4 - thickness / 2, names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlim=(0, 105), xlabel="IoU, %")

@@ -21,7 +21,8 @@ from streamseg.evaluation.class_matching import (
     NamedClasses,
     match_classes,
 )
-from streamseg.evaluation.datasets import Dataset
+from streamseg.evaluation.datasets import Dataset, require_labelled_pixels
+from streamseg.evaluation.figures import undefined_figures
 from streamseg.evaluation.metrics import FrameScore, Scores, SegmentationMetrics
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.segmenter import Segmenter
@@ -54,8 +55,9 @@ class WorstFrame:
 class Evaluation:
     """Scores of one model on one split.
 
-    ``classes_matched`` says how the model's classes were found in the dataset, ``assumed`` which
-    settings of the network its checkpoint does not give. ``fps`` counts the model's steps only,
+    ``classes_matched`` says how the model's classes were found in the dataset, ``notes`` what had
+    to be guessed of its labels, ``assumed`` which settings of the network its checkpoint does not
+    give. ``fps`` counts the model's steps only,
     without reading files. ``worst`` is sorted, lowest mIoU first.
     """
 
@@ -65,14 +67,20 @@ class Evaluation:
     stateless: bool
     class_names: tuple[str, ...]
     classes_matched: str
+    notes: tuple[str, ...]
     assumed: Mapping[str, Any]
     scores: Scores
     fps: float
     timeline: tuple[ScoredFrame, ...]
     worst: tuple[WorstFrame, ...]
 
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The figures that nothing defines, by their names in JSON, and why."""
+        return undefined_figures(self.scores, self.class_names)
+
     def as_json(self) -> dict[str, Any]:
-        """The values under fixed keys: fractions, null where nothing defines a value."""
+        """The values under fixed keys: fractions, null where ``undefined`` says why."""
         scores = self.scores
         content = {
             "miou": scores.miou,
@@ -88,7 +96,9 @@ class Evaluation:
             "dataset": self.dataset,
             "split": self.split,
             "stateless": self.stateless,
+            "undefined": self.undefined,
             "classes_matched": self.classes_matched,
+            "notes": list(self.notes),
             "assumed": dict(self.assumed),
         }
         cleaned = _without_nan(content)
@@ -173,9 +183,10 @@ def evaluate(
         progress: called after each frame with the clip's name.
 
     Raises:
-        DatasetError: the classes do not fit, no frame has a label, or a file is damaged.
+        DatasetError: the classes do not fit, no pixel has a label, or a file is damaged.
     """
     match = match_dataset(segmenter, dataset, classes_by=classes_by)
+    require_labelled_pixels(dataset)
     metrics = SegmentationMetrics(len(dataset.classes), vspw_script=vspw_script)
     timeline: list[ScoredFrame] = []
     worst = _Worst(WORST_FRAMES)
@@ -198,8 +209,8 @@ def evaluate(
                 worst.add(WorstFrame(at, frame.image, frame.label, prediction.copy()))
             progress(clip.name)
     scores = metrics.scores()
-    if not scores.labelled_frames:
-        raise DatasetError(f"{dataset.name} {dataset.split}: no frame has a label")
+    if math.isnan(scores.pixel_accuracy):
+        raise DatasetError(f"{dataset.name} {dataset.split}: no frame has a labelled pixel")
     return Evaluation(
         subject=segmenter.name,
         dataset=dataset.name,
@@ -207,6 +218,7 @@ def evaluate(
         stateless=stateless,
         class_names=tuple(entry.name for entry in dataset.classes),
         classes_matched=match.how,
+        notes=dataset.notes,
         assumed=dict(segmenter.assumed),
         scores=scores,
         fps=scores.frames / seconds,

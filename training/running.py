@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from streamseg.errors import TrainingError
-from streamseg.evaluation.datasets import Dataset, open_dataset
+from streamseg.evaluation.datasets import Dataset, open_dataset, require_labelled_pixels
 from streamseg.evaluation.progress import frame_progress
 from streamseg.export.formats.layouts import summarise
 from streamseg.training.cache import cache_frames
@@ -108,6 +108,7 @@ def _read_config(
 def _open(given: Mapping[str, Any], *, show: bool) -> Dataset:
     dataset = open_dataset(given["dataset"], given["split"])
     require_classes(dataset)
+    require_labelled_pixels(dataset)
     if given["cache"] is None:
         return dataset
     if not show:

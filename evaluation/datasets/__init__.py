@@ -34,6 +34,7 @@ __all__ = [
     "StillClip",
     "VideoClip",
     "open_dataset",
+    "require_labelled_pixels",
 ]
 
 _LABELLED: dict[str, Callable[..., Dataset]] = {
@@ -71,3 +72,25 @@ def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Da
     if not Path(root).is_dir():
         raise DatasetError(f"{name}: the root folder {root} does not exist")
     return _LABELLED[name](Path(root), split, labels=labels)
+
+
+def require_labelled_pixels(dataset: Dataset) -> None:
+    """Raise DatasetError where no pixel of a split has a class: nothing could be scored."""
+    labels = 0
+    for clip in dataset.clips:
+        if not isinstance(clip, IndexedClip):
+            return  # found out frame by frame
+        for index in clip.labelled_frames():
+            labels += 1
+            # Image files need not be read for their labels.
+            label = clip.read_label(index) if isinstance(clip, StillClip) else clip[index].label
+            if label is not None and (label != VOID).any():
+                return
+    why = f"all of its {labels} label maps are void" if labels else "no frame has a label"
+    advice = " The labels of test splits are often not published: use val" * (
+        dataset.split == "test"
+    )
+    raise DatasetError(
+        f"{dataset.name} {dataset.split} in {dataset.root} has no labelled pixel: {why}, so there "
+        f"is nothing to score.{advice}" + "".join(f" ({note})" for note in dataset.notes)
+    )

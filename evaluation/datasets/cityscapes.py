@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import label_classes as classes
 from streamseg.evaluation.datasets.clips import Dataset, Still, StillClip
-from streamseg.evaluation.datasets.images import LabelCoding
+from streamseg.evaluation.datasets.images import LabelCoding, read_label_values
 from streamseg.evaluation.datasets.trees import list_images, require_folder, subfolders
 
 SPLITS = ("train", "val", "test")
@@ -24,7 +26,7 @@ _SEQUENCES = "leftImg8bit_sequence"
 _SINGLES = "leftImg8bit"
 _LABELS = "gtFine"
 
-_CODING = LabelCoding.of(
+_LABEL_IDS = LabelCoding.of(
     "Cityscapes",
     classes.CITYSCAPES_TRAIN_IDS,
     void=(
@@ -32,6 +34,15 @@ _CODING = LabelCoding.of(
         classes.CITYSCAPES_LICENSE_PLATE,
     ),
 )
+_TRAIN_IDS = LabelCoding.of(
+    "Cityscapes train id",
+    {train_id: train_id for train_id in range(len(classes.CITYSCAPES))},
+    void=(classes.VOID,),
+)
+LABEL_IDS, TRAIN_IDS = "label ids", "train ids"
+_CODINGS = {LABEL_IDS: _LABEL_IDS, TRAIN_IDS: _TRAIN_IDS}
+# How label files are named, and what they hold by that name.
+_SUFFIXES = {"_gtFine_labelIds.png": LABEL_IDS, "_gtFine_labelTrainIds.png": TRAIN_IDS}
 
 
 @dataclass(frozen=True, order=True)
@@ -61,21 +72,54 @@ def _images(folder: Path) -> dict[_Moment, Path]:
     return dict(sorted(images.items()))
 
 
-def _label_paths(root: Path, split: str) -> dict[_Moment, Path]:
+@dataclass(frozen=True)
+class _LabelFiles:
+    paths: dict[_Moment, Path]
+    coding: LabelCoding
+    note: str | None = None
+
+
+def _label_files(root: Path, split: str) -> _LabelFiles:
     folder = require_folder(
         root / _LABELS / split,
         dataset="cityscapes",
         root=root,
         advice="Unpack gtFine_trainvaltest.zip there.",
     )
-    suffix = "_gtFine_labelIds.png"
-    labels = {}
-    for path in sorted(folder.glob(f"*/*{suffix}")):
-        stem = path.name.removesuffix(suffix)
-        labels[_moment(Path(f"{stem}_leftImg8bit"))] = path
-    if not labels:
-        raise DatasetError(f"cityscapes: {folder} holds no <city>/*{suffix}")
-    return labels
+    for suffix, kind in _SUFFIXES.items():
+        paths = {
+            _moment(Path(f"{path.name.removesuffix(suffix)}_leftImg8bit")): path
+            for path in sorted(folder.glob(f"*/*{suffix}"))
+        }
+        if paths:
+            held, reason = _recognise(paths.values(), kind)
+            note = None if reason is None else f"*{suffix} are read as {held}: {reason}"
+            return _LabelFiles(paths, _CODINGS[held], note)
+    names = " or ".join(f"<city>/*{suffix}" for suffix in _SUFFIXES)
+    raise DatasetError(f"cityscapes: {folder} holds no {names}")
+
+
+def _recognise(paths: Iterable[Path], named: str) -> tuple[str, str | None]:
+    """Tell label ids from train ids by what the files hold; tools write either under both names.
+
+    Only label ids go above 18. Train ids mark void as 255, which label ids have for licence plates
+    alone, never without a car.
+
+    Returns:
+        What the files hold, and why it is said, where their name does not settle it.
+    """
+    counts = np.zeros(256, np.int64)
+    for path in paths:
+        counts += np.bincount(read_label_values(path, "Cityscapes").ravel(), minlength=256)
+        if counts[len(classes.CITYSCAPES) : classes.VOID].any():
+            reason = None if named == LABEL_IDS else "they hold values above 18"
+            return LABEL_IDS, reason
+    if counts[classes.VOID]:
+        return TRAIN_IDS, None if named == TRAIN_IDS else "they hold 255 and no value from 19 to 33"
+    void = counts[_LABEL_IDS.table == classes.VOID].sum() / max(1, counts.sum())
+    if named == LABEL_IDS and void > 0.5 and counts[min(classes.CITYSCAPES_TRAIN_IDS) :].any():
+        return TRAIN_IDS, f"no value is above 18, and {void:.0%} of pixels would be void label ids"
+    return named, "by their name alone, because no value is above 18 or 255"
 
 
 def _incomplete(missing: int, total: int, first: Path) -> DatasetError:
@@ -85,15 +129,15 @@ def _incomplete(missing: int, total: int, first: Path) -> DatasetError:
     )
 
 
-def _clip(name: str, stills: Sequence[Still]) -> StillClip:
-    return StillClip(name, tuple(stills), FPS, _CODING)
+def _clip(name: str, stills: Sequence[Still], coding: LabelCoding | None = None) -> StillClip:
+    return StillClip(name, tuple(stills), FPS, coding)
 
 
 def _labelled_sequences(
-    images: dict[_Moment, Path], labels: dict[_Moment, Path], folder: Path
+    images: dict[_Moment, Path], labels: _LabelFiles, folder: Path
 ) -> list[StillClip]:
     clips, missing = [], []
-    for at, label in sorted(labels.items()):
+    for at, label in sorted(labels.paths.items()):
         first = at.frame - LABEL_INDEX
         moments = [_Moment(at.city, at.drive, first + i) for i in range(CLIP_LENGTH)]
         missing += [moment for moment in moments if moment not in images]
@@ -103,10 +147,12 @@ def _labelled_sequences(
             Still(images[moment], label if i == LABEL_INDEX else None, i / FPS)
             for i, moment in enumerate(moments)
         ]
-        clips.append(_clip(at.stem, stills))
+        clips.append(_clip(at.stem, stills, labels.coding))
     if missing:
         name = f"{missing[0].stem}_leftImg8bit.png"
-        raise _incomplete(len(missing), len(labels) * CLIP_LENGTH, folder / missing[0].city / name)
+        raise _incomplete(
+            len(missing), len(labels.paths) * CLIP_LENGTH, folder / missing[0].city / name
+        )
     return clips
 
 
@@ -138,21 +184,22 @@ def _bare_sequences(images: dict[_Moment, Path], folder: Path) -> list[StillClip
 
 
 def _singles(
-    images: dict[_Moment, Path], labels: dict[_Moment, Path] | None, folder: Path
+    images: dict[_Moment, Path], labels: _LabelFiles | None, folder: Path
 ) -> list[StillClip]:
-    if labels is not None:
-        unpaired = sorted(set(labels) - set(images))
-        if unpaired:
-            name = f"{unpaired[0].stem}_leftImg8bit.png"
-            raise _incomplete(len(unpaired), len(labels), folder / unpaired[0].city / name)
-        unlabelled = sorted(set(images) - set(labels))
-        if unlabelled:
-            raise DatasetError(
-                f"cityscapes: {len(unlabelled)} of {len(images)} images have no label, the first "
-                f"is {images[unlabelled[0]]}. Unpack gtFine_trainvaltest.zip again."
-            )
+    if labels is None:
+        return [_clip(at.stem, [Still(path, None, 0.0)]) for at, path in images.items()]
+    unpaired = sorted(set(labels.paths) - set(images))
+    if unpaired:
+        name = f"{unpaired[0].stem}_leftImg8bit.png"
+        raise _incomplete(len(unpaired), len(labels.paths), folder / unpaired[0].city / name)
+    unlabelled = sorted(set(images) - set(labels.paths))
+    if unlabelled:
+        raise DatasetError(
+            f"cityscapes: {len(unlabelled)} of {len(images)} images have no label, the first "
+            f"is {images[unlabelled[0]]}. Unpack gtFine_trainvaltest.zip again."
+        )
     return [
-        _clip(at.stem, [Still(path, labels[at] if labels is not None else None, 0.0)])
+        _clip(at.stem, [Still(path, labels.paths[at], 0.0)], labels.coding)
         for at, path in images.items()
     ]
 
@@ -166,7 +213,8 @@ def open_cityscapes(root: Path, split: str, *, labels: bool = True) -> Dataset:
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.
         split: ``train``, ``val`` or ``test``.
-        labels: ask for ``gtFine/<split>``; without, the frames come unlabelled.
+        labels: ask for ``gtFine/<split>``, label ids or train ids, told apart by what the files
+            hold; without, the frames come unlabelled.
 
     Raises:
         DatasetError: a folder or a frame is missing; the message names it.
@@ -186,11 +234,12 @@ def open_cityscapes(root: Path, split: str, *, labels: bool = True) -> Dataset:
         ),
     )
     images = _images(folder)
-    found = _label_paths(root, split) if labels else None
+    found = _label_files(root, split) if labels else None
     if folder != sequences:
         clips = _singles(images, found, folder)
     elif found is None:
         clips = _bare_sequences(images, folder)
     else:
         clips = _labelled_sequences(images, found, folder)
-    return Dataset("cityscapes", root, split, clips, classes.CITYSCAPES)
+    notes = (found.note,) if found is not None and found.note is not None else ()
+    return Dataset("cityscapes", root, split, clips, classes.CITYSCAPES, notes)

@@ -69,7 +69,7 @@ class IndexedClip(Clip, Protocol):
         """Read one frame; negative indices count from the end."""
 
     def labelled_frames(self) -> list[int]:
-        """Indices of the frames with a label, ascending, told without reading frames."""
+        """Indices of the frames with a label, ascending, found without reading frames."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,13 @@ class StillClip:
     def __getitem__(self, index: int) -> LabelledFrame:
         """Read one frame; negative indices count from the end."""
         still = self.stills[index]
-        label = None
-        if still.label is not None and self.coding is not None:
-            label = self.coding.read(still.label)
-        return LabelledFrame(still.image.stem, read_image(still.image), label, still.time)
+        image = read_image(still.image)
+        return LabelledFrame(still.image.stem, image, self.read_label(index), still.time)
+
+    def read_label(self, index: int) -> NDArray[np.uint8] | None:
+        """The label of one frame; None where it has none."""
+        path = self.stills[index].label
+        return None if path is None or self.coding is None else self.coding.read(path)
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))
@@ -172,7 +175,8 @@ class VideoClip:
 class Dataset:
     """The clips of one split, in a fixed order.
 
-    ``classes`` is empty for footage without labels.
+    ``classes`` is empty for footage without labels. ``notes`` says what had to be guessed of the
+    labels.
     """
 
     name: str
@@ -180,6 +184,7 @@ class Dataset:
     split: str
     clips: Sequence[Clip]
     classes: tuple[SegmentationClass, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def frame_count(self) -> int | None:

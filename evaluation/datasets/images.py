@@ -84,6 +84,31 @@ def _read_indexed_png(path: Path) -> NDArray[np.uint8]:
         return np.array(rows[: frame.height, : frame.width])
 
 
+def read_label_values(path: Path, dataset: str) -> NDArray[np.uint8]:
+    """Read a label map as it is stored.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        DatasetError: the file is missing, cut off or has colours.
+    """
+    with raised_as(DatasetError, f"label map {path}"):
+        return _decode_label(path, _read_bytes(path), dataset)
+
+
+def _decode_label(path: Path, content: bytes, dataset: str) -> NDArray[np.uint8]:
+    if content.startswith(_PNG_MAGIC) and content[_PNG_COLOR_TYPE] == _PNG_PALETTE:
+        return _read_indexed_png(path)
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.ndim != 2 or decoded.dtype != np.uint8:
+        got = "undecodable" if decoded is None else f"{decoded.dtype} {decoded.shape}"
+        raise DatasetError(
+            f"{path} is {got}: expected a label map of one 8-bit channel, as {dataset} publishes it"
+        )
+    return np.asarray(decoded, np.uint8)
+
+
 @dataclass(frozen=True)
 class LabelCoding:
     """How the values of a label file map to classes.
@@ -105,7 +130,7 @@ class LabelCoding:
         return cls(dataset, table)
 
     def read(self, path: Path) -> NDArray[np.uint8]:
-        """Read a label map.
+        """Read a label map as classes.
 
         Returns:
             (H, W) uint8 of class indices, 255 = void.
@@ -114,21 +139,7 @@ class LabelCoding:
             DatasetError: the file is missing, cut off, has colours, or holds a value that the
                 dataset does not have.
         """
-        with raised_as(DatasetError, f"label map {path}"):
-            return self._decode(path, _read_bytes(path))
-
-    def _decode(self, path: Path, content: bytes) -> NDArray[np.uint8]:
-        if content.startswith(_PNG_MAGIC) and content[_PNG_COLOR_TYPE] == _PNG_PALETTE:
-            values = _read_indexed_png(path)
-        else:
-            decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-            if decoded is None or decoded.ndim != 2 or decoded.dtype != np.uint8:
-                got = "undecodable" if decoded is None else f"{decoded.dtype} {decoded.shape}"
-                raise DatasetError(
-                    f"{path} is {got}: expected a label map of one 8-bit channel, as "
-                    f"{self.dataset} publishes it"
-                )
-            values = np.asarray(decoded, np.uint8)
+        values = read_label_values(path, self.dataset)
         labels = self.table[values]
         if (labels < 0).any():
             raise DatasetError(

@@ -10,7 +10,7 @@ import pytest
 
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import label_classes as classes
-from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.datasets import open_dataset, require_labelled_pixels
 from tests.conftest import SHARED
 from tests.evaluation.trees import (
     CITYSCAPES_LABELED,
@@ -81,6 +81,56 @@ def test_cityscapes_single_without_label_is_named(tmp_path):
     next((tmp_path / "gtFine/val/bochum").glob("*313_gtFine_labelIds.png")).unlink()
     with pytest.raises(DatasetError, match="bochum_000000_000313_leftImg8bit"):
         open_dataset(f"cityscapes:{tmp_path}")
+
+
+def relabel(root: Path, values: list[int], suffix: str = "labelIds") -> None:
+    """Write other label maps into a tree."""
+    for path in sorted(root.glob("gtFine/*/*/*_gtFine_labelIds.png")):
+        path.unlink()
+        write_label(path.with_name(path.name.replace("labelIds", suffix)), label_map(values))
+
+
+VOID_ONLY = [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("sequences", [True, False])
+@pytest.mark.parametrize(
+    ("values", "suffix", "expected", "note"),
+    [
+        ([7, 26, 33, 0], "labelIds", [0, 13, 18, 255], None),
+        ([0, 13, 18, 255], "labelTrainIds", [0, 13, 18, 255], None),
+        ([0, 13, 18, 255], "labelIds", [0, 13, 18, 255], "read as train ids: they hold 255"),
+        ([0, 13, 18, 9], "labelIds", [0, 13, 18, 9], "% of pixels would be void label ids"),
+        ([7, 26, 33, 0], "labelTrainIds", [0, 13, 18, 255], "read as label ids: they hold values"),
+        ([7, 8, 11, 0], "labelIds", [0, 1, 2, 255], "read as label ids: by their name alone"),
+        ([0, 1, 2, 3], "labelTrainIds", [0, 1, 2, 3], "read as train ids: by their name alone"),
+        (VOID_ONLY, "labelIds", [255, 255, 255, 255], "read as label ids: by their name alone"),
+    ],
+)
+def test_cityscapes_label_ids_and_train_ids_are_told_apart(
+    tmp_path, sequences, values, suffix, expected, note
+):
+    root = make_cityscapes(tmp_path, sequences=sequences)
+    relabel(root, values, suffix)
+    dataset = open_dataset(f"cityscapes:{root}", "val")
+    labels = [frame.label for clip in dataset.clips for frame in clip if frame.label is not None]
+    assert len(labels) == 4
+    np.testing.assert_array_equal(labels[0], label_map(expected))
+    assert (dataset.notes == ()) is (note is None)
+    assert note is None or note in dataset.notes[0]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_split_without_a_labelled_pixel_is_refused_with_the_reason(tmp_path, split):
+    root = make_cityscapes(tmp_path, split, sequences=False)
+    relabel(root, VOID_ONLY)
+    dataset = open_dataset(f"cityscapes:{root}", split)
+    with pytest.raises(DatasetError, match="all of its 4 label maps are void") as caught:
+        require_labelled_pixels(dataset)
+    assert ("use val" in str(caught.value)) is (split == "test")
+    last = sorted(root.glob("gtFine/*/*/*_gtFine_labelIds.png"))[-1]
+    write_label(last, label_map([*VOID_ONLY, 7]))
+    require_labelled_pixels(dataset)
 
 
 def test_cityscapes_empty_root_says_what_is_there(tmp_path):

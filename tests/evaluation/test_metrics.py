@@ -219,3 +219,33 @@ def test_frame_score_is_over_the_classes_of_its_label():
     frame = metrics.add(np.array([[0, 2]], np.uint8), np.array([[0, 0]], np.uint8))
     assert frame is not None
     assert (frame.miou, frame.pixel_accuracy) == (0.5, 0.5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_iou_and_accuracy_are_those_of_scikit_learns_confusion_matrix(classes, frames, seed):
+    from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+
+    draw = np.random.default_rng(seed)
+    labels = [draw.integers(0, classes, (7, 9)).astype(np.uint8) for _ in range(frames)]
+    predictions = [
+        np.where(draw.random(label.shape) < 0.6, label, draw.integers(0, classes, label.shape))
+        for label in labels
+    ]
+    predictions = [prediction.astype(np.uint8) for prediction in predictions]
+    for label in labels:
+        label[draw.random(label.shape) < 0.1] = VOID
+    got = score([(predictions, labels)], classes)
+    truth, guess = np.concatenate([*labels]).ravel(), np.concatenate([*predictions]).ravel()
+    guess, truth = guess[truth != VOID], truth[truth != VOID]
+    names = list(range(classes))
+    counts = confusion_matrix(truth, guess, labels=names)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    expected = jaccard_score(truth, guess, labels=names, average=None, zero_division=0)
+    present = union > 0
+    np.testing.assert_allclose(np.array(got.iou)[present], expected[present])
+    np.testing.assert_allclose(got.miou, (counts.diagonal()[present] / union[present]).mean())
+    np.testing.assert_allclose(got.pixel_accuracy, accuracy_score(truth, guess))
+    weights = counts.sum(1)
+    weighted = np.average(expected[weights > 0], weights=weights[weights > 0])
+    np.testing.assert_allclose(got.weighted_iou, weighted)

@@ -13,6 +13,7 @@ from streamseg.cli.options import classes_by_option
 from streamseg.errors import DatasetError, ExportError
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
+from streamseg.evaluation.figures import percent
 from streamseg.evaluation.progress import phase_progress
 from streamseg.runtime.bundle.claims import describe_parity
 
@@ -42,7 +43,7 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
             parts = [subject.name]
             if subject.evaluation is not None:
                 scores = subject.evaluation.scores
-                parts.append(f"mIoU {scores.miou:.2%}, mVC8 {scores.mvc[8]:.2%}")
+                parts.append(f"mIoU {percent(scores.miou)} %, mVC8 {percent(scores.mvc[8])} %")
             if subject.step_ms is not None:
                 parts.append(f"{subject.step_ms:.1f} ms a step")
             if subject.comparison is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
 from streamseg.cli.setting_options import setting_options
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
+from streamseg.evaluation.figures import explain_undefined, percent
 from streamseg.evaluation.plots import require_matplotlib, write_plots
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset, write_json
@@ -21,11 +21,6 @@ from streamseg.evaluation.subjects import open_segmenter
 from streamseg.runtime.bundle.claims import describe_assumed
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def percent(value: float) -> str:
-    """A fraction in percent with two digits, or a dash."""
-    return "-" if math.isnan(value) else f"{value * 100:.2f}"
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -46,6 +41,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         ("frames (labelled)", f"{scores.frames} ({scores.labelled_frames})"),
         ("frames a second", f"{evaluation.fps:.2f}"),
         ("classes matched", evaluation.classes_matched),
+        *(("labels", note) for note in evaluation.notes),
         *(("assumed", line) for line in describe_assumed(evaluation.assumed)),
     ]
     for name, text in rows:
@@ -56,6 +52,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         classes.add_row(name, percent(value))
     console.print(summary)
     console.print(classes)
+    for line in explain_undefined(evaluation.undefined):
+        console.print(line, highlight=False)
 
 
 @click.command("eval")

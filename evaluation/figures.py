@@ -1,0 +1,41 @@
+"""Figures for people: percentages, and why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from streamseg.evaluation.metrics import Scores
+
+UNDEFINED = "-"
+"""Stands for a value that nothing defines, wherever a figure is shown; JSON has null."""
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with two digits, or ``UNDEFINED``."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{value * 100:.2f}"
+
+
+def undefined_figures(scores: Scores, class_names: Sequence[str]) -> dict[str, str]:
+    """The figures that are not defined, by their names in JSON, each with the reason."""
+    reasons = {
+        f"per_class.{name}": "the class is neither in the labels nor in the predictions"
+        for name, value in zip(class_names, scores.iou, strict=True)
+        if math.isnan(value)
+    }
+    for size, value in scores.mvc.items():
+        if math.isnan(value):
+            reason = (
+                f"no clip that counts has {size} labelled frames in a row with a pixel whose true "
+                "class stays the same"
+            )
+            reasons |= {f"mvc{size}": reason, f"mvc{size}_correct": reason}
+    return reasons
+
+
+def explain_undefined(reasons: dict[str, str]) -> list[str]:
+    """One sentence for each reason: ``-: per_class.train, per_class.bus: the class is ...``."""
+    grouped: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        grouped.setdefault(reason, []).append(name.removeprefix("per_class."))
+    return [f"{UNDEFINED} for {', '.join(names)}: {why}" for why, names in grouped.items()]
