@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server ort-matrix stream-tools browser-tools web-tools web-build test verify-long verify-soak verify-engines test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test verify-long verify-soak verify-engines test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -88,6 +88,14 @@ triton-server: setup
 	$(BIN)/python -m pip download -q --no-deps -d build/triton nvidia-pytriton==0.7.0
 	$(BIN)/python -m zipfile -e build/triton/*.whl build/triton
 	rm build/triton/*.whl && chmod +x build/triton/pytriton/tritonserver/bin/tritonserver
+
+# The source of mamba_ssm, whose reference in PyTorch the scan is compared with. For tests only.
+mamba-reference: setup
+	rm -rf build/mamba && mkdir -p build/mamba
+	MAMBA_SKIP_CUDA_BUILD=TRUE $(BIN)/python -m pip download -q --no-deps --no-build-isolation \
+	  --no-binary :all: -d build/mamba mamba-ssm==2.3.2.post1
+	tar -xzf build/mamba/*.tar.gz -C build/mamba && rm -rf build/mamba_ssm
+	mv build/mamba/mamba_ssm-* build/mamba_ssm && rm -rf build/mamba
 
 test: setup
 	$(BIN)/python -m pytest
