@@ -12,6 +12,7 @@ import numpy as np
 from streamseg.batch.work import INSTALL
 from streamseg.errors import BatchError
 from streamseg.runtime.bundle.manifest import ClassInfo
+from streamseg.runtime.sinks import SegmentedFrame
 from streamseg.runtime.video.resize import Image
 
 NO_CLASS = 255
@@ -92,3 +93,32 @@ class ClassTable:
         """Write what is left."""
         self._flush(len(self._rows))
         self._writer.close()
+
+
+class TableSink:
+    """A ``ClassTable`` as an output of a run."""
+
+    needs_picture = False
+    needs_confidence = False
+
+    def __init__(self, path: Path, classes: Sequence[ClassInfo], about: Mapping[str, str]) -> None:
+        self.path = path
+        self._frames = 0
+        self._table: ClassTable | None = ClassTable(path, classes, about)
+
+    def write(self, frame: SegmentedFrame) -> None:
+        """Add the rows of one frame."""
+        assert self._table is not None
+        self._table.add(frame.index, frame.timestamp, frame.labels)
+        self._frames += 1
+
+    def finish(self) -> str:
+        """Complete the file."""
+        self.discard()
+        return f"{self.path}: classes of {self._frames} frames"
+
+    def discard(self) -> None:
+        """Close the file; a table of no frames is one too."""
+        table, self._table = self._table, None
+        if table is not None:
+            table.close()

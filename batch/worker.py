@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
-import numpy as np
 
 from streamseg._version import __version__
 from streamseg.batch.results import (
@@ -24,7 +23,7 @@ from streamseg.batch.results import (
     new_draft,
     publish,
 )
-from streamseg.batch.tables import ClassTable
+from streamseg.batch.tables import TableSink
 from streamseg.batch.work import BatchSettings, Task, is_local, open_filesystem
 from streamseg.errors import (
     BackendError,
@@ -33,10 +32,12 @@ from streamseg.errors import (
     SourceError,
     StreamsegError,
 )
+from streamseg.runtime.loop.member import MemberOptions
+from streamseg.runtime.loop.pipeline import run_stream
 from streamseg.runtime.session.events import ResetCause
 from streamseg.runtime.session.policy import StatePolicy
-from streamseg.runtime.session.session import Session
-from streamseg.runtime.sinks import LabelSink, SegmentedFrame, Sink, VideoSink
+from streamseg.runtime.session.session import RunJob, Session
+from streamseg.runtime.sinks import LabelSink, Sink, VideoSink
 from streamseg.runtime.sources import Frame, Source, open_source
 from streamseg.runtime.stream import Stream, open_stream
 from streamseg.runtime.video.overlay import Overlay
@@ -137,52 +138,52 @@ def segment_video(
 ) -> tuple[int, dict[ResetCause, int]]:
     """Segment one video, or the frames of one segment, into ``folder``.
 
-    Decoding, stepping and writing take turns: workers beside each other keep the cores busy. The
-    state policy is that of ``streamseg run``.
+    This is ``streamseg run`` for a file: the same loop, the same state policy.
 
     Returns:
         Number of frames written, and how often the state was forgotten, by cause.
     """
     stream.reset()
-    policy = StatePolicy(settings.gap_reset, settings.scene_cut)
-    session = Session(stream, policy, name=task.video)
+    sessions: list[Session] = []
+
+    def make_session(run_job: RunJob) -> Session:
+        policy = StatePolicy(settings.gap_reset, settings.scene_cut)
+        sessions.append(Session(stream, policy, name=task.video, run_job=run_job))
+        return sessions[0]
+
     classes = stream.manifest.classes
-    overlay = Overlay(classes) if settings.video else None
-    sinks: list[Sink] = []
-    if settings.labels:
-        sinks.append(LabelSink(folder / LABELS))
-    if settings.video:
-        sinks.append(VideoSink(folder / OVERLAY, source.fps))
-    table = ClassTable(folder / TABLE, classes, {"video": task.video})
-    written = 0
+    sinks: list[Sink] = [TableSink(folder / TABLE, classes, {"video": task.video})]
     try:
-        for frame in _wanted(source, task):
-            labels = session.process(frame).labels
-            if frame.index < task.first:
-                continue
-            table.add(frame.index, frame.timestamp, labels)
-            picture = frame.image
-            if overlay is not None:
-                picture = np.empty_like(frame.image)
-                overlay.draw(frame.image, labels, picture)
-            for sink in sinks:
-                sink.write(SegmentedFrame(picture, labels, frame.index, frame.timestamp))
-            written += 1
-        for sink in sinks:
-            sink.finish()
+        if settings.labels:
+            sinks.append(LabelSink(folder / LABELS))
+        if settings.video:
+            sinks.append(VideoSink(folder / OVERLAY, source.fps))
+        options = MemberOptions(first=task.first)
+        wanted = SegmentSource(source, task)
+        report = run_stream(
+            make_session, wanted, Overlay(classes), sinks, options=options, draft=True
+        )
     finally:
         for sink in sinks:
             sink.discard()
-        table.close()
-    return written, dict(session.resets)
+    return report.frames, dict(sessions[0].resets)
 
 
-def _wanted(source: Source, task: Task) -> Iterator[Frame]:
-    for frame in source:
-        if task.stop is not None and frame.index >= task.stop:
-            return
-        if frame.index >= task.warm:
-            yield frame
+class SegmentSource:
+    """The frames of one segment of a video, with their numbers in the video."""
+
+    def __init__(self, source: Source, task: Task) -> None:
+        self._source, self._task = source, task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._source:
+            if self._task.stop is not None and frame.index >= self._task.stop:
+                return
+            if frame.index >= self._task.warm:
+                yield frame
 
 
 @contextmanager

@@ -271,6 +271,11 @@ class PageApp:
         yield
         task.cancel()
 
+    def remove(self, view: StreamView) -> None:
+        """Forget a stream."""
+        if self.views.get(view.name) is view:
+            del self.views[view.name]
+
     def show(self, view: StreamView, shot: bytes) -> None:
         """Give a picture to all that look at the stream."""
         for viewer in list(view.viewers):

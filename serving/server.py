@@ -168,9 +168,13 @@ class PageServer:
         """Show a stream."""
         self._call(lambda: self._app.views.__setitem__(view.name, view))
 
-    def leave(self, name: str) -> None:
-        """Show a stream no more; who looked at it gets no further pictures."""
-        self._call(lambda: self._app.views.pop(name, None))
+    def leave(self, view: StreamView) -> None:
+        """Show a stream no more; who looked at it gets no further pictures.
+
+        Another stream of its name, which may have joined meanwhile, stays.
+        """
+        view.close()
+        self._call(lambda: self._app.remove(view))
 
     def offer(self, view: StreamView, frame: Frame, labels: Image) -> None:
         """Take the labels of a stream's frame, in the thread that steps it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 
 from streamseg.runtime.video.resize import Image, Size
+
+logger = logging.getLogger(__name__)
 
 HALT_SECONDS = 1.0
 LONGEST_SIDE = 960
@@ -122,7 +125,11 @@ class ShotEncoder(threading.Thread):
                     return
                 stream = next(iter(self._waiting))
                 shot, publish = self._waiting.pop(stream)
-            message = encode_shot(shot)
+            try:
+                message = encode_shot(shot)
+            except Exception:  # one stream's picture must not end the pages of all
+                logger.exception("%s: a picture for the page cannot be encoded", stream)
+                continue
             self.encoded += 1
             publish(message)
 

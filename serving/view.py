@@ -121,6 +121,12 @@ class StreamView:
         copied: Image = plain.copy()
         return copied
 
+    def close(self) -> None:
+        """Release what the comparison needed; in the thread that steps the stream."""
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
+
     def _figures(self, frame: Frame) -> dict[str, Any]:
         figures = self.metrics.read()
         return {

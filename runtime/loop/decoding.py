@@ -17,6 +17,11 @@ WAIT = 0.1  # seconds between looks at a stop flag while nothing arrives
 PATIENCE = 6.0  # seconds that a read under way gets to return; sources time out after 5
 
 WhenBehind = Literal["drop", "wait"]
+OpenSource = Callable[[threading.Event], Source]
+
+
+def do_nothing() -> None:
+    """A hook that nobody needs."""
 
 
 class Decoder(threading.Thread):
@@ -26,30 +31,44 @@ class Decoder(threading.Thread):
     one: those that it replaced are counted in ``dropped``.
 
     Args:
-        source: iterated in this thread; stopped, not closed, by ``halt``.
+        source: iterated in this thread; stopped, not closed, by ``halt``. Or a function that opens
+            it, called in this thread, which then also closes it; however long it takes, it gives
+            up once the event that it gets is set.
         times: gets the seconds of ``decode``.
         when_behind: ``drop`` or ``wait``; by default live sources drop and others wait.
         notify: called in this thread when a frame or the end is there to be taken.
+
+    Attributes:
+        source: None until it is open.
+        error: why the source failed.
+        dropped: frames that a newer one replaced.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | OpenSource,
         times: StageTimes,
         *,
         when_behind: WhenBehind | None = None,
-        notify: Callable[[], None] | None = None,
+        notify: Callable[[], None] = do_nothing,
     ) -> None:
         super().__init__(name="streamseg-decode", daemon=True)
+        self.source: Source | None = None if callable(source) else source
         self.error: BaseException | None = None
         self.dropped = 0
-        self.when_behind: WhenBehind = when_behind or ("drop" if source.live else "wait")
-        self._source, self._times, self._notify = source, times, notify
+        self._open = source if callable(source) else None
+        self._when_behind, self._times, self._notify = when_behind, times, notify
         self._halt = threading.Event()
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
         self._last_time: float | None = None
         self._over = False
+
+    @property
+    def when_behind(self) -> WhenBehind:
+        """What happens to frames that come faster than they are taken."""
+        live = self.source is not None and self.source.live
+        return self._when_behind or ("drop" if live else "wait")
 
     @property
     def ended(self) -> bool:
@@ -62,11 +81,6 @@ class Decoder(threading.Thread):
         """Frames that can be taken now."""
         return len(self._frames)
 
-    def peek(self) -> Frame | None:
-        """What ``take`` would give now; a newer frame may replace it before that."""
-        with self._changed:
-            return self._frames[0] if self._frames else None
-
     def take(self) -> Frame | None:
         """The next frame, None where there is none at the moment."""
         with self._changed:
@@ -74,49 +88,49 @@ class Decoder(threading.Thread):
             self._changed.notify_all()
         return frame
 
-    def wait(
-        self, stop: threading.Event | None = None, meanwhile: Callable[[], None] | None = None
-    ) -> Frame | None:
-        """Wait for the next frame; None at the end or once ``stop`` is set.
+    def wait(self) -> Frame | None:
+        """Wait for the next frame; None at the end.
 
-        Args:
-            stop: ends the wait.
-            meanwhile: called several times a second while no frame comes.
         Raises:
             SourceError: the source broke off; all frames before that were given.
         """
-        while stop is None or not stop.is_set():
+        while True:
             with self._changed:
                 if not self._frames and not self._over:
                     self._changed.wait(WAIT)
-                waiting = not self._frames and not self._over
-            if waiting:
-                if meanwhile is not None:
-                    meanwhile()
-                continue
+                if not self._frames and not self._over:
+                    continue
             frame = self.take()
             if frame is None and self.error is not None:
                 raise self.error
             return frame
-        return None
 
     def run(self) -> None:
         """Read until the source ends, breaks off or ``halt`` is called."""
         try:
-            frames = iter(self._source)
-            while not self._halt.is_set():
-                begin = time.perf_counter()
-                frame = next(frames, None)
-                if frame is None:
-                    break
-                self._times.add("decode", time.perf_counter() - begin)
-                self._offer(self._with_silence(frame))
+            if self._open is not None:
+                self.source = self._open(self._halt)
+            assert self.source is not None
+            self._read(self.source)
         except BaseException as error:
             self.error = error
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        self._tell()
+        finally:
+            if self._open is not None and self.source is not None:
+                self.source.close()
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+            self._notify()
+
+    def _read(self, source: Source) -> None:
+        frames = iter(source)
+        while not self._halt.is_set():
+            begin = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                break
+            self._times.add("decode", time.perf_counter() - begin)
+            self._offer(self._with_silence(frame))
 
     def _with_silence(self, frame: Frame) -> Frame:
         """The frame with its silence filled in, where its source does not say."""
@@ -137,20 +151,21 @@ class Decoder(threading.Thread):
                 self._changed.wait(WAIT)
             self._frames.append(frame)
             self._changed.notify_all()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        if self._notify is not None:
-            self._notify()
+    def ask_to_end(self) -> None:
+        """Stop reading soon; returns at once."""
+        self._halt.set()
+        if self.source is not None:
+            self.source.stop()
+        with self._changed:
+            self._changed.notify_all()
 
     def halt(self) -> None:
         """Stop reading; a read under way gets ``PATIENCE`` seconds to return.
 
         One that takes longer, by a long time-out, ends later and on its own.
         """
-        self._halt.set()
-        self._source.stop()
-        with self._changed:
-            self._changed.notify_all()
+        self.ask_to_end()
         if self.ident is not None:
             self.join(PATIENCE)

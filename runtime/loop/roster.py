@@ -11,7 +11,7 @@ from typing import Any
 
 from streamseg.errors import SourceError, StreamsegError, raised_as
 from streamseg.runtime.loop.decoding import WhenBehind
-from streamseg.runtime.loop.fleet import NAME, OPTIONS, Fleet, Member
+from streamseg.runtime.loop.fleet import NAME, OPTIONS, Attachment, Fleet, SnapshotPlan
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.sources import SourceOptions, parse_source, require_kept
 
@@ -34,8 +34,12 @@ class StreamEntry:
         policy: when its state is reset.
         when_behind: ``drop``, ``wait``, or None to let the source decide.
         max_latency: seconds after which labels count as late; None: never.
-        outputs: kind (one of ``OUTPUTS``) -> file or folder, in which ``{stream}`` stands for the
-            name.
+        outputs: kind (one of ``OUTPUTS``) -> file or folder.
+        snapshot: file for its state.
+        snapshot_every: frames between two snapshots; None writes one at the end.
+        resume: file of the snapshot to go on from; the file of ``snapshot`` may be missing.
+
+    In files and folders ``{stream}`` stands for the name.
     """
 
     name: str
@@ -45,19 +49,43 @@ class StreamEntry:
     when_behind: WhenBehind | None = None
     max_latency: float | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
+    snapshot: str | None = None
+    snapshot_every: int | None = None
+    resume: str | None = None
+
+    def _place(self, text: str) -> Path:
+        return Path(text.replace("{stream}", self.name))
 
     @property
     def paths(self) -> dict[str, Path]:
         """Where its outputs go."""
-        return {
-            kind: Path(text.replace("{stream}", self.name)) for kind, text in self.outputs.items()
-        }
+        return {kind: self._place(text) for kind, text in self.outputs.items()}
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """All that it writes: its outputs, and the snapshot."""
+        return {**self.paths, **({} if self.snapshot is None else {"snapshot": self._snapshot})}
+
+    @property
+    def _snapshot(self) -> Path:
+        assert self.snapshot is not None
+        return self._place(self.snapshot)
+
+    @property
+    def snapshots(self) -> SnapshotPlan:
+        """Where its state goes and comes from, as of now."""
+        resume = None if self.resume is None else self._place(self.resume)
+        if resume is not None and self.resume == self.snapshot and not resume.exists():
+            resume = None
+        path = None if self.snapshot is None else self._snapshot
+        return SnapshotPlan(path=path, every=self.snapshot_every, resume=resume)
 
 
 OUTPUTS = ("out", "labels", "confidence", "areas", "sheet")
 _OPTION_KINDS = {entry.name: str(entry.type) for entry in fields(SourceOptions)}
 _POLICY_KINDS = {entry.name: str(entry.type) for entry in fields(StatePolicy)}
-_OWN = {"source": "str", "when_behind": "str", "max_latency_ms": "float"}
+_STATE = {"snapshot": "str", "snapshot_every": "int", "resume": "str"}
+_OWN = {"source": "str", "when_behind": "str", "max_latency_ms": "float", **_STATE}
 _KINDS = {**_OWN, **dict.fromkeys(OUTPUTS, "str"), **_OPTION_KINDS, **_POLICY_KINDS}
 _EXPECTED = {"str": "a text", "float": "a number", "int": "a whole number", "bool": "true or false"}
 
@@ -104,10 +132,10 @@ def _parse_streams(path: Path, start: StreamEntry) -> dict[str, StreamEntry]:
 def check_outputs(entries: Mapping[str, StreamEntry], where: str = "") -> None:
     """Raise SourceError where streams would write to the same place, or over what one reads."""
     owners: dict[Path, str] = {}
-    places = [place for entry in entries.values() for place in entry.paths.values()]
+    places = [place for entry in entries.values() for place in entry.places.values()]
     for entry in entries.values():
         require_kept(entry.source, places, where)
-        for kind, place in entry.paths.items():
+        for kind, place in entry.places.items():
             other = owners.setdefault(place.absolute(), entry.name)
             if other != entry.name:
                 raise SourceError(
@@ -158,8 +186,12 @@ def _make_entry(
         raise SourceError(f"{where} has no source")
     if given.get("when_behind", "drop") not in ("drop", "wait"):
         raise SourceError(f"{where}: when-behind is neither drop nor wait")
-    changes: dict[str, Any] = {key: given[key] for key in ("source", "when_behind") if key in given}
+    plain = ("source", "when_behind", *_STATE)
+    changes: dict[str, Any] = {key: given[key] for key in plain if key in given}
     changes["outputs"] = {**start.outputs, **{key: given[key] for key in OUTPUTS if key in given}}
+    every = changes.get("snapshot_every", start.snapshot_every)
+    if every is not None and (every < 1 or changes.get("snapshot", start.snapshot) is None):
+        raise SourceError(f"{where}: snapshot-every expects 1 or more frames, and a snapshot")
     if "max_latency_ms" in given:
         if not given["max_latency_ms"] > 0:
             raise SourceError(f"{where}: max-latency-ms is not above 0")
@@ -182,7 +214,7 @@ class Roster:
 
     Args:
         fleet: gets and loses streams.
-        on_join: called with every stream that joins, before its first frame.
+        attach: gives the outputs and hooks of every stream that joins.
         on_change: told of every change of the list, in words.
     """
 
@@ -190,10 +222,10 @@ class Roster:
         self,
         fleet: Fleet,
         *,
-        on_join: Callable[[Member, StreamEntry], None] = lambda _member, _entry: None,
+        attach: Callable[[StreamEntry], Attachment] = lambda _entry: Attachment(),
         on_change: Callable[[str], None] = logger.info,
     ) -> None:
-        self._fleet, self._on_join, self._on_change = fleet, on_join, on_change
+        self._fleet, self._attach, self._on_change = fleet, attach, on_change
         self._entries: dict[str, StreamEntry] = {}
 
     @property
@@ -248,7 +280,8 @@ class Roster:
             policy=entry.policy,
             when_behind=entry.when_behind,
             max_latency=entry.max_latency,
-            on_join=lambda member: self._on_join(member, entry),
+            snapshots=entry.snapshots,
+            attachment=self._attach(entry),
         )
 
     def reload(self, path: Path, defaults: StreamEntry | None = None) -> None:

@@ -20,10 +20,14 @@ class StageTime:
 
 
 class StageTimes:
-    """Collects seconds by stage; each stage is recorded by one thread only."""
+    """Collects seconds by stage; each stage is recorded by one thread only.
 
-    def __init__(self) -> None:
-        self._seconds = {stage: deque[float](maxlen=TIMES_KEPT) for stage in STAGES}
+    Args:
+        kept: times of each stage to keep, the last ones.
+    """
+
+    def __init__(self, kept: int = TIMES_KEPT) -> None:
+        self._seconds = {stage: deque[float](maxlen=kept) for stage in STAGES}
 
     def add(self, stage: str, seconds: float) -> None:
         """Record one frame."""

@@ -11,12 +11,12 @@ from functools import partial
 
 import numpy as np
 
-from streamseg.runtime.loop.decoding import QUEUE_LENGTH
+from streamseg.errors import SinkError, domain_error
+from streamseg.runtime.loop.decoding import QUEUE_LENGTH, do_nothing
 from streamseg.runtime.loop.times import StageTimes
 from streamseg.runtime.sinks import SegmentedFrame, Sink
-from streamseg.runtime.sources import Frame
-from streamseg.runtime.video.accuracy import AccuracyMeter
-from streamseg.runtime.video.overlay import Overlay, write_caption
+from streamseg.runtime.sources import Frame, Source
+from streamseg.runtime.video.overlay import Overlay
 from streamseg.runtime.video.resize import Image
 
 EMPTY: Image = np.empty((0, 0), np.uint8)
@@ -44,80 +44,163 @@ class Slot:
         self.frame = frame
 
 
-class Writer(threading.Thread):
-    """Draws the overlay and feeds the sinks.
+# Called with a frame, its labels and its picture, which is None where nobody needs one.
+Inspect = Callable[[Frame, Image, "Image | None"], None]
 
-    After a failure it goes on taking slots without using them, so that nobody waits for it.
+
+def no_inspection(_frame: Frame, _labels: Image, _picture: Image | None) -> None:
+    """Look at nothing."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a stream writes.
+
+    Attributes:
+        open_sinks: makes the sinks once the source is open, in the writer's thread.
+        overlay: draws the pictures that sinks get.
+        inspect: called in the writer's thread with every frame before the sinks get it; it may
+            draw into the picture.
     """
 
-    def __init__(self, overlay: Overlay, sinks: Sequence[Sink], times: StageTimes) -> None:
+    open_sinks: Callable[[Source], Sequence[Sink]]
+    overlay: Overlay
+    inspect: Inspect = no_inspection
+
+
+class Writer(threading.Thread):
+    """Opens the sinks, draws the overlay, feeds the sinks and completes them.
+
+    After a failure it goes on taking slots without using them, so that nobody waits for it.
+
+    Args:
+        outputs: what to write.
+        times: gets the seconds of ``overlay`` and ``encode``.
+        notify: called in this thread when it can take a frame again.
+
+    Attributes:
+        error: the first failure.
+        written: frames that all sinks have.
+        sentences: what the sinks say of what they hold, once they are complete.
+    """
+
+    def __init__(
+        self, outputs: Outputs, times: StageTimes, *, notify: Callable[[], None] = do_nothing
+    ) -> None:
         super().__init__(name="streamseg-encode", daemon=True)
         self.error: BaseException | None = None
-        self.failed: Sink | None = None
         self.written = 0
-        self.free: queue.Queue[Slot] = queue.Queue()
-        for _ in range(QUEUE_LENGTH):
-            self.free.put(Slot())
-        self.needs_confidence = any(sink.needs_confidence for sink in sinks)
-        self._needs_picture = any(sink.needs_picture for sink in sinks)
+        self.sentences: list[str] = []
+        self.needs_confidence = False
+        self._outputs, self._times, self._notify = outputs, times, notify
+        self._needs_picture = False
+        self._source: Source | None = None
+        self._sinks: Sequence[Sink] = ()
+        self._failed: Sink | None = None
+        self._on_end: Callable[[], None] = do_nothing
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._work: queue.SimpleQueue[Slot | Callable[[], None] | None] = queue.SimpleQueue()
-        self._overlay, self._sinks, self._times = overlay, sinks, times
-        self._meter = (
-            AccuracyMeter(overlay.classes) if AccuracyMeter.fits(overlay.classes) else None
-        )
+
+    def open(self, source: Source) -> None:
+        """Start with the outputs of an open source; returns at once."""
+        self._source = source
+        self.start()
 
     @property
-    def accuracy(self) -> AccuracyMeter | None:
-        """How right the labels were; None where the source does not know, or other classes."""
-        return self._meter if self._meter is not None and self._meter.frames else None
+    def opened(self) -> bool:
+        """Whether ``open`` was called."""
+        return self._source is not None
 
-    def submit(self, slot: Slot) -> None:
-        """Hand over a filled slot; it comes back through ``free``."""
+    @property
+    def free(self) -> int:
+        """Frames that it can take now without waiting; 0 until the sinks are open."""
+        return self._free.qsize()
+
+    def write(self, frame: Frame, labels: Image, confidence: Image | None) -> None:
+        """Hand over copies of a result; waits where none is ``free``."""
+        slot = self._free.get()
+        try:
+            slot.fill(frame, labels, confidence)
+        except BaseException:
+            self._free.put(slot)
+            raise
         self._work.put(slot)
 
     def do(self, job: Callable[[], None]) -> None:
-        """Call ``job`` in this thread after the frames that were submitted, if all were written."""
-        self._work.put(job)
+        """Call ``job`` in this thread after the frames that were submitted, if all were written.
+
+        Before ``open`` it is called at once.
+        """
+        if self.opened:
+            self._work.put(job)
+        else:
+            job()
 
     def run(self) -> None:
-        """Write what is submitted until ``halt`` is called."""
+        """Write what is submitted until ``finish`` is called, then complete the outputs."""
+        assert self._source is not None
+        self._try(partial(self._open_sinks, self._source))
+        for _ in range(QUEUE_LENGTH):
+            self._free.put(Slot())
+        self._notify()
         while (work := self._work.get()) is not None:
             if self.error is None:
                 self._try(partial(self._write, work) if isinstance(work, Slot) else work)
             if isinstance(work, Slot):
                 work.frame = None
-                self.free.put(work)
+                self._free.put(work)
+                self._notify()
+        self._complete()
+        self._on_end()
+
+    def _open_sinks(self, source: Source) -> None:
+        self._sinks = self._outputs.open_sinks(source)
+        self.needs_confidence = any(sink.needs_confidence for sink in self._sinks)
+        self._needs_picture = any(sink.needs_picture for sink in self._sinks)
 
     def _try(self, job: Callable[[], None]) -> None:
         try:
             job()
         except BaseException as error:
-            self.error = self.error or error
+            where = f"{self._failed.path}: " if self._failed is not None else ""
+            self.error = self.error or domain_error(error, SinkError, where)
 
     def _write(self, slot: Slot) -> None:
         frame = slot.frame
         assert frame is not None
         begin = time.perf_counter()
         if self._needs_picture:
-            self._overlay.draw(frame.image, slot.labels, slot.picture)
-        if self._meter is not None and frame.truth is not None:
-            self._meter.add(slot.labels, frame.truth)
-            if self._needs_picture:
-                write_caption(slot.picture, self._meter.caption)
+            self._outputs.overlay.draw(frame.image, slot.labels, slot.picture)
+        self._outputs.inspect(frame, slot.labels, slot.picture if self._needs_picture else None)
         drawn = time.perf_counter()
         segmented = SegmentedFrame(
             slot.picture, slot.labels, frame.index, frame.timestamp, slot.confidence
         )
         for sink in self._sinks:
-            self.failed = sink
+            self._failed = sink
             sink.write(segmented)
-        self.failed = None
+        self._failed = None
         if self._needs_picture:
             self._times.add("overlay", drawn - begin)
         self._times.add("encode", time.perf_counter() - drawn)
         self.written += 1
 
-    def halt(self) -> None:
-        """Write everything submitted, then stop."""
+    def _complete(self) -> None:
+        """Complete the sinks that hold frames, discard the others."""
+        for sink in self._sinks:
+            if self.written == 0 or sink is self._failed:
+                self._try(sink.discard)
+            else:
+                self._try(partial(self._finish_sink, sink))
+
+    def _finish_sink(self, sink: Sink) -> None:
+        self.sentences.append(sink.finish())
+
+    def finish(self, on_end: Callable[[], None]) -> None:
+        """Write everything submitted and complete the outputs; returns at once.
+
+        Args:
+            on_end: called in this thread when that is done.
+        """
+        self._on_end = on_end
         self._work.put(None)
-        self.join()

@@ -27,6 +27,14 @@ from streamseg.runtime.video.resize import Image
 
 logger = logging.getLogger(__name__)
 
+RunJob = Callable[[Callable[[], None]], None]
+"""Calls what it is given, now or in another thread, in order."""
+
+
+def run_now(job: Callable[[], None]) -> None:
+    """Call a job at once."""
+    job()
+
 
 class Session:
     """Steps a stream and keeps its state honest: every decision is an event with its reason.
@@ -43,12 +51,14 @@ class Session:
             without it events are logged.
         snapshot: file for snapshots that name no other, rewritten each time.
         snapshot_every: frames between two snapshots to that file; ``None`` makes none unasked.
+        run_job: runs the writing of snapshot files. At once by default; a loop that has a thread
+            for outputs lets that do it.
 
     Attributes:
         frames: processed so far.
         resets: how often the state was forgotten, by cause.
-        beside: what runs the writing of snapshot files. At once by default; a loop that has a
-            thread for outputs lets that do it.
+        resumed: position of the snapshot file that it goes on from; None for a fresh start.
+        unsaved: why the session's own file does not hold its last snapshot; None where it does.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class Session:
         on_event: EventHandler | None = None,
         snapshot: str | os.PathLike[str] | None = None,
         snapshot_every: int | None = None,
+        run_job: RunJob = run_now,
     ) -> None:
         if snapshot_every is not None and (snapshot is None or snapshot_every < 1):
             raise StreamsegError(
@@ -71,7 +82,9 @@ class Session:
         self.name = name
         self.frames = 0
         self.resets: Counter[ResetCause] = Counter()
-        self.beside: Callable[[Callable[[], None]], None] = lambda job: job()
+        self.resumed: Position | None = None
+        self.unsaved: StreamsegError | None = None
+        self._run_job = run_job
         self._on_event = on_event
         self._snapshot, self._snapshot_every = snapshot, snapshot_every
         self._saved = 0
@@ -128,10 +141,27 @@ class Session:
             return "nonfinite", f"the state held NaN or infinity after {self.stream.steps} frames"
         return None
 
-    def serve(self) -> None:
-        """Do what was asked for since the last call, and write the snapshot that is due."""
+    @property
+    def depth(self) -> int:
+        """Steps that may be under way at once."""
+        return self.stream.depth
+
+    @property
+    def due(self) -> bool:
+        """Whether ``serve`` has something to do."""
+        return self._snapshot_is_due or not self._requests.empty()
+
+    @property
+    def _snapshot_is_due(self) -> bool:
         every = self._snapshot_every
-        if every is not None and self.frames - self._saved >= every:
+        return every is not None and self.frames - self._saved >= every
+
+    def serve(self) -> None:
+        """Do what was asked for since the last call, and write the snapshot that is due.
+
+        Not to be called while a step is under way: its result would come after the snapshot.
+        """
+        if self._snapshot_is_due:
             self._save_unasked()
         while True:
             try:
@@ -152,7 +182,7 @@ class Session:
     def _save_unasked(self) -> None:
         assert self._snapshot is not None
         self._saved = self.frames
-        self._write(self._snapshot, Future())
+        self._write(self._snapshot, Future(), self._run_job)
 
     def request_reset(self, reason: str = "asked for") -> Future[Event]:
         """Forget the state before the next frame; the future gives the event."""
@@ -175,16 +205,20 @@ class Session:
 
         def act() -> None:
             if future.set_running_or_notify_cancel():
-                self._write(self._snapshot if path is None else path, future)
+                self._write(self._snapshot if path is None else path, future, self._run_job)
 
         self._requests.put(act)
         return future
 
-    def _write(self, path: str | os.PathLike[str] | None, future: Future[Event]) -> None:
-        """Copy the state now, let it be written beside, tell both of the outcome."""
+    def _write(
+        self, path: str | os.PathLike[str] | None, future: Future[Event], run_job: RunJob
+    ) -> None:
+        """Copy the state now, let it be written by ``run_job``, tell both of the outcome."""
         index, timestamp = self._next()
+        own = path is not None and path == self._snapshot
 
         def fail(error: StreamsegError) -> None:
+            self.unsaved = error if own else self.unsaved
             self._emit("failed", str(error), index, timestamp)
             future.set_exception(error)
 
@@ -194,6 +228,7 @@ class Session:
             except StreamsegError as error:
                 fail(error)
                 return
+            self.unsaved = None if own else self.unsaved
             reason = f"state after {snapshot.state.step} frames written to {Path(file)}"
             future.set_result(self._emit("snapshot", reason, index, timestamp))
 
@@ -204,7 +239,7 @@ class Session:
         except StreamsegError as error:
             fail(error)
             return
-        self.beside(partial(write, path, snapshot))
+        run_job(partial(write, path, snapshot))
 
     def snapshot(self) -> SessionSnapshot:
         """Copy what the next result depends on: state, step counter, and the last frame's traces.
@@ -240,11 +275,7 @@ class Session:
             StreamsegError: no frame was processed yet, or the file cannot be written.
         """
         future: Future[Event] = Future()
-        beside, self.beside = self.beside, lambda job: job()
-        try:
-            self._write(path, future)
-        finally:
-            self.beside = beside
+        self._write(path, future, run_now)
         return future.result()
 
     def load(self, path: str | os.PathLike[str]) -> SessionSnapshot:
@@ -255,6 +286,7 @@ class Session:
         """
         snapshot = read_snapshot(path, self.stream.manifest.state, self.stream.identity)
         self.restore(snapshot)
+        self.resumed = snapshot.position
         reason = f"state after {snapshot.state.step} frames read from {Path(path)}"
         self._emit("restore", reason, *self._next())
         return snapshot

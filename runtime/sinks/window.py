@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,8 @@ from streamseg.errors import SinkError
 from streamseg.runtime.sinks.sink import SegmentedFrame
 
 ESCAPE = 27
+# Toolkits want all calls from one thread, also where several streams have a window each.
+_GUI = ThreadPoolExecutor(1, thread_name_prefix="window")
 REPLACE = "pip uninstall opencv-python-headless, then pip install opencv-python"
 
 
@@ -57,8 +60,10 @@ class WindowSink:
 
     def write(self, frame: SegmentedFrame) -> None:
         """Show one picture. Raises SinkError."""
-        if self._closed:
-            return
+        if not self._closed:
+            _GUI.submit(self._show, frame).result()
+
+    def _show(self, frame: SegmentedFrame) -> None:
         try:
             if self._frames == 0:
                 cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
@@ -81,7 +86,7 @@ class WindowSink:
     def discard(self) -> None:
         """Close the window."""
         if self._frames and not self._closed:
-            cv2.destroyWindow(self._title)
+            _GUI.submit(cv2.destroyWindow, self._title).result()
         self._closed = True
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-from streamseg.errors import SourceError
+from streamseg.errors import SourceError, domain_error
 from streamseg.runtime.session.events import Event, EventHandler, EventKind
 from streamseg.runtime.sources.clock import SourceClock
 from streamseg.runtime.sources.frame import Frame
@@ -126,10 +126,11 @@ class StreamingSource:
                     frame = None if picture is None else self._deliver(picture)
             except UnusableSource:
                 raise
-            except SourceError as error:
+            except Exception as error:
+                failure = domain_error(error, SourceError, f"{self.name}: ")
                 if not self._can_reconnect:
-                    raise
-                self._reconnect(str(error))
+                    raise failure from failure.__cause__
+                self._reconnect(str(failure))
                 continue
             if picture is None:
                 return None
@@ -217,9 +218,9 @@ class StreamingSource:
                     self._reader, self._first = self._open()
             except UnusableSource:
                 raise
-            except SourceError as error:
-                logger.debug("%s: attempt %d: %s", self.name, attempts, error)
-                reason = str(error)
+            except Exception as error:
+                reason = str(domain_error(error, SourceError))
+                logger.debug("%s: attempt %d: %s", self.name, attempts, reason)
                 continue
             self._opened = time.monotonic()
             self._clock.restart()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamseg.runtime.bundle.manifest import ClassInfo
+from streamseg.runtime.sources.frame import Frame
+from streamseg.runtime.video.overlay import write_caption
 from streamseg.runtime.video.resize import Image
 from streamseg.scenes import SCENE_CLASSES
 
@@ -42,6 +44,13 @@ class AccuracyMeter:
         self._latest = float(np.trace(counts) / counts.sum())
         self._counts += counts
         self.frames += 1
+
+    def inspect(self, frame: Frame, labels: Image, picture: Image | None) -> None:
+        """Count a frame whose truth the source knows, and write the score into its picture."""
+        if frame.truth is not None:
+            self.add(labels, frame.truth)
+            if picture is not None:
+                write_caption(picture, self.caption)
 
     @property
     def latest(self) -> float:

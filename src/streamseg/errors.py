@@ -91,6 +91,23 @@ def raised_as(failure: type[StreamsegError], subject: str) -> Iterator[None]:
         raise failure(f"{subject} cannot be read: {_describe(error)}") from error
 
 
+def domain_error(
+    error: BaseException, failure: type[StreamsegError], where: str = ""
+) -> BaseException:
+    """An exception of any library as one of ours, with the exception as its cause.
+
+    Args:
+        error: ours, and requests to exit such as KeyboardInterrupt, come back as they are.
+        failure: what to turn the others into.
+        where: begins the message.
+    """
+    if isinstance(error, StreamsegError) or not isinstance(error, Exception):
+        return error
+    told = failure(f"{where}{_describe(error)}")
+    told.__cause__ = error
+    return told
+
+
 def _describe(error: Exception) -> str:
     """The kind of an error and the first line of its text, in characters that can be printed."""
     text = (str(error).splitlines() or [""])[0][:300]

@@ -9,6 +9,7 @@ import signal
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from streamseg.batch.local import LocalExecutor
 from streamseg.batch.work import Task
 from streamseg.cli.main import run
 from streamseg.errors import BackendError, BatchError, SourceError
+from streamseg.runtime.stream import Stream
 from tests.batch.archives import (
     check_results,
     count_done,
@@ -453,10 +455,14 @@ def test_video_that_breaks_off_while_it_is_read_leaves_nothing(
     write_archive(tmp_path / "in", videos=1)
     settings, out = make_settings(bundle), tmp_path / "out"
 
-    def broken(*_: object) -> bool:
-        raise SourceError("breaks off after 0.4 s")
+    begin, count = Stream.begin, iter(range(1000))
 
-    monkeypatch.setattr("streamseg.runtime.stream.Stream.step", broken)
+    def broken(*given: Any) -> None:
+        if next(count) == 3:
+            raise SourceError("breaks off after 0.4 s")
+        begin(*given)
+
+    monkeypatch.setattr("streamseg.runtime.stream.Stream.begin", broken)
     with InlineExecutor(settings) as executor:
         report = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings).run(executor)
     assert report.failures == {"cam0/00.mp4": "breaks off after 0.4 s"}

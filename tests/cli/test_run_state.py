@@ -20,7 +20,7 @@ import pytest
 
 from streamseg.runtime.sources import open_source
 from tests.cli.test_run import call, refusal
-from tests.runtime.clips import write_clip
+from tests.runtime.clips import small_disk, write_clip
 from tests.runtime.toy import write_toy_bundle
 
 SCENE = "synthetic:clean?size=48x64&fps=10"
@@ -239,11 +239,14 @@ def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None
 def test_signals_reach_every_stream_of_a_fleet(bundle: Path, tmp_path: Path) -> None:
     events = tmp_path / "events"
     sources = [word for name in "ab" for word in ("--source", f"{name}={SCENE}#realtime")]
-    with running(bundle, *sources, "--null", "--events", events) as process:
+    state = ["--snapshot", tmp_path / "{stream}.state", "--events", events]
+    with running(bundle, *sources, "--null", *state) as process:
         wait_for(lambda: events.exists() and len(lines(events)) >= 2, process)
         process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: (tmp_path / "b.state").exists(), process)
+        wait_for(lambda: (tmp_path / "a.state").exists(), process)
         process.send_signal(signal.SIGUSR1)
-        wait_for(lambda: len(lines(events)) >= 4, process)
+        wait_for(lambda: sum(line["kind"] == "reset" for line in lines(events)) == 2, process)
         process.send_signal(signal.SIGTERM)
         text, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, errors
@@ -251,7 +254,49 @@ def test_signals_reach_every_stream_of_a_fleet(bundle: Path, tmp_path: Path) -> 
     assert {(line["stream"], line["reason"]) for line in resets} == {
         ("a", "signal SIGUSR1"), ("b", "signal SIGUSR1")
     }  # fmt: skip
-    assert "snapshots are for a single stream" in text
+    assert "stopped by a request" in text
+
+
+def test_streams_of_a_killed_fleet_go_on_bit_for_bit(bundle: Path, tmp_path: Path) -> None:
+    """The labels are those of each stream run alone and never interrupted."""
+    sources = {name: f"{SCENE}&frames=60&seed={seed}" for seed, name in enumerate("abc")}
+    for name, source in sources.items():
+        assert call("run", bundle, "--source", source, "--labels", tmp_path / "alone" / name) == 0
+    command: list[object] = [bundle, "--labels", tmp_path / "l" / "{stream}", "--snapshot-every", 7]
+    command += ["--snapshot", tmp_path / "{stream}.state", "--resume", tmp_path / "{stream}.state"]
+    for name, source in sources.items():
+        command += ["--source", f"{name}={source}"]
+    paced = [f"{word}#realtime" if "synthetic:" in str(word) else word for word in command]
+    with running(*paced) as process:
+        wait_for(lambda: all((tmp_path / f"{n}.state").exists() for n in sources), process)
+        process.kill()
+    assert any(len(list((tmp_path / "l" / name).glob("*.png"))) < 60 for name in sources)
+    with running(*command) as process:
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert out.count("restore") == 3
+    for name in sources:
+        assert labels(tmp_path / "l" / name) == labels(tmp_path / "alone" / name)
+
+
+@pytest.mark.parametrize(("seeds", "code"), [((1,), 2), ((1, 2), 1)])
+def test_snapshot_that_cannot_be_written_is_a_failure(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    seeds: tuple[int, ...],
+    code: int,
+) -> None:
+    given = [word for seed in seeds for word in ("--source", f"{SCENE}&frames=5&seed={seed}")]
+    with small_disk(tmp_path / "disk", 1) as disk:
+        place = disk / ("{stream}.state" if len(seeds) > 1 else "state")
+        (disk / "ballast").write_bytes(b"the one page of this disk")
+        options = ["--labels", tmp_path / "l" / "{stream}", "--snapshot", place]
+        assert call("run", bundle, *given, *options) == code
+        told = capsys.readouterr()
+        assert "No space left" in told.out + told.err
+        assert not list(disk.glob("*state*"))
+    assert len(list((tmp_path / "l").rglob("*.png"))) == 5 * len(seeds)
 
 
 def test_signals_that_come_early_end_nothing(bundle: Path, tmp_path: Path) -> None:

@@ -354,11 +354,13 @@ def test_streams_come_and_go(tmp_path: Path) -> None:
     with running(tmp_path) as run:
         metrics = StreamMetrics()
         other = Session(run.session.stream.sibling(), name="rear")
-        run.server.join(StreamView(other, metrics, lambda: "another"))
+        rear = StreamView(other, metrics, lambda: "another")
+        run.server.join(rear)
         names = [entry["name"] for entry in json.loads(get(run.server, "/api/streams")[1])]
         assert names == ["front", "rear"]
-        run.server.leave("rear")
-        run.server.leave("never")
+        run.server.leave(StreamView(other, metrics, lambda: "of the same name, and never shown"))
+        assert len(json.loads(get(run.server, "/api/streams")[1])) == 2
+        run.server.leave(rear)
         names = [entry["name"] for entry in json.loads(get(run.server, "/api/streams")[1])]
         assert names == ["front"]
         assert post(run.server, "/api/reset", {"stream": "rear"})[0] == 404
@@ -370,7 +372,7 @@ def test_page_of_no_stream_waits_for_one(tmp_path: Path) -> None:
             return (await viewing.receive_json())["hello"]["stream"]
 
     with running(tmp_path) as run:
-        run.server.leave("front")
+        run.server.leave(run.view)
         assert ask(run.server, watch) is None
 
 

@@ -17,8 +17,7 @@ from streamseg.files import check_place
 if TYPE_CHECKING:
     from streamseg.runtime.session.events import EventHandler
     from streamseg.runtime.session.policy import StatePolicy
-    from streamseg.runtime.session.session import Session
-    from streamseg.runtime.session.snapshots import Position
+    from streamseg.runtime.session.session import RunJob, Session
     from streamseg.runtime.stream import Stream
 
 PLACE = click.Path(path_type=Path)
@@ -113,34 +112,32 @@ class PolicyArguments:
         gap = None if self.gap_reset == math.inf else self.gap_reset
         return StatePolicy(gap, self.scene_cut, self.check_every)
 
-    def session(self, stream: Stream, name: str, on_event: EventHandler) -> Session:
-        """A session of ``stream`` under this policy.
+    def session(
+        self, stream: Stream, name: str, on_event: EventHandler, run_job: RunJob
+    ) -> Session:
+        """A session of ``stream`` under this policy, gone on from the snapshot asked for.
 
         Raises:
             StreamsegError: the snapshot cannot be written where it was asked for.
+            StateMismatch: no snapshot to go on from, damaged, or of another bundle.
         """
         from streamseg.runtime.session.session import Session
 
         if self.snapshot is not None:
             check_place(self.snapshot, StreamsegError)
-        return Session(
+        session = Session(
             stream,
             self.policy(),
             name=name,
             on_event=on_event,
             snapshot=self.snapshot,
             snapshot_every=self.snapshot_every,
+            run_job=run_job,
         )
-
-    def load(self, session: Session) -> Position | None:
-        """Go on from the snapshot asked for; None where there is none.
-
-        Raises:
-            StateMismatch: no such file, damaged, or of another bundle.
-        """
-        if self.resume is None or (self.resume == self.snapshot and not self.resume.exists()):
-            return None
-        return session.load(self.resume).position
+        resume = self.resume
+        if resume is not None and (resume != self.snapshot or resume.exists()):
+            session.load(resume)
+        return session
 
 
 def policy_options(function: Callable[..., Any]) -> Callable[..., Any]:

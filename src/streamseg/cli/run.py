@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from streamseg.runtime.loop.pipeline import RunReport
-    from streamseg.runtime.session.session import Session
+    from streamseg.runtime.session.session import RunJob, Session
+    from streamseg.runtime.video.accuracy import AccuracyMeter
 
 FOLDER = click.Path(path_type=Path)
 
@@ -72,10 +73,13 @@ def command(
     from rich.console import Console
 
     from streamseg.runtime.bundle.bundle import read_manifest
+    from streamseg.runtime.loop.member import MemberOptions
     from streamseg.runtime.loop.pipeline import run_stream
+    from streamseg.runtime.loop.writing import no_inspection
     from streamseg.runtime.session.event_log import EventLog
     from streamseg.runtime.sources import open_source, require_kept
     from streamseg.runtime.stream import open_stream
+    from streamseg.runtime.video.accuracy import AccuracyMeter
     from streamseg.signals import call_on_signals, stop_on_signals
 
     require_kept(source.uris[0], [*outputs.places, *state.places])
@@ -114,27 +118,36 @@ def command(
             f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps{detail}", markup=False
         )
         console.print(stream.execution, markup=False)
-        session = state.session(stream, opened.name, log)
-        after = state.load(session)
-        sessions.append(session)
+        meter = (
+            AccuracyMeter(stream.manifest.classes)
+            if AccuracyMeter.fits(stream.manifest.classes)
+            else None
+        )
+        overlay = outputs.overlay(stream.manifest)
         expected = min((n for n in (opened.frame_count, frames) if n), default=None)
         progress = stack.enter_context(make_progress(console, expected))
         task = progress.task_ids[0]
+
+        def make_session(run_job: RunJob) -> Session:
+            session = state.session(stream, opened.name, log, run_job)
+            sessions.append(session)
+            return session
+
         report = run_stream(
-            session,
+            make_session,
             opened,
-            outputs.overlay(stream.manifest),
+            overlay,
             sinks,
-            limit=frames,
             stop=request.event,
             on_frame=lambda count: progress.update(task, completed=count),
             when_behind=source.when_behind,
             max_latency=source.max_latency,
             on_event=log,
-            after=after,
+            options=MemberOptions(limit=frames),
+            inspect=no_inspection if meter is None else meter.inspect,
         )
         progress.stop()
-        print_report(console, report, session, request.signal)
+        print_report(console, report, sessions[0], meter, request.signal)
     return 128 + request.signal if report.stopped and request.signal else 0
 
 
@@ -170,7 +183,11 @@ def make_progress(console: Console, expected: int | None) -> Progress:
 
 
 def print_report(
-    console: Console, report: RunReport, session: Session, signal_number: int | None
+    console: Console,
+    report: RunReport,
+    session: Session,
+    meter: AccuracyMeter | None,
+    signal_number: int | None,
 ) -> None:
     """Print the times of the stages and what was written."""
     from rich.table import Table
@@ -190,8 +207,8 @@ def print_report(
     )
     for sentence in count_sentences(report):
         console.print(sentence)
-    if report.accuracy is not None:
-        console.print(report.accuracy.sentence)
+    if meter is not None and meter.frames:
+        console.print(meter.sentence)
     if session.resets:
         causes = ", ".join(f"{count} by {cause}" for cause, count in session.resets.items())
         console.print(f"state reset {session.resets.total()} times: {causes}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from streamseg.cli.output_options import OutputArguments
 from streamseg.cli.policy_options import PolicyArguments
@@ -19,13 +17,15 @@ from streamseg.cli.streams import (
     list_entries,
     reload_on_hangup,
     reset_streams,
+    save_streams,
 )
+from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streamseg.runtime.loop.fleet import Fleet, Member
-    from streamseg.runtime.loop.fleet_writing import MemberWriter
+    from streamseg.runtime.loop.fleet import Attachment, Fleet
+    from streamseg.runtime.loop.member import Member
     from streamseg.runtime.loop.roster import StreamEntry
     from streamseg.runtime.loop.stream_metrics import StreamMetrics
     from streamseg.runtime.session.events import Event
@@ -48,23 +48,20 @@ class FleetArguments:
         """Defaults of every stream, and the streams.
 
         Raises:
-            UsageError: options that only a single stream has, or nothing to write.
+            UsageError: nothing to write.
             SourceError: the list is bad, or two streams would write to the same place.
+            SinkError: no windows here, and one was asked for.
         """
         from streamseg.runtime.loop.roster import OUTPUTS
+        from streamseg.runtime.sinks.window import require_windows
 
-        alone = {
-            "--window": self.outputs.window,
-            "--snapshot": self.state.snapshot,
-            "--resume": self.state.resume,
-        }
-        for option, given in alone.items():
-            if given:
-                raise click.UsageError(f"{option} is for a single stream; leave it out")
         places = {kind: getattr(self.outputs, kind) for kind in OUTPUTS}
-        defaults = default_entry(self.source, self.state.policy(), places)
+        defaults = default_entry(self.source, self.state, places)
         entries = list_entries(self.source, self.streams, defaults)
-        if not self.outputs.null and not any(entry.outputs for entry in entries.values()):
+        if self.outputs.window:
+            require_windows()
+        shown = self.outputs.null or self.outputs.window
+        if not shown and not any(entry.outputs for entry in entries.values()):
             self.outputs.require_one()
         return defaults, entries
 
@@ -77,16 +74,16 @@ class FleetRun:
     """
 
     def __init__(
-        self, fleet: Fleet, outputs: OutputArguments, stack: ExitStack, say: Callable[[str], None]
+        self, fleet: Fleet, outputs: OutputArguments, limit: int | None, say: Callable[[str], None]
     ) -> None:
         self.metrics: dict[str, StreamMetrics] = {}
-        self._fleet, self._outputs, self._stack, self._say = fleet, outputs, stack, say
-        self._writers: dict[str, MemberWriter] = {}
+        self._fleet, self._outputs, self._limit, self._say = fleet, outputs, limit, say
 
-    def join(self, member: Member, entry: StreamEntry) -> None:
-        """Prepare the outputs of a stream that joins."""
-        from streamseg.runtime.loop.fleet_writing import MemberWriter
+    def attach(self, entry: StreamEntry) -> Attachment:
+        """What a stream that joins writes, and what is printed when it left."""
+        from streamseg.runtime.loop.fleet import Attachment
         from streamseg.runtime.loop.roster import OUTPUTS
+        from streamseg.runtime.loop.writing import Outputs
 
         manifest = self._fleet.stream.manifest
         places: Mapping[str, Path | None] = {**dict.fromkeys(OUTPUTS), **entry.paths}
@@ -94,23 +91,29 @@ class FleetRun:
 
         def open_sinks(source: Source) -> list[Sink]:
             with ExitStack() as opened:
-                sinks = arguments.open(opened, source, lambda: manifest, lambda: None)
+                sinks = arguments.open(opened, source, lambda: manifest, close)
                 # The writer ends them from here on.
                 opened.pop_all()
             return sinks
 
-        overlay = arguments.overlay(manifest)
-        writer = MemberWriter(self._fleet, member, overlay, open_sinks, self._say)
-        self.metrics[member.name], self._writers[member.name] = member.metrics, writer
-        self._stack.callback(writer.join)
+        def close() -> None:
+            with suppress(StreamsegError):  # it may have left already
+                self._fleet.remove(entry.name)
 
-    def write(self, limit: int | None) -> None:
-        """Iterate the fleet into the outputs; each stream leaves after ``limit`` frames."""
-        for done in self._fleet:
-            self._writers[done.stream].write(done)
-            reached = limit is not None and self.metrics[done.stream].frames >= limit
-            if reached and done.stream in self._fleet.names:
-                self._fleet.remove(done.stream)
+        return Attachment(
+            outputs=Outputs(open_sinks, arguments.overlay(manifest)),
+            limit=self._limit,
+            on_join=self._join,
+            on_leave=self._leave,
+        )
+
+    def _join(self, member: Member) -> None:
+        self.metrics[member.name] = member.metrics
+
+    def _leave(self, member: Member) -> None:
+        assert member.writer is not None
+        for sentence in member.writer.sentences:
+            self._say(sentence)
 
 
 def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
@@ -152,24 +155,23 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
                 **opening,
             )
         )
-        run = FleetRun(fleet, arguments.outputs, stack, say)
+        run = FleetRun(fleet, arguments.outputs, arguments.frames, say)
         ending.enter_context(
             call_on_signals(
                 {
                     signal.SIGUSR1: lambda: fleet.request(lambda: reset_streams(fleet)),
-                    signal.SIGUSR2: lambda: fleet.request(
-                        lambda: say("SIGUSR2: snapshots are for a single stream")
-                    ),
+                    signal.SIGUSR2: lambda: fleet.request(lambda: save_streams(fleet)),
                 }
             )
         )
-        roster = Roster(fleet, on_join=run.join, on_change=say)
+        roster = Roster(fleet, attach=run.attach, on_change=say)
         roster.follow(entries)
         ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams, defaults))
         say(f"{len(entries)} streams on {fleet.stream.execution}")
-        run.write(arguments.frames)
-        failed = fleet.failed & set(roster.names)
+        for _ in fleet:
+            pass
         ending.close()
+        failed = fleet.failed & set(roster.names)
     print_table(console, run.metrics)
     if request.signal:
         return 128 + request.signal

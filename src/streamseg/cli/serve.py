@@ -21,11 +21,13 @@ from streamseg.cli.streams import (
     list_entries,
     reload_on_hangup,
     reset_streams,
+    save_streams,
     streams_option,
 )
+from streamseg.errors import ServeError, domain_error
 
 if TYPE_CHECKING:
-    from streamseg.runtime.loop.fleet import Member
+    from streamseg.runtime.loop.member import Member
     from streamseg.runtime.loop.roster import StreamEntry
     from streamseg.runtime.session.events import Event
 
@@ -69,7 +71,8 @@ def command(
     """Show on a web page what BUNDLE makes of one or many sources.
 
     A source is [NAME=]ADDRESS; files and scenes play at their own pace. Ends on Ctrl-C; SIGUSR1
-    resets every state.
+    resets every state, SIGUSR2 writes it to the file of --snapshot, in which {stream} stands for
+    the name.
     """
     require_server()
     # What logging imports at its first record must be there before descriptors may run out.
@@ -77,22 +80,20 @@ def command(
     import rich.traceback  # noqa: F401
     from rich.console import Console
 
-    from streamseg.runtime.loop.fleet import open_fleet
+    from streamseg.runtime.loop.fleet import Attachment, open_fleet
     from streamseg.runtime.loop.roster import Roster
     from streamseg.runtime.session.event_log import EventLog
     from streamseg.serving.server import PageServer
     from streamseg.serving.view import StreamView
     from streamseg.signals import call_on_signals, stop_on_signals
 
-    for option, given in {"--snapshot": state.snapshot, "--resume": state.resume}.items():
-        if given:
-            raise click.UsageError(f"{option} is of streamseg run; here the page saves states")
-    defaults = default_entry(source, state.policy())
+    state.check()
+    defaults = default_entry(source, state)
     defaults = replace(defaults, options=replace(defaults.options, realtime=True))
     entries = list_entries(source, streams, defaults)
     token = find_token(token_file)
     console = Console(highlight=False, soft_wrap=True, stderr=True)
-    views: dict[str, StreamView] = {}
+    shown: dict[Member, StreamView] = {}
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -133,20 +134,26 @@ def command(
             )
         )
 
-        def show(member: Member, _entry: StreamEntry) -> None:
-            view = StreamView(member.session, member.metrics, lambda: member.source_name)
-            views[member.name] = view
-            server.join(view)
-            member.on_leave = lambda: server.leave(member.name)
+        def attach(_entry: StreamEntry) -> Attachment:
+            def show(member: Member) -> None:
+                view = StreamView(member.session, member.metrics, lambda: member.source_name)
+                shown[member] = view
+                server.join(view)
 
-        roster = Roster(fleet, on_join=show, on_change=say)
+            return Attachment(on_join=show, on_leave=lambda member: server.leave(shown.pop(member)))
+
+        roster = Roster(fleet, attach=attach, on_change=say)
         roster.follow(entries)
         stack.enter_context(reload_on_hangup(fleet, roster, streams, defaults))
         reset = partial(fleet.request, partial(reset_streams, fleet))
-        stack.enter_context(call_on_signals({signal.SIGUSR1: reset}))
+        save = partial(fleet.request, partial(save_streams, fleet))
+        stack.enter_context(call_on_signals({signal.SIGUSR1: reset, signal.SIGUSR2: save}))
         say(f"{server.url} shows {len(entries)} streams on {fleet.stream.execution}")
         for done in fleet:
-            server.offer(views[done.stream], done.frame, done.result.labels)
+            try:
+                server.offer(shown[fleet[done.stream]], done.frame, done.result.labels)
+            except Exception as error:  # whatever it is, the other streams go on
+                fleet.remove(done.stream, domain_error(error, ServeError))
     return 128 + request.signal if request.signal else 0
 
 
@@ -159,8 +166,6 @@ def find_token(path: Path | None) -> str | None:
 
 def require_server() -> None:
     """Raise ServeError where the extra is not installed."""
-    from streamseg.errors import ServeError
-
     for module in REQUIRED:
         if importlib.util.find_spec(module) is None:
             raise ServeError(f"{module} is not installed. Run: pip install 'streamseg[serve]'")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamseg.cli.policy_options import PolicyArguments
 from streamseg.cli.source_options import SourceArguments
 
 if TYPE_CHECKING:
     from streamseg.runtime.loop.fleet import Fleet
     from streamseg.runtime.loop.roster import Roster, StreamEntry
-    from streamseg.runtime.session.policy import StatePolicy
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 
@@ -31,12 +31,11 @@ streams_option = click.option(
 
 def default_entry(
     source: SourceArguments,
-    policy: StatePolicy | None = None,
+    state: PolicyArguments,
     outputs: Mapping[str, Path | None] | None = None,
 ) -> StreamEntry:
     """What the options say of every stream."""
     from streamseg.runtime.loop.roster import StreamEntry
-    from streamseg.runtime.session.policy import StatePolicy
 
     # One camera that is not there yet must not keep the others waiting.
     options = replace(source.options(), decode_threads=1, await_source=True)
@@ -44,7 +43,10 @@ def default_entry(
         name="",
         source="",
         options=options,
-        policy=policy or StatePolicy(),
+        policy=state.policy(),
+        snapshot=None if state.snapshot is None else str(state.snapshot),
+        snapshot_every=state.snapshot_every,
+        resume=None if state.resume is None else str(state.resume),
         outputs={kind: str(path) for kind, path in (outputs or {}).items() if path is not None},
         when_behind=source.when_behind,
         max_latency=source.max_latency,
@@ -77,6 +79,13 @@ def reset_streams(fleet: Fleet) -> None:
     for name in fleet.names:
         with suppress(KeyError):  # it may leave meanwhile
             fleet[name].session.request_reset("signal SIGUSR1")
+
+
+def save_streams(fleet: Fleet) -> None:
+    """Ask every stream to write its state to its file."""
+    for name in fleet.names:
+        with suppress(KeyError):
+            fleet[name].session.request_snapshot()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from streamseg.errors import BackendError, EngineMismatch, PluginNotFound
 from streamseg.runtime.backends import tensorrt as backend
 from streamseg.runtime.backends.engine_files import EngineRecord, read_record, write_engine
 from streamseg.runtime.backends.gpu import Gpu
+from streamseg.runtime.loop.member import MemberOptions
 from streamseg.runtime.loop.pipeline import run_stream
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session
@@ -236,10 +237,15 @@ def test_cuda_error_in_the_middle_leaves_a_playable_video(
     with open_engine(machine) as stream, open_source("synthetic:street?size=48x64") as source:
         machine.cuda.fail(call, cudaError_t.cudaErrorIllegalAddress, after=30)
         overlay = Overlay(stream.manifest.classes, opacity=0.5, legend=False)
-        session = Session(stream, StatePolicy(check_every=0))
         told = rf"{call}.*cudaErrorIllegalAddress.*start the program again.*kept: "
         with pytest.raises(BackendError, match=told):
-            run_stream(session, source, overlay, [VideoSink(out, 25)], limit=200)
+            run_stream(
+                lambda run_job: Session(stream, StatePolicy(check_every=0), run_job=run_job),
+                source,
+                overlay,
+                [VideoSink(out, 25)],
+                options=MemberOptions(limit=200),
+            )
         with pytest.raises(BackendError):
             stream.step(FRAME)
     with av.open(str(out)) as video:

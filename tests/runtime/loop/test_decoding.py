@@ -110,17 +110,6 @@ def test_notice_of_every_frame_and_of_the_end() -> None:
     assert len(seen) == 4
 
 
-def test_stop_request_ends_the_wait() -> None:
-    stop = threading.Event()
-    decoder = start(CountedSource(1, seconds=60))
-    threading.Timer(0.1, stop.set).start()
-    begin = time.monotonic()
-    assert decoder.wait(stop) is None
-    assert time.monotonic() - begin < 5
-    decoder.halt()
-    assert not decoder.is_alive()
-
-
 def test_decoder_that_never_ran_can_be_halted() -> None:
     Decoder(CountedSource(1), StageTimes()).halt()  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ import pytest
 from streamseg.errors import BackendError, SinkError, SourceError, StateMismatch, StreamsegError
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.loop.decoding import QUEUE_LENGTH
+from streamseg.runtime.loop.member import MemberOptions
 from streamseg.runtime.loop.pipeline import run_stream
 from streamseg.runtime.loop.times import STAGES
 from streamseg.runtime.session.snapshots import Position
@@ -38,14 +39,24 @@ class Result:
 class CountingStream:
     """A session whose labels are the number of the step, in one buffer as the contract allows."""
 
-    def __init__(self, *, fail_at: int = -1, seconds: float = 0.0) -> None:
+    depth, due, unsaved = 1, False, None
+
+    def __init__(
+        self, *, fail_at: int = -1, seconds: float = 0.0, resumed: Position | None = None
+    ) -> None:
         self.steps, self.served, self.ended = 0, 0, False
         self.notes: list[tuple[str, str]] = []
-        self.beside: Callable[[Callable[[], None]], None] = lambda job: job()
+        self.resumed = resumed
+        self.run_job: Callable[[Callable[[], None]], None] = lambda job: job()
         self._fail_at, self._seconds = fail_at, seconds
         self._labels = np.zeros((0, 0), np.uint8)
 
-    def process(self, frame: Frame) -> Result:
+    def __call__(self, run_job: Callable[[Callable[[], None]], None]) -> Any:
+        """Be made."""
+        self.run_job = run_job
+        return self
+
+    def begin(self, frame: Frame) -> None:
         time.sleep(self._seconds)
         if self.steps == self._fail_at:
             raise BackendError(f"graph failed at {self.steps}")
@@ -53,6 +64,8 @@ class CountingStream:
             self._labels = np.empty(frame.size, np.uint8)
         self._labels[...] = self.steps
         self.steps += 1
+
+    def finish(self) -> Any:
         return Result(self._labels, {"preprocess": 0.001, "step": 0.002})
 
     def confidence(self) -> Image:
@@ -131,7 +144,9 @@ def test_encode_runs_beside_the_step(clip: Path) -> None:
 def test_limit_ends_the_run(clip: Path) -> None:
     sink = MemorySink()
     with open_source(str(clip)) as source:
-        report = run_stream(CountingStream(), source, Overlay(CLASSES), [sink], limit=5)
+        report = run_stream(
+            CountingStream(), source, Overlay(CLASSES), [sink], options=MemberOptions(limit=5)
+        )
     assert (report.frames, report.stopped, sink.labels) == (5, False, [0, 1, 2, 3, 4])
 
 
@@ -139,7 +154,13 @@ def test_damage_after_the_limit_is_nobodys_business(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images", [(48, 64)] * 4)
     (folder / "4.png").write_bytes(b"")
     with open_source(str(folder)) as source:
-        report = run_stream(CountingStream(), source, Overlay(CLASSES), [MemorySink()], limit=3)
+        report = run_stream(
+            CountingStream(),
+            source,
+            Overlay(CLASSES),
+            [MemorySink()],
+            options=MemberOptions(limit=3),
+        )
     assert report.frames == 3
 
 
@@ -212,13 +233,17 @@ def test_failing_sink_is_discarded_and_the_others_are_completed(clip: Path) -> N
     assert no_threads_left()
 
 
-def test_programming_errors_pass_through_unchanged(clip: Path) -> None:
+def test_errors_of_other_libraries_are_named_and_kept_as_the_cause(clip: Path) -> None:
     class Broken(CountingStream):
-        def process(self, frame: Frame) -> Result:
+        def begin(self, frame: Frame) -> None:
             raise ZeroDivisionError(frame.size)
 
-    with open_source(str(clip)) as source, pytest.raises(ZeroDivisionError):
+    with (
+        open_source(str(clip)) as source,
+        pytest.raises(StreamsegError, match=r"ZeroDivisionError: \(48, 64\)") as raised,
+    ):
         run_stream(Broken(), source, Overlay(CLASSES), [MemorySink()])
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
 def test_full_disk_reaches_the_caller(tmp_path: Path) -> None:
@@ -267,7 +292,43 @@ def test_sessions_are_told_of_start_and_end_and_served_while_no_frame_comes(clip
         run_stream(stream, Slow(source), Overlay(CLASSES), [MemorySink()])
     assert stream.served >= 2
     assert stream.ended
-    assert stream.notes == [("start", "frames of 48x64"), ("end", "the source ended")]
+    start = ("start", f"frames of 48x64 from {clip}")
+    assert stream.notes == [start, ("end", "the source ended")]
+
+
+def test_stop_request_ends_the_wait_for_a_frame(clip: Path) -> None:
+    class Silent:
+        """A source that gives one frame and then nothing."""
+
+        def __init__(self, source: Source) -> None:
+            self._source, self._stopped = source, threading.Event()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._source, name)
+
+        def __iter__(self) -> Iterator[Frame]:
+            yield next(iter(self._source))
+            self._stopped.wait(60)
+
+        def stop(self) -> None:
+            self._stopped.set()
+
+    stop, stream = threading.Event(), CountingStream()
+    threading.Timer(0.4, stop.set).start()
+    with open_source(str(clip)) as source:
+        report = run_stream(stream, Silent(source), Overlay(CLASSES), [MemorySink()], stop=stop)
+    assert (report.stopped, report.frames) == (True, 1)
+    assert report.seconds < 5
+    assert stream.notes[-1] == ("end", "stopped by a request")
+    assert no_threads_left()
+
+
+def test_request_before_the_first_frame_leaves_no_output(clip: Path) -> None:
+    stop, sink, stream = threading.Event(), MemorySink(), CountingStream()
+    stop.set()
+    with open_source(str(clip)) as source:
+        report = run_stream(stream, source, Overlay(CLASSES), [sink], stop=stop)
+    assert (report.stopped, report.frames, sink.end) == (True, 0, "discarded")
 
 
 def test_failed_step_leaves_no_sound_state_to_end_with(clip: Path) -> None:
@@ -304,9 +365,9 @@ def test_jobs_of_the_session_come_after_the_frames_before_them(clip: Path) -> No
     sink, seen = MemorySink(seconds=0.01), []
 
     class Asking(CountingStream):
-        def process(self, frame: Frame) -> Result:
-            self.beside(lambda: seen.append(list(sink.labels)))
-            return super().process(frame)
+        def begin(self, frame: Frame) -> None:
+            self.run_job(lambda: seen.append(list(sink.labels)))
+            super().begin(frame)
 
     stream = Asking()
     with open_source(str(clip)) as source:
@@ -318,11 +379,11 @@ def test_resumed_run_passes_over_the_frames_before_and_knows_another_source(clip
     sink = MemorySink()
     with open_source(str(clip)) as source:
         after = Position(6, 0.6, (48, 64))
-        report = run_stream(CountingStream(), source, Overlay(CLASSES), [sink], after=after)
+        report = run_stream(CountingStream(resumed=after), source, Overlay(CLASSES), [sink])
     assert report.frames == 5
     after = Position(6, 0.9, (48, 64))
     with (
         open_source(str(clip)) as source,
         pytest.raises(StateMismatch, match=r"frame 6 of the source is at 0\.600 s.* 0\.900 s"),
     ):
-        run_stream(CountingStream(), source, Overlay(CLASSES), [sink], after=after)
+        run_stream(CountingStream(resumed=after), source, Overlay(CLASSES), [sink])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import streamseg
 from streamseg.errors import SinkError, SourceError, StreamsegError
-from streamseg.runtime.loop.fleet import Fleet, Member
+from streamseg.runtime.loop.fleet import Attachment, Fleet
+from streamseg.runtime.loop.member import Member
 from streamseg.runtime.loop.roster import Roster, StreamEntry, read_streams
 from streamseg.runtime.sources import SourceOptions
 from tests.runtime.toy import write_toy_bundle
@@ -179,11 +180,10 @@ def test_reload_lets_streams_join_leave_and_change(fleet: Fleet, tmp_path: Path)
     said: list[str] = []
     joined: list[str] = []
 
-    def join(member: Member, entry: StreamEntry) -> None:
-        assert member.name == entry.name
-        joined.append(member.name)
+    def attach(_entry: StreamEntry) -> Attachment:
+        return Attachment(on_join=lambda member: joined.append(member.name))
 
-    roster = Roster(fleet, on_join=join, on_change=said.append)
+    roster = Roster(fleet, attach=attach, on_change=said.append)
     stays, leaves, changes = (
         f'[streams.{name}]\nsource = "{SCENE}&seed={seed}"\n'
         for name, seed in (("stays", 1), ("leaves", 2), ("changes", 3))
@@ -246,11 +246,14 @@ def test_stream_that_cannot_join_is_told_and_tried_again(fleet: Fleet, tmp_path:
     said: list[str] = []
     refuse = True
 
-    def join(_member: Member, entry: StreamEntry) -> None:
-        if refuse and entry.name in ("bad", "worse"):
+    def join(member: Member) -> None:
+        if refuse and member.name in ("bad", "worse"):
             raise SinkError("the disk is full")
 
-    roster = Roster(fleet, on_join=join, on_change=said.append)
+    def attach(_entry: StreamEntry) -> Attachment:
+        return Attachment(on_join=join)
+
+    roster = Roster(fleet, attach=attach, on_change=said.append)
     path = written(
         tmp_path, f'[streams.bad]\nsource = "{SCENE}"\n[streams.good]\nsource = "{SCENE}"'
     )
@@ -262,4 +265,4 @@ def test_stream_that_cannot_join_is_told_and_tried_again(fleet: Fleet, tmp_path:
     assert set(fleet.names) == {"good", "bad"}
     refuse = True
     with pytest.raises(StreamsegError, match="disk is full"):
-        Roster(fleet, on_join=join).follow({"worse": StreamEntry(name="worse", source=SCENE)})
+        Roster(fleet, attach=attach).follow({"worse": StreamEntry(name="worse", source=SCENE)})

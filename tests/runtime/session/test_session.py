@@ -283,8 +283,14 @@ def test_snapshots_are_made_every_so_many_frames_and_at_the_end(
     events: list[Event] = []
     jobs: list[Callable[[], None]] = []
     file = tmp_path / "state"
-    session = Session(stream, STILL, on_event=events.append, snapshot=file, snapshot_every=3)
-    session.beside = jobs.append
+    session = Session(
+        stream,
+        STILL,
+        on_event=events.append,
+        snapshot=file,
+        snapshot_every=3,
+        run_job=jobs.append,
+    )
     for index in range(8):
         logits(session, [frame(index)])
     session.end()
