@@ -16,6 +16,7 @@ from typing import Any
 from streamseg.batch.tables import ClassTable
 from streamseg.batch.work import Task, is_local, open_filesystem
 from streamseg.errors import SinkError
+from streamseg.files import put_in_place
 from streamseg.runtime.bundle.manifest import ClassInfo
 
 DONE = "done.json"
@@ -85,10 +86,7 @@ def _rename(draft: Path, path: Path, target: str, identity: str) -> None:
             raise
         if is_complete(target, identity):
             return
-        old = draft.with_name(f"{draft.name}.old")
-        path.rename(old)
-        draft.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(draft, path)
 
 
 def _upload(filesystem: Any, draft: Path, path: str) -> None:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
+from streamseg.files import whole_folder
 from streamseg.plugins.loader import (
     find_library,
     find_ort_cuda_library,
@@ -331,23 +331,10 @@ def _replace_model(out: Path, name: str, files: Mapping[str, bytes], library: Pa
     target = out / name
     if target.exists() and not (target / CONFIG).is_file():
         raise ExportError(f"{target} exists and is no Triton model; choose another -o or --name")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=out))
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror}") from None
-    try:
+    with whole_folder(target, ExportError) as draft:
         for file, content in files.items():
             (draft / file).parent.mkdir(exist_ok=True)
             (draft / file).write_bytes(content)
         for path in () if library is None else list_files(library):
             shutil.copyfile(path, draft / path.name)
-        draft.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target

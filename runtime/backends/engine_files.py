@@ -6,6 +6,7 @@ opened only when its sidecar fits graph, TensorRT, GPU and plugins, and its byte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,9 +58,12 @@ class EngineRecord:
         fields = {name: value for name, value in asdict(self).items() if name != "engine_sha256"}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
-    def to_json(self) -> str:
-        """Content of the sidecar file."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+    def to_json(self, previous: EngineRecord | None = None) -> str:
+        """Content of the sidecar file; ``previous`` is that of an engine that is being replaced."""
+        content: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        if previous is not None:
+            content["previous"] = {"format": FORMAT, **asdict(previous)}
+        return json.dumps(content, indent=2) + "\n"
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,52 @@ def sidecar_of(engine: Path) -> Path:
 
 
 def write_engine(path: Path, content: bytes, record: EngineRecord) -> None:
-    """Write engine and sidecar, each whole; the engine comes last.
+    """Write engine and sidecar, each whole, so that a kill in between leaves a pair that fits.
+
+    The sidecar comes first and describes the engine that is still there, too, until the new one is.
 
     Raises:
         BackendError: one cannot be written; the engine is as it was.
     """
     make_folder(path.parent, BackendError)
-    for target, data in ((sidecar_of(path), record.to_json().encode()), (path, content)):
-        with whole_file(target, BackendError) as draft:
-            draft.write_bytes(data)
+    before: EngineRecord | None = None
+    if path.is_file():
+        with contextlib.suppress(EngineMismatch, OSError):
+            before = _record_of(path, digest(path.read_bytes()))
+    if before is not None and before.engine_sha256 != record.engine_sha256:
+        _write_whole(sidecar_of(path), record.to_json(previous=before).encode())
+        _write_whole(path, content)
+        _write_whole(sidecar_of(path), record.to_json().encode())
+        return
+    _write_whole(sidecar_of(path), record.to_json().encode())
+    _write_whole(path, content)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    with whole_file(path, BackendError) as draft:
+        draft.write_bytes(content)
 
 
 def read_record(path: Path) -> EngineRecord:
-    """Parse an engine's sidecar.
+    """Parse an engine's sidecar; of two records, that of the engine that is there.
 
     Raises:
         EngineMismatch: there is none, or it is damaged.
     """
+    records = _read_records(path)
+    if len(records) == 1 or not path.is_file():
+        return records[0]
+    return _record_of(path, digest(path.read_bytes()))
+
+
+def _record_of(path: Path, engine_sha256: str) -> EngineRecord:
+    """The record of an engine with that digest, or the newest where neither is."""
+    records = _read_records(path)
+    return next((one for one in records if one.engine_sha256 == engine_sha256), records[0])
+
+
+def _read_records(path: Path) -> list[EngineRecord]:
+    """The newest record, and the one before where an engine was being replaced."""
     sidecar = sidecar_of(path)
     try:
         document = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -111,7 +144,10 @@ def read_record(path: Path) -> EngineRecord:
         ) from None
     except (ValueError, RecursionError):
         raise EngineMismatch(f"sidecar {sidecar} is not valid JSON. {_rebuild()}") from None
-    return _parse(document, sidecar)
+    records = [_parse(document, sidecar)]
+    if "previous" in document:
+        records.append(_parse(document["previous"], sidecar))
+    return records
 
 
 def _parse(document: Any, sidecar: Path) -> EngineRecord:

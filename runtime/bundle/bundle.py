@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BundleError, raised_as
+from streamseg.files import whole_folder
 from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest, parse_manifest
 from streamseg.runtime.bundle.onnx_wire import require_self_contained
 from streamseg.runtime.bundle.state import StateSpec
@@ -145,41 +144,17 @@ def check_target(target: str | os.PathLike[str]) -> None:
 def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a folder to write a bundle into; on success it becomes ``target``, else it vanishes.
 
-    An older bundle at ``target`` is replaced as a whole. Anything else there is left alone.
+    An older bundle at ``target`` is replaced as a whole, in one step. Anything else there is left
+    alone.
 
     Raises:
         BundleError: ``target`` exists and is no bundle, or cannot be written.
     """
     path = Path(target)
     check_target(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise BundleError(f"cannot write bundle {path}: {error.strerror}") from None
-    try:
+    with whole_folder(path, BundleError) as draft:
         yield draft
-        draft.chmod(0o755)
-        _put_in_place(draft, path)
-    except OSError as error:
-        raise BundleError(f"cannot write bundle {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _may_replace(path: Path) -> bool:
     return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
-
-
-def _put_in_place(draft: Path, path: Path) -> None:
-    if not path.exists():
-        draft.rename(path)
-        return
-    old = draft.with_name(draft.name + ".old")
-    path.rename(old)
-    try:
-        draft.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,9 +1,13 @@
-"""Places to write, and files that are either whole or as they were."""
+"""Places to write, and files and folders that are either whole or as they were."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +73,7 @@ def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
+        _sync(path.parent)
     except OSError as error:
         raise failure(describe_failure(path, error)) from error
     finally:
@@ -78,3 +83,111 @@ def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
 def _draft_of(path: Path) -> Path:
     # Always the same name: what a killed process left is written over.
     return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def whole_folder(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
+    """Give a folder beside ``path`` to fill; on success it becomes ``path``, else it vanishes.
+
+    A folder at ``path`` is exchanged in one step: whoever looks finds the old one or the new one,
+    whole, also after a kill or a power cut. What a killed process left is removed by the next one
+    that writes there. Where the file system cannot exchange (not ext4, XFS, Btrfs, tmpfs or
+    overlayfs), it takes two steps, and the next writer restores what a kill between them left.
+
+    Raises:
+        failure: writing ended in an OSError.
+    """
+    make_folder(path.parent, failure)
+    lock = None
+    try:
+        _sweep(path)
+        name = f".{path.name}."
+        draft = Path(tempfile.mkdtemp(prefix=name, suffix=_DRAFT, dir=path.parent))
+    except OSError as error:
+        raise failure(describe_failure(path, error)) from None
+    try:
+        lock = _lock(draft)
+        yield draft
+        draft.chmod(0o755)
+        for folder, _folders, files in os.walk(draft):
+            for file in files:
+                _sync(Path(folder, file))
+            _sync(Path(folder))
+        put_in_place(draft, path)
+    except OSError as error:
+        raise failure(describe_failure(path, error)) from error
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Make a finished folder ``path``; a folder there goes to ``draft``, in one step.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if not path.exists():
+        draft.rename(path)
+    elif not _exchange(draft, path):
+        old = draft.with_name(draft.name + _OLD)
+        path.rename(old)
+        try:
+            draft.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(path.parent)
+
+
+_DRAFT, _OLD = ".draft", ".old"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    places = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    if rename(*places, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sweep(path: Path) -> None:
+    """Remove the drafts of processes that were killed; the living hold a lock on theirs."""
+    for entry in path.parent.iterdir():
+        if not entry.name.startswith(f".{path.name}."):
+            continue
+        if entry.name.endswith(_DRAFT + _OLD) and not path.exists():
+            entry.rename(path)
+        elif entry.name.endswith((_DRAFT, _DRAFT + _OLD)) and (lock := _lock(entry)) is not None:
+            os.close(lock)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds a folder's lock; None where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

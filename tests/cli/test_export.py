@@ -71,7 +71,7 @@ def test_growth_of_the_map_is_warned_of(
             "--window was removed: write --set window=4",
         ),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "photos"], "photos exists and is no bundle"),
-        (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write bundle"),
+        (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write /proc/street"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(

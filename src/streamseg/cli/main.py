@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
+import threading
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -73,6 +76,9 @@ def cli(debug: bool, verbose: bool) -> None:
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake or a file that fails, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        # So that drafts are removed; commands that end in good order have handlers of their own.
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(args=given, prog_name="streamseg", standalone_mode=False)
     except click.ClickException as error:
@@ -87,6 +93,10 @@ def run(arguments: list[str] | None = None) -> None:
         click.echo(f"streamseg: {_describe(error)}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _describe(error: StreamsegError | OSError) -> str:

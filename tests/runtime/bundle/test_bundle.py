@@ -184,7 +184,7 @@ def test_new_bundle_leaves_nothing_after_a_failure(toy: Path) -> None:
 def test_unwritable_target_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(BundleError, match="cannot write bundle"),
+        pytest.raises(BundleError, match="cannot make the folder"),
         new_bundle(tmp_path / "file" / "street"),
     ):
         pass
