@@ -9,6 +9,9 @@ from pathlib import Path
 from streamseg.errors import BundleError, CheckpointError
 from streamseg.evaluation.segmenter import BundleSegmenter, Segmenter, SegmenterOptions
 
+HUB = "hf:"
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl")
+
 
 def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, SegmenterOptions]:
     """Split ``PATH[@HOW]``; HOW is ``native``, ``lowered`` or a backend's name.
@@ -16,7 +19,8 @@ def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, Segmenter
     A path that exists as written is taken whole, whatever it contains.
     """
     path, at, how = text.rpartition("@")
-    if not at or Path(text).exists():
+    # After a name on the hub stands its revision; checkpoints have no HOW.
+    if not at or text.startswith(HUB) or Path(text).exists():
         return Path(text), options
     if how in ("native", "lowered"):
         return Path(path), replace(options, native=how == "native")
@@ -24,8 +28,12 @@ def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, Segmenter
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a subject is a bundle rather than a checkpoint."""
-    return path.is_dir()
+    """Whether a subject is a bundle rather than a checkpoint, which may be a folder too."""
+    if (path / "manifest.json").exists():
+        return True
+    return path.is_dir() and not any(
+        entry.suffix in WEIGHTS or entry.name == "config.json" for entry in path.iterdir()
+    )
 
 
 def open_pair(
@@ -48,7 +56,7 @@ def open_pair(
 
 
 def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
-    """Open a bundle (a folder) or a checkpoint (a file; needs the ``export`` extra).
+    """Open a bundle, or a checkpoint (file, folder, hub name; needs the ``export`` extra).
 
     Raises:
         BundleError: nothing there, or a damaged bundle.
@@ -56,7 +64,7 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
     """
     if is_bundle(path):
         return BundleSegmenter(path, options)
-    if not path.is_file():
+    if not path.exists() and not str(path).startswith(HUB):
         raise BundleError(f"{path} does not exist: expected a bundle or a checkpoint")
     if options.size is None:
         raise CheckpointError(

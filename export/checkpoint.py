@@ -72,7 +72,9 @@ def load_checkpoint(
             weights = as_two_classes(weights, resolved.values[THRESHOLD.name])
         # Building on "meta" would skip buffers, so build for real and overwrite.
         model = found.build(weights, {**checkpoint.stated, **resolved.values})
-        if denied := contradictions(model.configuration(), checkpoint.stated):
+        # Settings in the form that they were read to: one number may stand for a pair.
+        stated = {k: resolved.values.get(k, value) for k, value in checkpoint.stated.items()}
+        if denied := contradictions(model.configuration(), stated):
             raise CheckpointError("the file contradicts itself: " + "; ".join(denied))
         require_classes(model.num_classes, found.name)
         fill(model, weights, unknown=checkpoint.unknown, their_name=checkpoint.their_name)

@@ -54,6 +54,30 @@ class TensorFiles:
 
 
 @dataclass(frozen=True)
+class Naming:
+    """How a file names tensors: its layout, what stands before every name, and all its keys."""
+
+    layout: Layout
+    prefix: str
+    keys: frozenset[str]
+
+    def their_name(self, published: str) -> str:
+        """The key that the file lacks where ``published`` is missing.
+
+        A layout may have two generations of names; the file's own is the one that its keys begin
+        like.
+        """
+        names = [self.prefix + name for name in their_names(published, self.layout.rules)]
+        absent = [name for name in names if name not in self.keys] or names
+        heads = {_head(key) for key in self.keys}
+        return next((name for name in absent if _head(name) in heads), absent[0])
+
+
+def _head(key: str, parts: int = 4) -> str:
+    return ".".join(key.split(".")[:parts])
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Tensors under published names, and what came with them.
 
@@ -69,6 +93,7 @@ class Checkpoint:
         outside: keys that are no part of the network and have no known purpose.
         unknown: keys of the network that its layout does not have.
         digest: SHA-256 of the files.
+        naming: how the file names tensors, for messages.
     """
 
     path: Path
@@ -81,13 +106,11 @@ class Checkpoint:
     outside: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     digest: str = ""
-    table: Layout | None = None
-    prefix: str = ""
+    naming: Naming | None = None
 
     def their_name(self, published: str) -> str:
         """The file's key for a published one, for messages."""
-        rules = self.table.rules if self.table is not None else ()
-        return self.prefix + " or ".join(dict.fromkeys(their_names(published, rules)))
+        return published if self.naming is None else self.naming.their_name(published)
 
 
 def read_tensors(source: str | os.PathLike[str]) -> TensorFiles:
@@ -157,8 +180,7 @@ def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         translated.outside,
         translated.unknown,
         found.files.digest(),
-        translated.layout,
-        translated.prefix,
+        Naming(translated.layout, translated.prefix, frozenset(found.tensors)),
     )
 
 

@@ -87,6 +87,11 @@ def find_state_dict(value: Any, size: int) -> StateDict:
         raise ValueError(f"its tensors add up to more than {MOST_COPIES} times the file")
     tensors = {_WRAPPERS.sub(r"\1", key).replace("..", ".").lstrip("."): _tensor(key, entry)
                for key, entry in records.items()}  # fmt: skip
+    if tensors and all(value.numel() == 0 for value in tensors.values()):
+        raise ValueError(
+            "its tensors are empty: one part of a partitioned DeepSpeed checkpoint (ZeRO 3); "
+            "join the parts with zero_to_fp32.py, which stands beside them"
+        )
     beside = [str(key) for key, entry in _entries(value) if not place or key != place[0]]
     kept = tuple(key for key in beside if place and _holds_tensors(_child(value, key)))
     return StateDict(tensors, place, kept)

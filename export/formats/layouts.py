@@ -276,7 +276,7 @@ def describe_closest(weights: Mapping[str, Any]) -> str:
     keys = [key for key in weights if not is_training_only(key)]
     ranked = sorted((_coverage(layout, keys) for layout in LAYOUTS), key=lambda found: -found[0])
     close = [
-        f"{layout.name} ({covered} of {len(keys)} keys fit; not {', '.join(differ[:3])})"
+        f"{layout.name} ({covered} of {len(keys)} keys fit, not {', '.join(differ[:3])})"
         for covered, layout, differ in ranked[:_MOST_CLOSE]
         if covered
     ]

@@ -102,8 +102,20 @@ def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
         value = _literal(node.operand, names)
         return -value if isinstance(value, (int, float)) else _UNKNOWN
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return {k.arg: _literal(k.value, names) for k in node.keywords if k.arg is not None}
+        return _keywords(node.keywords, names)
     return _UNKNOWN
+
+
+def _keywords(keywords: list[ast.keyword], names: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of ``dict(a=1, **b)``."""
+    found: dict[str, Any] = {}
+    for keyword in keywords:
+        value = _literal(keyword.value, names)
+        if keyword.arg is not None:
+            found[keyword.arg] = value
+        elif isinstance(value, dict):
+            found |= value
+    return found
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +13,30 @@ from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
 
+if TYPE_CHECKING:
+    from streamseg.export.step import WeightsOrigin
+
 TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
 
 
+def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
+    """Lines on the keys of a checkpoint that are not in the model."""
+    if origin.ignored:
+        yield (
+            f"left out {len(origin.ignored)} keys that serve training only "
+            "(streamseg -v export names them)"
+        )
+    if origin.outside:
+        from streamseg.export.formats.layouts import summarise
+
+        yield (
+            f"outside the network: {len(origin.outside)} keys of unknown purpose, "
+            f"{summarise(origin.outside)}; check that the network was used without them"
+        )
+
+
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
 @click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
 @setting_options
@@ -29,7 +50,7 @@ TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'stre
 @click.option("--logits", is_flag=True, help="Also output float32 logits.")
 @click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
 def command(
-    checkpoint: Path,
+    checkpoint: str,
     out: Path,
     size: tuple[int, int],
     settings: dict[str, str],
@@ -37,21 +58,28 @@ def command(
     logits: bool,
     letterbox: bool,
 ) -> None:
-    """Turn CHECKPOINT (.pth or .safetensors, published key names) into a bundle."""
+    """Turn CHECKPOINT into a bundle.
+
+    CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME. docs/checkpoints.md
+    lists the layouts.
+    """
     try:
         from streamseg.export import export_bundle, load_checkpoint
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
     model = load_checkpoint(checkpoint, settings=settings)
     description = model.describe()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     click.echo(
-        f"{checkpoint}: {description['family']} {description['encoder']}, "
-        f"{model.num_classes} classes, {sum(p.numel() for p in model.parameters()):,} parameters"
+        f"{checkpoint}: {description['family']} {description['encoder']}, layout "
+        f"{model.origin.layout}, {model.num_classes} classes, {parameters:,} parameters"
     )
+    if model.origin.source != Path(checkpoint).name:
+        click.echo(f"  from {model.origin.source}, SHA-256 {model.origin.sha256}")
     for line in describe_assumed(model.assumed):
         click.echo(f"  {line}")
-    if model.origin.ignored:
-        click.echo(f"  ignored {len(model.origin.ignored)} keys, e.g. {model.origin.ignored[0]}")
+    for line in describe_rest(model.origin):
+        click.echo(f"  {line}")
     resize = "letterbox" if letterbox else "stretch"
     report = export_bundle(model, out, size=size, logits=logits, resize=resize, precision=precision)
     click.echo(
