@@ -143,6 +143,9 @@ class PageApp:
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
         form: Mapping[str, Any] = await _read_body(request.post())
+        for field in form.values():
+            if isinstance(field, web.FileField):
+                field.file.close()
         given = form.get("token")
         if not isinstance(given, str) or not self._access.is_token(given.strip()):
             await self._throttle.fail(_address(request))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +23,7 @@ from streamseg.runtime.sources.h264 import FrameNumbers
 from streamseg.runtime.sources.hardware import find_accelerator
 from streamseg.runtime.sources.options import SourceAddress, is_there
 from streamseg.runtime.sources.reader import Picture, UnusableSource
+from streamseg.runtime.sources.redirects import follow_redirects
 from streamseg.runtime.sources.upright import (
     UPRIGHT,
     Orientation,
@@ -123,25 +125,45 @@ class FFmpegReader:
     def _open(
         self, address: SourceAddress, accelerator: HWAccel | None, *, network: bool
     ) -> InputContainer:
-        options = _demuxer_options(address) if network else {}
         url = address.target if network else f"file:{address.target}"
-        timeout = self._options.timeout if network else None
         begin = time.monotonic()
         try:
-            return av.open(
-                url,
-                options=options,
-                timeout=timeout,
-                hwaccel=accelerator,
-                metadata_errors="replace",
-            )
+            return self._open_url(url, address, accelerator, network=network)
         except av.error.FFmpegError as error:
+            if (target := self._redirected(address, begin)) is not None:
+                return self._open(replace(address, target=target), accelerator, network=network)
             if network:
                 raise SourceError(
                     f"{self._name} does not open: {self._reason(error, begin)}"
                 ) from None
             detail = "" if isinstance(error, av.error.InvalidDataError) else f" ({error.strerror})"
             raise SourceError(f"{self._name} {NOT_A_VIDEO}{detail}") from None
+
+    def _open_url(
+        self, url: str, address: SourceAddress, accelerator: HWAccel | None, *, network: bool
+    ) -> InputContainer:
+        return av.open(
+            url,
+            options=_demuxer_options(address) if network else {},
+            timeout=self._options.timeout if network else None,
+            hwaccel=accelerator,
+            metadata_errors="replace",
+        )
+
+    def _redirected(self, address: SourceAddress, begin: float) -> str | None:
+        """Where an HTTP address that did not open redirects to, if it does."""
+        remaining = self._options.timeout - (time.monotonic() - begin)
+        if address.scheme not in ("http", "https") or remaining <= 0:
+            return None
+        try:
+            target = follow_redirects(
+                address.target, timeout=remaining, private=self._options.private_redirects
+            )
+        except UnusableSource:
+            raise
+        except SourceError:  # what FFmpeg said is the reason
+            return None
+        return None if target == address.target else target
 
     def _find_stream(self) -> VideoStream:
         if set(self._container.format.name.split(",")) & TEXT_FORMATS:
@@ -315,6 +337,8 @@ class FFmpegReader:
 def _demuxer_options(address: SourceAddress) -> dict[str, str]:
     # A second of analysis, where FFmpeg takes five: what it needs comes with the first key frame.
     options = {"analyzeduration": "1000000"}
+    if address.scheme in ("http", "https"):
+        options["max_redirects"] = "0"  # see redirects.py
     if address.scheme == "rtsp":
         options |= {
             "rtsp_transport": address.options.transport,

@@ -39,6 +39,7 @@ class SourceOptions:
         backoff: longest pause between two attempts, seconds.
         await_source: try a live source that is not there at the start again, too.
         transport: of RTSP.
+        private_redirects: follow redirects of HTTP servers to private addresses of other hosts.
         decode: ``software``, ``auto`` for whatever hardware decodes here, or the name of an FFmpeg
             hardware device type such as ``cuda`` or ``vaapi``.
         deinterlace: make interlaced pictures whole, where the stream marks them.
@@ -60,6 +61,7 @@ class SourceOptions:
     backoff: float = 30.0
     await_source: bool = False
     transport: Transport = "tcp"
+    private_redirects: bool = False
     decode: str = "software"
     deinterlace: bool = True
     bits: int | None = None

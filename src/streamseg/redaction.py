@@ -32,7 +32,15 @@ _HARMLESS = frozenset(
     )
     + ("subtype", "unicast", "width", "fps", "frames", "noise", "scenes", "seed", "start", "loop")
     + ("realtime", "live", "timeout", "reconnect", "backoff", "await-source", "transport", "decode")
-    + ("decode-threads", "fifo_size", "overrun_nonfatal", "pkt_size", "localport", "ttl")
+    + (
+        "decode-threads",
+        "private-redirects",
+        "fifo_size",
+        "overrun_nonfatal",
+        "pkt_size",
+        "localport",
+        "ttl",
+    )
 )
 _HARMLESS_VALUE = re.compile(r"[A-Za-z0-9_.:,'\"x)-]{0,32}")
 _PLAIN_KEY = re.compile(r"[\w.%-]{1,32}")

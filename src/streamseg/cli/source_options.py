@@ -69,6 +69,11 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
         show_default=True,
         help="Transport of RTSP.",
     ),
+    "private_redirects": click.option(
+        "--private-redirects",
+        is_flag=True,
+        help="Follow HTTP redirects to private addresses of other hosts.",
+    ),
     "decode": click.option(
         "--decode",
         default="software",
