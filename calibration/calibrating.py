@@ -7,10 +7,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamseg.calibration.histograms import Method
 from streamseg.calibration.observation import Order, Ranges, observe
@@ -30,7 +33,7 @@ from streamseg.evaluation.datasets import Clip, Dataset
 from streamseg.evaluation.drift import Comparison, compare
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
-from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
+from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.backends import BackendOptions
@@ -102,29 +105,47 @@ class Calibrated:
     float_bytes: int
 
 
-@dataclass
-class _Clock:
-    """A segmenter's steps, timed."""
+class TimedSegmenter(Segmenter):
+    """A segmenter whose steps are timed.
 
-    inner: Segmenter
-    seconds: list[float] = field(default_factory=list)
+    Args:
+        inner: does the work; closed with this one.
+        name: to show in its place.
+    """
 
-    def wrap(self) -> Segmenter:
-        original = self.inner.step
+    def __init__(self, inner: Segmenter, name: str) -> None:
+        self._inner = inner
+        self.name, self.classes, self.assumed = name, inner.classes, inner.assumed
+        self._seconds: list[float] = []
 
-        def timed(frame: Any) -> Any:
-            start = time.perf_counter()
-            output = original(frame)
-            self.seconds.append(time.perf_counter() - start)
-            return output
+    def step(self, frame: NDArray[np.uint8]) -> Output:
+        """Segment a frame; see ``Segmenter.step``."""
+        start = time.perf_counter()
+        output = self._inner.step(frame)
+        self._seconds.append(time.perf_counter() - start)
+        return output
 
-        self.inner.step = timed  # type: ignore[method-assign]
-        return self.inner
+    def reset(self) -> None:
+        """Zero the state."""
+        self._inner.reset()
+
+    def state(self) -> Mapping[str, Array]:
+        """Copies of the state tensors."""
+        return self._inner.state()
+
+    def close(self) -> None:
+        """Close the inner segmenter."""
+        self._inner.close()
+
+    def __enter__(self) -> TimedSegmenter:
+        return self
 
     @property
     def median_ms(self) -> float | None:
+        """Of a step; None before the first."""
         # The first steps pay for lazy set-up.
-        return statistics.median(self.seconds[2:] or self.seconds) * 1e3 if self.seconds else None
+        times = self._seconds[2:] or self._seconds
+        return statistics.median(times) * 1e3 if times else None
 
 
 def calibrate(
@@ -339,18 +360,19 @@ def _drift(
     watch: Watch,
 ) -> tuple[Comparison, float | None, float | None]:
     # Both step on the same frames in turn, so that their times are of the same run.
-    with _open(first, options) as a, _open(second, options) as b:
-        a.name, b.name = "float32", name
-        clocks = _Clock(a), _Clock(b)
+    with (
+        TimedSegmenter(_open(first, options), "float32") as a,
+        TimedSegmenter(_open(second, options), name) as b,
+    ):
         result = compare(
-            clocks[0].wrap(),
-            clocks[1].wrap(),
+            a,
+            b,
             clip,
             frames=options.drift_frames,
             classes_by=options.classes_by,
             progress=watch(f"drift of {name}", options.drift_frames),
         )
-    return result, clocks[0].median_ms, clocks[1].median_ms
+        return result, a.median_ms, b.median_ms
 
 
 def _graph_bytes(path: Path) -> int:

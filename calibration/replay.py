@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from streamseg.errors import BackendError, DatasetError, StateMismatch
 from streamseg.evaluation.datasets import Clip, Dataset, StillClip
 from streamseg.runtime.backends import BackendOptions
-from streamseg.runtime.backends.interface import plan_step
+from streamseg.runtime.backends.interface import StepPlan
 from streamseg.runtime.backends.onnxruntime import (
+    OnnxRuntimeExecutable,
+    OnnxRuntimeLane,
     find_native,
     import_onnxruntime,
     open_cpu_session,
 )
 from streamseg.runtime.bundle.bundle import Bundle
-from streamseg.runtime.bundle.manifest import Manifest
-from streamseg.runtime.video.resize import FitMode, FrameFitter
+from streamseg.runtime.stream import Stream
 
 Image = NDArray[np.uint8]
 Tensors = dict[str, NDArray[np.float32]]
@@ -79,14 +80,89 @@ def choose_segments(dataset: Dataset, *, count: int, length: int, seed: int) -> 
     return [segments[generator.randrange(borders[i], borders[i + 1])] for i in range(shares)]
 
 
+class TappedLane(OnnxRuntimeLane):
+    """A lane that also keeps tensors from inside the graph of the last step.
+
+    Attributes:
+        graph: that the last step ran.
+        tapped: name -> content.
+    """
+
+    def __init__(
+        self, executable: OnnxRuntimeExecutable, taps: Mapping[str, Sequence[str]]
+    ) -> None:
+        super().__init__(executable)
+        self.graph = ""
+        self.tapped: Tensors = {}
+        self._taps = taps
+
+    def start(self, plan: StepPlan) -> None:
+        """Hand the plan's binding to the executable's thread."""
+        self._names = self._bound_names(plan)
+        super().start(plan)
+
+    def _bound_names(self, plan: StepPlan) -> list[str]:
+        """Outputs in the order in which ``_bind`` binds them."""
+        outputs = self._executable.manifest.graphs[plan.graph].outputs
+        written = (feed.tensor for feed in plan.writes)
+        return list(dict.fromkeys((*written, *outputs, *self._taps[plan.graph])))
+
+    def _bind(self, session: Any, plan: StepPlan) -> Any:
+        binding = super()._bind(session, plan)
+        for name in self._bound_names(plan)[len(binding.get_outputs()) :]:
+            # ONNX Runtime makes a buffer at each run, when it knows the shape.
+            binding.bind_output(name, "cpu")
+        return binding
+
+    def _run(self, session: Any, graph: str, binding: Any) -> None:
+        super()._run(session, graph, binding)
+        found = dict(zip(self._names, binding.get_outputs(), strict=True))
+        self.graph = graph
+        self.tapped = {name: np.array(found[name].numpy()) for name in self._taps[graph]}
+
+
+class TappedExecutable(OnnxRuntimeExecutable):
+    """Sessions of one bundle whose graphs hand out tensors from inside them, for one stream.
+
+    Args:
+        bundle: verified bundle.
+        taps: graph -> the tensors to hand out.
+        options: native operators and threads.
+        graphs: ONNX bytes to run in the place of the bundle's, by graph name.
+    """
+
+    lane: TappedLane
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        taps: Mapping[str, Sequence[str]],
+        options: BackendOptions,
+        graphs: Mapping[str, bytes],
+    ) -> None:
+        self._taps = {name: list(taps.get(name, ())) for name in bundle.graphs}
+        sessions = {
+            name: _open_session(_with_outputs(content, self._taps[name]), options)
+            for name, content in {**bundle.graphs, **graphs}.items()
+        }
+        super().__init__(import_onnxruntime(), sessions, bundle.manifest, "replay")
+
+    def new_lane(self) -> TappedLane:
+        """Make the buffers of the stream."""
+        self.lane = TappedLane(self, self._taps)
+        return self.lane
+
+
 class Replayer:
-    """Steps a bundle's graphs frame by frame and hands out tensors from inside them.
+    """A stream over a bundle, as the runtime steps it, that hands out tensors from its graphs.
 
     Args:
         bundle: verified bundle.
         taps: for each graph the tensors to hand out.
         options: native operators and threads.
         graphs: ONNX bytes to run in the place of the bundle's, by graph name.
+    Raises:
+        StateMismatch: the bundle holds no values of a given state.
     """
 
     def __init__(
@@ -97,61 +173,30 @@ class Replayer:
         *,
         graphs: Mapping[str, bytes] | None = None,
     ) -> None:
-        self.manifest: Manifest = bundle.manifest
-        self._given = bundle.given
-        self._taps = {name: list(taps.get(name, ())) for name in bundle.graphs}
-        self._sessions = {
-            name: _open_session(_with_outputs(content, self._taps[name]), options)
-            for name, content in {**bundle.graphs, **(graphs or {})}.items()
-        }
-        unset = {spec.name for spec in self.manifest.state if spec.kind == "given"} - set(
-            self._given
-        )
+        needed = {spec.name for spec in bundle.manifest.state if spec.kind == "given"}
+        unset = needed - set(bundle.given)
         if unset:
             raise StateMismatch(
                 f"{bundle.path} holds no values of {', '.join(sorted(unset))}; "
                 "make them with: streamseg prototypes BUNDLE --source VIDEO"
             )
-        self._fitter: FrameFitter | None = None
-        self._frame = np.empty(self.manifest.frame.shape, np.uint8)
-        self.reset()
+        self._executable = TappedExecutable(bundle, taps, options, graphs or {})
+        self._stream = Stream(
+            self._executable,
+            bundle.manifest,
+            identity=bundle.identity,
+            letterbox=bundle.manifest.frame.resize == "letterbox",
+            given=bundle.given,
+        )
 
     def reset(self) -> None:
         """Zero the state."""
-        self._step = 0
-        self._state = {
-            (spec.name, buffer): self._given.get(spec.name, np.zeros(spec.shape, spec.dtype))
-            for spec in self.manifest.state
-            for buffer in range(spec.buffers)
-        }
+        self._stream.reset()
 
     def step(self, image: Image) -> tuple[str, Tensors]:
         """Run one frame of any size; returns the graph's name and its tapped tensors."""
-        self._fit(image)
-        plan = plan_step(self.manifest, self._step)
-        feeds: dict[str, NDArray[Any]] = {"frame": self._frame}
-        feeds.update({feed.tensor: self._state[feed.state, feed.buffer] for feed in plan.reads})
-        taps = self._taps[plan.graph]
-        wanted = [*taps, *(feed.tensor for feed in plan.writes)]
-        try:
-            # Asked for nothing, ONNX Runtime would hand out everything.
-            found = self._sessions[plan.graph].run(wanted, feeds) if wanted else []
-        except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BackendError(f"ONNX Runtime failed while replaying: {error}") from error
-        for feed, value in zip(plan.writes, found[len(taps) :], strict=True):
-            self._state[feed.state, feed.buffer] = value
-        self._step += 1
-        return plan.graph, dict(zip(taps, found, strict=False))
-
-    def _fit(self, image: Image) -> None:
-        size = image.shape[0], image.shape[1]
-        if self._fitter is None or self._fitter.frame_size != size:
-            spec = self.manifest.frame
-            mode: FitMode = "letterbox" if spec.resize == "letterbox" else "stretch"
-            red, green, blue = (round(value) for value in spec.mean)
-            model_size = (spec.height, spec.width)
-            self._fitter = FrameFitter(size, model_size, mode, fill=(red, green, blue))
-        self._fitter.fit(image, self._frame[0])
+        self._stream.step(image)
+        return self._executable.lane.graph, self._executable.lane.tapped
 
 
 def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:

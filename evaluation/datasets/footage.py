@@ -7,8 +7,7 @@ from pathlib import Path
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets.clips import Clip, Dataset, Still, StillClip, VideoClip
 from streamseg.evaluation.datasets.trees import describe_folder, list_images, subfolders
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+from streamseg.runtime.sources.listing import VIDEO_SUFFIXES, list_files
 
 
 def _clips_in(folder: Path, root: Path) -> list[Clip]:
@@ -19,8 +18,7 @@ def _clips_in(folder: Path, root: Path) -> list[Clip]:
         clips.append(StillClip(name, tuple(Still(path) for path in images)))
     clips.extend(
         VideoClip.probe(path, path.relative_to(root).as_posix())
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+        for path in list_files(folder, VIDEO_SUFFIXES)
     )
     for inner in subfolders(folder):
         clips.extend(_clips_in(inner, root))

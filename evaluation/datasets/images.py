@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 
 from streamseg.errors import DatasetError, raised_as
 from streamseg.evaluation.datasets.label_classes import VOID
+from streamseg.runtime.sources.folder import PNG_MAGIC, is_cut_off
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPE = 25  # byte of IHDR that holds the colour type
 _PNG_PALETTE = 3
-_JPEG_MAGIC = b"\xff\xd8"
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -27,11 +24,7 @@ def _read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    # OpenCV fills the missing part of a cut file with grey and only warns on stderr.
-    cut = (content.startswith(_PNG_MAGIC) and b"IEND" not in content[-64:]) or (
-        content.startswith(_JPEG_MAGIC) and b"\xff\xd9" not in content[2:]
-    )
-    if cut or not content:
+    if is_cut_off(content) or not content:
         raise DatasetError(
             f"{path} is cut off after {len(content)} bytes: expected a whole image. "
             "Download it again."
@@ -98,7 +91,7 @@ def read_label_values(path: Path, dataset: str) -> NDArray[np.uint8]:
 
 
 def _decode_label(path: Path, content: bytes, dataset: str) -> NDArray[np.uint8]:
-    if content.startswith(_PNG_MAGIC) and content[_PNG_COLOR_TYPE] == _PNG_PALETTE:
+    if content.startswith(PNG_MAGIC) and content[_PNG_COLOR_TYPE] == _PNG_PALETTE:
         return _read_indexed_png(path)
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.ndim != 2 or decoded.dtype != np.uint8:

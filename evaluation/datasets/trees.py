@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from streamseg.errors import DatasetError
-from streamseg.evaluation.datasets.images import IMAGE_SUFFIXES
+from streamseg.runtime.sources.listing import IMAGE_SUFFIXES, list_files
 
 _SHOWN = 8
 
@@ -32,12 +32,8 @@ def require_folder(folder: Path, *, dataset: str, root: Path, advice: str) -> Pa
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in a folder, by name; files that start with a dot are left out."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    """Image files directly in a folder, in the order in which a source plays them."""
+    return list_files(folder, IMAGE_SUFFIXES)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 from streamseg.errors import SinkError
 from streamseg.runtime.sinks.encoding import FORMATS, H264File, reserve_part
 from streamseg.runtime.sinks.sink import SegmentedFrame
+
+MOST_CHANGES = 8  # of size, within
+CHANGE_FRAMES = 250
 
 
 class VideoSink:
@@ -14,7 +18,7 @@ class VideoSink:
 
     Recorded as ``street.part.mp4`` beside ``street.mp4``, which can be played at any moment and
     outlives the process however that ends; renamed when complete. Where frames change size, the
-    next file begins: ``street-2.mp4``.
+    next file begins: ``street-2.mp4``; where they change it all the time, that is an error.
 
     Args:
         path: target; ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. An older file is replaced.
@@ -37,6 +41,8 @@ class VideoSink:
         self._reserved: Path | None = reserve_part(self._path)
         self._file: H264File | None = None
         self._done: list[str] = []
+        self._written = 0
+        self._changes: deque[int] = deque(maxlen=MOST_CHANGES)
         self._ended = False
 
     @property
@@ -52,7 +58,9 @@ class VideoSink:
                 can be played of it stays, and the message names it.
         """
         size = (frame.picture.shape[0], frame.picture.shape[1])
+        self._written += 1
         if self._file is not None and self._file.size != size:
+            self._note_change()
             self._complete(self._file)
         try:
             if self._file is None:
@@ -60,6 +68,19 @@ class VideoSink:
             self._file.write(frame.picture, frame.timestamp)
         except SinkError as error:
             raise self._fail(error) from None
+
+    def _note_change(self) -> None:
+        """Raise SinkError where the size changes too often for a file each."""
+        self._changes.append(self._written)
+        within = self._written - self._changes[0]
+        if len(self._changes) == MOST_CHANGES and within < CHANGE_FRAMES:
+            raise self._fail(
+                SinkError(
+                    f"cannot write {self._path}: frames changed their size {MOST_CHANGES} times "
+                    f"within {within} frames, and each size needs a file of its own; use --labels "
+                    "for such a source, or give it one size"
+                )
+            )
 
     def _begin(self, size: tuple[int, int], timestamp: float) -> H264File:
         number = len(self._done) + 1

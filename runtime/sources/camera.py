@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from streamseg.errors import SourceError
-from streamseg.runtime.sources.folder import natural_key
+from streamseg.runtime.sources.listing import natural_key
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from pathlib import Path
 
 import cv2
@@ -12,43 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import SourceError, raised_as
+from streamseg.runtime.sources.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from streamseg.runtime.sources.options import SourceAddress
 from streamseg.runtime.sources.reader import Picture
 from streamseg.runtime.video.resize import Image
 
 FOLDER_FPS = 25.0
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8"
 
 logger = logging.getLogger(__name__)
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts ``frame2`` before ``frame10``."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
-    return tuple((0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts)
+class DamagedImage(SourceError):
+    """A file that is called an image and does not decode as one."""
 
 
 class FolderReader:
-    """The images of a folder as 25 frames a second; other files and sub-folders are passed over.
+    """The images of a folder as 25 frames a second; see ``list_files`` for what is passed over.
 
-    A single image file is a folder of one.
+    Images that do not decode are left out and counted in ``corrupt``. A single image file is a
+    folder of one.
 
     Raises:
-        SourceError: no image in the folder, or an image that cannot be read.
+        SourceError: no image in the folder or none that decodes, one that cannot be read, or as
+            many videos as images.
     """
 
     live = False
-    corrupt = 0
-    detail = ""
 
     def __init__(self, address: SourceAddress) -> None:
         path = Path(address.target)
-        listed = path.iterdir() if path.is_dir() else [path]
-        found = (p for p in listed if is_image_name(p))
-        files = sorted(found, key=lambda file: (natural_key(file.name), file.name))
-        if not files:
-            kinds = " ".join(IMAGE_SUFFIXES)
-            raise SourceError(f"folder {path} holds no images; expected files in {kinds}")
+        files = find_images(path) if path.is_dir() else [path]
+        self.corrupt = 0
+        self.detail = describe_videos(path) if path.is_dir() else ""
         self.fps = address.options.fps or FOLDER_FPS
         first = math.ceil(address.options.start * self.fps)
         if first >= len(files):
@@ -58,21 +54,53 @@ class FolderReader:
         self._depth = BitDepth(address.name, address.options.bits)
 
     def read(self) -> Picture | None:
-        """Read the next image."""
-        index, file = next(self._files, (0, None))
-        if file is None:
-            return None
-        image = read_image(file, self._depth)
-        size = image.shape[0], image.shape[1]
-        return Picture(lambda: image, size, index / self.fps)
+        """Read the next image that decodes."""
+        damage: DamagedImage | None = None
+        for index, file in self._files:
+            try:
+                image = read_image(file, self._depth)
+            except DamagedImage as error:
+                self.corrupt += 1
+                damage = error
+                logger.info("left out: %s", error)
+                continue
+            size = image.shape[0], image.shape[1]
+            return Picture(lambda image=image: image, size, index / self.fps)  # type: ignore[misc]
+        if damage is not None and self.corrupt == self.frame_count:
+            raise damage
+        return None
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether a file's name ends as that of an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def find_images(folder: Path) -> list[Path]:
+    """The images of a folder, in order.
+
+    Raises:
+        SourceError: there is none, or at least as many videos, which then are what is meant.
+    """
+    try:
+        images = list_files(folder, IMAGE_SUFFIXES)
+        videos = list_files(folder, VIDEO_SUFFIXES)
+    except OSError as error:
+        raise SourceError(f"cannot read folder {folder}: {error.strerror}") from None
+    if videos and len(videos) >= len(images):
+        images_too = f" and {len(images)} images, such as {images[0].name}" if images else ""
+        raise SourceError(
+            f"folder {folder} holds {len(videos)} videos, such as {videos[0].name}{images_too}; "
+            "give one of the videos, a folder of images only, or use streamseg batch"
+        )
+    if not images:
+        kinds = " ".join(IMAGE_SUFFIXES)
+        raise SourceError(f"folder {folder} holds no images; expected files in {kinds}")
+    return images
+
+
+def describe_videos(folder: Path) -> str:
+    """What to say of videos that lie among the images; empty where there are none."""
+    videos = list_files(folder, VIDEO_SUFFIXES)
+    return f"{len(videos)} videos beside the images passed over" if videos else ""
 
 
 class BitDepth:
@@ -116,6 +144,13 @@ class BitDepth:
         return bits
 
 
+def is_cut_off(content: bytes) -> bool:
+    """Whether a PNG or JPEG ends too early; OpenCV fills what is missing with grey."""
+    if content.startswith(PNG_MAGIC):
+        return b"IEND" not in content[-64:]
+    return content.startswith(JPEG_MAGIC) and b"\xff\xd9" not in content[2:]
+
+
 def read_image(path: Path, depth: BitDepth | None = None) -> Image:
     """Read an image file as (height, width, 3) uint8 RGB, turned as its EXIF data says.
 
@@ -124,18 +159,21 @@ def read_image(path: Path, depth: BitDepth | None = None) -> Image:
         depth: judge of 16-bit images; a new one by default.
 
     Raises:
-        SourceError: unreadable, not an image, or of a depth other than 8 or 16 bits.
+        DamagedImage: cut off, or not an image.
+        SourceError: unreadable, or of a depth other than 8 or 16 bits.
     """
     try:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise SourceError(f"cannot read image {path}: {error.strerror}") from None
+    if is_cut_off(content.tobytes()):
+        raise DamagedImage(f"image {path} is cut off after {content.size} bytes; replace it")
     # Decoding from memory: cv2.imread would only warn, and on standard error.
-    with raised_as(SourceError, f"image {path}"):
+    with raised_as(DamagedImage, f"image {path}"):
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         image = cv2.imdecode(content, flags) if content.size else None
     if image is None:
-        raise SourceError(f"{path} is not an image, or is damaged; remove or replace it")
+        raise DamagedImage(f"{path} is not an image, or is damaged; remove or replace it")
     if image.dtype == np.uint16:
         image = (depth or BitDepth(str(path))).to_bytes(np.asarray(image, np.uint16), path)
     if image.dtype != np.uint8:

@@ -10,8 +10,9 @@ from streamseg.errors import SourceError
 from streamseg.runtime.session.events import EventHandler
 from streamseg.runtime.sources.camera import open_camera
 from streamseg.runtime.sources.ffmpeg import FFmpegReader
-from streamseg.runtime.sources.folder import FolderReader, is_image_name
+from streamseg.runtime.sources.folder import FolderReader
 from streamseg.runtime.sources.frame import Source
+from streamseg.runtime.sources.listing import is_image_name
 from streamseg.runtime.sources.options import SourceAddress, SourceOptions, is_there, parse_source
 from streamseg.runtime.sources.reader import Reader, UnusableSource
 from streamseg.runtime.sources.streaming import Backoff, StreamingSource

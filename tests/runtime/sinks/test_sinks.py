@@ -361,3 +361,25 @@ def test_window_shows_frames_until_a_key_is_pressed(monkeypatch: pytest.MonkeyPa
     assert (len(shown), closed) == (3, [True])
     np.testing.assert_array_equal(shown[2], segmented(2).picture[..., ::-1])
     assert sink.finish() == "window: 3 frames"
+
+
+def test_frames_that_change_size_all_the_time_end_the_video(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 25)
+
+    def record() -> None:
+        for index in range(100):
+            picture = np.zeros((48, 64 + 2 * (index % 2), 3), np.uint8)
+            sink.write(SegmentedFrame(picture, picture[..., 0], index, index / 25))
+
+    with pytest.raises(SinkError, match=r"changed their size 8 times within 7 frames.*--labels"):
+        record()
+    sink.discard()
+    assert len(list(tmp_path.iterdir())) <= 9
+
+
+def test_rare_changes_of_size_are_files_of_their_own(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 25)
+    for index in range(12 * 40):
+        picture = np.zeros((48, 64 + 2 * (index // 40 % 2), 3), np.uint8)
+        sink.write(SegmentedFrame(picture, picture[..., 0], index, index / 25))
+    assert len(sink.finish().split("; ")) == 12
