@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from streamseg.runtime.loop.decoding import Decoder
 from streamseg.runtime.loop.times import StageTimes
 from streamseg.runtime.session.events import Event
 from streamseg.runtime.sources import SourceOptions, open_source
+from streamseg.runtime.sources.reader import Picture
+from streamseg.runtime.sources.streaming import StreamingSource
 from tests.runtime.clips import write_clip
 from tests.runtime.streams import (
     MjpegServer,
@@ -254,3 +257,55 @@ def test_udp_source_comes_back_when_its_sender_does(b_frames: int) -> None:
 def test_udp_port_where_nothing_comes_is_told() -> None:
     with pytest.raises(SourceError, match=r"does not open: no data for 0\.5 s"):
         open_source(f"udp://127.0.0.1:{free_port()}", SourceOptions(timeout=0.5))
+
+
+class Flaky:
+    """A live reader whose connections end with exceptions of other libraries."""
+
+    live, fps, frame_count, corrupt, detail = True, 25.0, None, 0, ""
+    errors = (ValueError("v"), cv2.error("c"), MemoryError("m"))
+
+    def __init__(self, connection: int) -> None:
+        self._connection, self._given = connection, 0
+
+    def read(self) -> Picture:
+        self._given += 1
+        if self._given == 4 and self._connection < len(self.errors):
+            raise self.errors[self._connection]
+        image = np.full((4, 6, 3), 10 * self._connection + self._given, np.uint8)
+        return Picture(lambda: image, (4, 6), None)
+
+    def close(self) -> None:
+        pass
+
+
+def test_live_source_reconnects_whatever_its_reader_raises() -> None:
+    connections = itertools.count()
+
+    def connect() -> Flaky:
+        number = next(connections)
+        if number == 2:
+            raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "title")
+        return Flaky(number if number < 2 else number - 1)
+
+    events: list[Event] = []
+    options = SourceOptions(backoff=0.1)
+    source = StreamingSource(connect, "flaky", options, on_event=events.append)
+    with source:
+        values = [int(frame.image[0, 0, 0]) for frame in itertools.islice(source, 12)]
+    assert values == [1, 2, 3, 11, 12, 13, 21, 22, 23, 31, 32, 33]
+    assert [event.kind for event in events] == ["lost", "back"] * 3
+    reasons = [event.reason for event in events if event.kind == "lost"]
+    names = ("ValueError: v", "error: c", "MemoryError: m")
+    assert all(name in reason for name, reason in zip(names, reasons, strict=True))
+
+
+def test_exceptions_of_a_file_are_errors_of_the_source() -> None:
+    class Broken(Flaky):
+        live = False
+
+    with (
+        StreamingSource(lambda: Broken(0), "file", SourceOptions()) as source,
+        pytest.raises(SourceError, match="file: ValueError: v"),
+    ):
+        list(source)
