@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streamseg.errors import BackendError
 from streamseg.export.step import Size, StepModel, upsample
+from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import Array, Lane, StepPlan
 from streamseg.runtime.bundle.manifest import FrameSpec, GraphSpec, Manifest
@@ -47,7 +48,6 @@ class TorchLane(Lane):
     def __init__(self, model: StepModel, manifest: Manifest) -> None:
         self.batch = torch.zeros(manifest.frame.shape, dtype=torch.uint8)
         self.scores = torch.empty(0)
-        self.logits = None
         self._model = model
         self._buffers = {
             spec.name: [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))] * spec.buffers
@@ -64,7 +64,10 @@ class TorchLane(Lane):
     def finish(self) -> None:
         """Nothing is left to do: the step is complete when it was begun."""
 
-    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+    def read_logits(self) -> None:
+        """None: ``scores`` are what a replay is asked for."""
+
+    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
         """Refuse: frames come as tensors."""
         raise BackendError("a replay in PyTorch takes no frames from device memory")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamseg.errors import StateMismatch
+from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import Array, Lane, plan_step
 from streamseg.runtime.bundle.manifest import Manifest
@@ -46,7 +47,7 @@ class Stepper:
         self.step += 1
         return self.step - 1
 
-    def run_device(self, frame: DeviceArray) -> tuple[DeviceArray, int]:
+    def run_device(self, frame: DeviceFrame) -> tuple[DeviceArray, int]:
         """Run the step on a frame in device memory; returns its labels there, and its number."""
         labels = self._lane.run_device(plan_step(self._manifest, self.step), frame)
         self.step += 1

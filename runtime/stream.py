@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from streamseg.errors import BackendError, FrameMismatch, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
-from streamseg.runtime.backends.arrays import is_device_array, view_device_array
+from streamseg.runtime.backends.arrays import is_device_array, stream_handle, view_device_array
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
@@ -31,15 +32,25 @@ class StepResult:
 
     Attributes:
         labels: ``[height, width]`` uint8 at the frame's size, class ids.
-        logits: ``[K, H, W]`` float32 at the model's size, or ``None`` where the bundle has none.
         step: number of this frame since the last reset, from 0.
         timings: seconds spent in ``preprocess`` and ``step``.
     """
 
     labels: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32] | None
     step: int
     timings: dict[str, float]
+    _read_logits: Callable[[], npt.NDArray[np.float32] | None] = field(repr=False, compare=False)
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32] | None:
+        """``[K, H, W]`` float32 at the model's size, or ``None`` where the bundle has none.
+
+        A GPU's are downloaded when they are asked for, before the stream's next step.
+
+        Raises:
+            StreamsegError: the stream has stepped since.
+        """
+        return self._read_logits()
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ class DeviceStepResult:
     """What one step on the device hands out.
 
     Attributes:
-        labels: ``[H, W]`` uint8 at the model's size, in device memory; ``cupy.asarray`` and
-            ``torch.as_tensor`` take it without a copy. Valid until the stream's next step.
+        labels: ``[H, W]`` uint8 at the model's size, in device memory; ``cupy.from_dlpack`` and
+            ``torch.from_dlpack`` take it without a copy. Valid until the step after next.
         step: number of this frame since the last reset, from 0.
     """
 
@@ -94,9 +105,8 @@ class Stream:
         self._fitter: FrameFitter | None = None
         self._shown: FrameFitter | None = None  # of the last result
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
-        self._finished_at = 0.0
+        self._finished_at, self._finished = 0.0, 0
         self._closed = False
-        self._owners: deque[object] = deque(maxlen=2)  # of device frames that may be in use
 
     @property
     def execution(self) -> str:
@@ -165,11 +175,19 @@ class Stream:
         # A step that waited for the one before it ran only from then on.
         since = max(begun.fitted, self._finished_at)
         self._finished_at, self._shown = stepped, begun.fitter
+        self._finished += 1
         timings = {
             "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
             "step": stepped - since,
         }
-        return StepResult(labels, self._lane.logits, begun.step, timings)
+        logits = functools.partial(self._logits_of, self._finished)
+        return StepResult(labels, begun.step, timings, logits)
+
+    def _logits_of(self, finished: int) -> npt.NDArray[np.float32] | None:
+        self._require_open()
+        if finished != self._finished:
+            raise StreamsegError("the stream has stepped since; read a step's logits before that")
+        return self._lane.read_logits()
 
     def steps_through(self, frames: Iterable[npt.NDArray[np.uint8]]) -> Iterator[StepResult]:
         """Segment frames one after the other, uploads and downloads beside the steps.
@@ -195,15 +213,20 @@ class Stream:
                 with contextlib.suppress(BackendError):
                     self.finish()
 
-    def step_device(self, frame: object) -> DeviceStepResult:
-        """Segment a frame that lies in device memory; labels stay there, and nothing is copied.
+    def step_device(self, frame: object, *, stream: object = None) -> DeviceStepResult:
+        """Segment a frame that lies in device memory; neither it nor the labels visit the host.
+
+        The step waits for the work so far of the stream that the frame is made on, and later work
+        of that stream waits for the step. That stream is ``stream``, else the one that the array
+        names. DLPack arrays are ready for the step in any case; later work of the default stream
+        waits for it. The device is synchronised where an array names no stream and has no DLPack
+        (PyCUDA's) and ``stream`` is not given. At most two steps run ahead of the host.
 
         Args:
             frame: ``[H, W, 3]`` or ``[1, H, W, 3]`` uint8 RGB of the model's size, dense, by
-                ``__cuda_array_interface__`` or DLPack (CuPy, torch, pycuda, numba). Where it names
-                a CUDA stream, that stream's work is waited for, and later work of that stream
-                waits for this step; where it names none it must be ready, and stay as it is until
-                the labels have been read.
+                DLPack or ``__cuda_array_interface__`` (CuPy, torch, pycuda, numba).
+            stream: the CUDA stream on which the caller makes the frame and reads labels: its
+                handle, or a stream of torch, CuPy, pycuda or numba.
         Raises:
             FrameMismatch: another shape, dtype, layout or device.
             StateMismatch: a given state has not been set.
@@ -211,7 +234,9 @@ class Stream:
         """
         self._require_open()
         self._stepper.require_given()
-        array, owner = view_device_array(frame, self._lane.stream)
+        handle = 0 if stream is None else stream_handle(stream)
+        borrowed = view_device_array(frame, self._lane.stream, handle)
+        array = borrowed.array
         spec = self.manifest.frame
         if array.dtype != "uint8" or array.shape not in (spec.shape, spec.shape[1:]):
             raise FrameMismatch(
@@ -219,9 +244,8 @@ class Stream:
                 f"{[spec.height, spec.width, 3]}, the model's size; resize it there first, or "
                 "give it in host memory"
             )
-        batch = DeviceArray(array.pointer, spec.shape, array.dtype, array.stream)
+        batch = replace(borrowed, array=replace(array, shape=spec.shape))
         labels, number = self._stepper.run_device(batch)
-        self._owners.append(owner)
         return DeviceStepResult(labels, number)
 
     def confidence(self) -> npt.NDArray[np.uint8]:
@@ -233,7 +257,7 @@ class Stream:
             StreamsegError: the bundle gives no logits, or no frame was stepped yet.
         """
         self._require_open()
-        logits = self._lane.logits
+        logits = self._lane.read_logits()
         if logits is None:
             raise StreamsegError(
                 "this bundle gives no logits, which confidences are made from; "

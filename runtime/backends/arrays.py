@@ -1,19 +1,20 @@
 """Arrays of other libraries in device memory: where they lie, and when they are ready.
 
-CuPy, torch, numba and pycuda say it by ``__cuda_array_interface__`` (version 3 of its text), others
-by DLPack (``dlpack.h``, versions 0.x and 1.x). Nothing is copied.
+CuPy, torch and numba say it by DLPack (``dlpack.h``, versions 0.x and 1.x), pycuda by
+``__cuda_array_interface__`` (versions 2 and 3 of its text). Nothing is copied.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from streamseg.errors import FrameMismatch
 from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.dlpack import tensor_of
 
 # CUDA's names for the default stream in these protocols.
 LEGACY_STREAM = 1
@@ -23,38 +24,26 @@ _DEVICES = {1: "the CPU", 3: "page-locked host memory", 10: "a ROCm device", 4: 
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 
 
-class _DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
+@dataclass(frozen=True)
+class DeviceFrame:
+    """A frame in device memory that another library owns, and how its work and ours are ordered.
 
+    Attributes:
+        array: where it lies.
+        owner: keeps the memory; to be held until the step has read it.
+        after: handle of the stream whose work so far the step waits for; 0: none.
+        before: handle of the stream whose later work waits for the step, since it may overwrite
+            the frame.
+        known: whether ``after`` covers all work on the frame. Where it does not (version 2 of the
+            array interface names no stream), the step waits for the whole device, and the caller
+            for the step.
+    """
 
-class _DLManagedTensor(ctypes.Structure):
-    _fields_ = (
-        ("tensor", _DLTensor),
-        ("manager_ctx", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-    )
-
-
-class _DLManagedTensorVersioned(ctypes.Structure):
-    _fields_ = (
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("manager_ctx", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _DLTensor),
-    )
+    array: DeviceArray
+    owner: object
+    after: int = 0
+    before: int = LEGACY_STREAM
+    known: bool = True
 
 
 def is_device_array(source: object) -> bool:
@@ -62,39 +51,61 @@ def is_device_array(source: object) -> bool:
     return hasattr(source, "__cuda_array_interface__") or hasattr(source, "__dlpack_device__")
 
 
-def view_device_array(source: Any, consumer: int = 0) -> tuple[DeviceArray, object]:
-    """Where an array lies on the first CUDA device.
+def stream_handle(stream: object) -> int:
+    """The handle of a CUDA stream: a number, or a stream of torch, CuPy, pycuda or numba.
+
+    Raises:
+        FrameMismatch: it is none of these, or the ambiguous stream 0.
+    """
+    for name in ("cuda_stream", "ptr", "handle"):
+        stream = getattr(stream, name, stream)
+    try:
+        number = int(getattr(stream, "value", stream))  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise FrameMismatch(
+            f"stream is {type(stream).__name__}, expected a CUDA stream or its handle as a number"
+        ) from None
+    return number or LEGACY_STREAM
+
+
+def view_device_array(source: Any, consumer: int = 0, stream: int = 0) -> DeviceFrame:
+    """Where an array lies on the first CUDA device, and what its readers have to wait for.
+
+    DLPack is preferred: it orders the producer's work before the consumer's, while torch's
+    ``__cuda_array_interface__`` is of version 2 and names no stream.
 
     Args:
         source: an array of CuPy, torch, pycuda, numba or another library.
         consumer: handle of the CUDA stream that will use it; 0 when it is not known.
-    Returns:
-        The array, its ``stream`` the one that has to be waited for (0: none), and an object to
-        hold while it is used.
+        stream: handle of the stream that the caller works on the array with; 0 when not given.
     Raises:
-        FrameMismatch: it is no dense array on the first device, or says so in an unknown way.
+        FrameMismatch: it is not a dense array on the first device, or describes itself wrongly.
     """
     try:
+        if hasattr(source, "__dlpack_device__"):
+            return _read_dlpack(source, consumer, stream)
         interface = getattr(source, "__cuda_array_interface__", None)
-    except (AttributeError, RuntimeError, TypeError) as error:  # torch's, for what it cannot share
+    # What torch raises for tensors that it cannot share.
+    except (AttributeError, BufferError, RuntimeError, TypeError) as error:
         raise FrameMismatch(f"the array cannot be shared: {error}") from None
-    if interface is not None:
-        return _read_interface(interface), source
-    if hasattr(source, "__dlpack_device__"):
-        return _read_dlpack(source, consumer)
-    raise FrameMismatch(
-        f"{type(source).__name__} has neither __cuda_array_interface__ nor __dlpack__; give an "
-        "array of CuPy, torch, pycuda or numba in device memory"
-    )
+    if interface is None:
+        raise FrameMismatch(
+            f"{type(source).__name__} has neither __dlpack__ nor __cuda_array_interface__; give an "
+            "array of CuPy, torch, pycuda or numba in device memory"
+        )
+    array, known = _read_interface(interface)
+    after = stream or array.stream
+    return DeviceFrame(array, source, after, after or LEGACY_STREAM, known=known or bool(stream))
 
 
-def _read_interface(interface: Any) -> DeviceArray:
+def _read_interface(interface: Any) -> tuple[DeviceArray, bool]:
+    """The array, and whether the interface says which stream its content is ready on."""
     try:
         shape = tuple(int(extent) for extent in interface["shape"])
         dtype = np.dtype(interface["typestr"])
         pointer = int(interface["data"][0] or 0)
         strides, mask = interface.get("strides"), interface.get("mask")
-        stream = interface.get("stream")
+        stream, version = interface.get("stream"), int(interface["version"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise FrameMismatch(f"its __cuda_array_interface__ is damaged: {error!r}") from None
     if mask is not None:
@@ -106,10 +117,11 @@ def _read_interface(interface: Any) -> DeviceArray:
         )
     _require_dense(shape, None if strides is None else tuple(strides), dtype.itemsize)
     _require_memory(pointer, shape)
-    return DeviceArray(pointer, shape, _name(dtype), 0 if stream is None else int(stream))
+    named = 0 if stream is None else int(stream)
+    return DeviceArray(pointer, shape, _name(dtype), named), version >= 3
 
 
-def _read_dlpack(source: Any, consumer: int) -> tuple[DeviceArray, object]:
+def _read_dlpack(source: Any, consumer: int, stream: int) -> DeviceFrame:
     device, index = (int(value) for value in source.__dlpack_device__())
     if device not in (_CUDA, _CUDA_MANAGED):
         place = _DEVICES.get(device, f"a device of DLPack's type {device}")
@@ -118,7 +130,7 @@ def _read_dlpack(source: Any, consumer: int) -> tuple[DeviceArray, object]:
         raise FrameMismatch(f"the array lies on CUDA device {index}, the model on device 0")
     # The producer makes this stream wait for what it has yet to do.
     capsule = source.__dlpack__(stream=consumer or LEGACY_STREAM)
-    tensor = _tensor_of(capsule)
+    tensor = tensor_of(capsule)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     kind = _KINDS.get(tensor.code)
     if kind is None or tensor.lanes != 1 or tensor.bits % 8:
@@ -134,26 +146,8 @@ def _read_dlpack(source: Any, consumer: int) -> tuple[DeviceArray, object]:
     _require_memory(pointer, shape)
     waiting = 0 if consumer else LEGACY_STREAM
     # The capsule frees the array when it goes, since nobody has renamed it.
-    return DeviceArray(pointer, shape, _name(dtype), waiting), capsule
-
-
-def _tensor_of(capsule: object) -> _DLTensor:
-    python = ctypes.pythonapi
-    python.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
-    if python.PyCapsule_IsValid(capsule, b"dltensor"):
-        address = python.PyCapsule_GetPointer(capsule, b"dltensor")
-        tensor: _DLTensor = _DLManagedTensor.from_address(address).tensor
-        return tensor
-    if python.PyCapsule_IsValid(capsule, b"dltensor_versioned"):
-        address = python.PyCapsule_GetPointer(capsule, b"dltensor_versioned")
-        managed = _DLManagedTensorVersioned.from_address(address)
-        if managed.major != 1:
-            raise FrameMismatch(f"its DLPack is of version {managed.major}, expected 1")
-        versioned: _DLTensor = managed.tensor
-        return versioned
-    raise FrameMismatch("its __dlpack__ gives no DLPack capsule, or one already used")
+    array = DeviceArray(pointer, shape, _name(dtype), waiting)
+    return DeviceFrame(array, capsule, stream or waiting, stream or LEGACY_STREAM)
 
 
 def _require_dense(shape: tuple[int, ...], strides: Sequence[int] | None, itemsize: int) -> None:

@@ -6,43 +6,52 @@ Imported by what was asked to use a GPU, and by nothing else. Every failing call
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import math
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError
+from streamseg.runtime.backends.dlpack import export_capsule
 
 INSTALL = (
     "pip install 'cuda-bindings>=12.9,<13' for a CUDA 12 driver, 'cuda-bindings>=13' for CUDA 13"
 )
 # Calls used here, with the number of their arguments; tests compare them with the real module.
 CALLS = {
+    "cudaDeviceGetAttribute": 2,
+    "cudaDeviceSynchronize": 0,
     "cudaEventCreateWithFlags": 1,
     "cudaEventDestroy": 1,
     "cudaEventRecord": 2,
     "cudaEventSynchronize": 1,
     "cudaFree": 1,
     "cudaFreeHost": 1,
+    "cudaGetDevice": 0,
     "cudaGetDeviceCount": 0,
     "cudaGetErrorName": 1,
     "cudaGetErrorString": 1,
     "cudaGetLastError": 0,
     "cudaGraphDestroy": 1,
     "cudaGraphExecDestroy": 1,
+    "cudaGraphGetNodes": 2,
     "cudaGraphInstantiate": 2,
     "cudaGraphLaunch": 2,
     "cudaHostAlloc": 2,
+    "cudaHostGetDevicePointer": 2,
     "cudaMalloc": 1,
     "cudaMemGetInfo": 0,
     "cudaMemcpyAsync": 5,
     "cudaMemsetAsync": 4,
+    "cudaPointerGetAttributes": 1,
+    "cudaSetDevice": 1,
     "cudaStreamBeginCapture": 2,
     "cudaStreamCreateWithFlags": 1,
     "cudaStreamDestroy": 1,
@@ -50,12 +59,15 @@ CALLS = {
     "cudaStreamSynchronize": 1,
     "cudaStreamWaitEvent": 3,
 }
+DEVICE = 0  # everything runs on the first GPU; CUDA_VISIBLE_DEVICES chooses which that is
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU is out of memory: close other programs that use it, or "
     "export the model at a smaller --size",
     "cudaErrorNoDevice": "there is no GPU here. Run: streamseg doctor",
-    "cudaErrorInsufficientDriver": "there is no NVIDIA driver here, or one too old for this "
-    "cuda-bindings. Run: streamseg doctor",
+    "cudaErrorInsufficientDriver": "there is no NVIDIA driver here, or it is older than the CUDA "
+    "runtime of cuda-bindings. Run: streamseg doctor",
+    "cudaErrorDevicesUnavailable": "another process holds the GPU (exclusive compute mode): close "
+    "it, or choose another GPU with CUDA_VISIBLE_DEVICES",
 }
 _LOST = "the GPU's context is lost; start the program again"
 
@@ -64,20 +76,24 @@ _LOST = "the GPU's context is lost; start the program again"
 class DeviceArray:
     """A dense array in device memory that somebody else keeps alive.
 
-    Other libraries (CuPy, torch, pycuda) take it by ``__cuda_array_interface__``: they wait for
-    the work on ``stream`` and copy nothing.
+    Other libraries take it without a copy: by DLPack, which makes the consumer's stream wait for
+    the content, or by ``__cuda_array_interface__``, whose ``stream`` the consumer has to honour
+    (CuPy and numba do, torch does not: use ``torch.from_dlpack``).
 
     Attributes:
         pointer: device address.
         shape: of the array.
         dtype: NumPy name.
         stream: handle of the CUDA stream on which the content becomes ready; 0 when it is ready.
+        admit: called with the handle of a consumer's stream; later work of that stream then waits
+            for the content. ``None`` where the content is ready.
     """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     stream: int = 0
+    admit: Callable[[int], None] | None = field(default=None, compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +111,35 @@ class DeviceArray:
             "version": 3,
         }
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, DEVICE)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
+        """A DLPack capsule, of version 0.x, which every consumer takes.
+
+        Args:
+            stream: the consumer's; 1 or ``None`` is the default stream, -1 asks for no ordering.
+            max_version: the newest version that the consumer takes.
+            dl_device: ``(2, 0)`` or ``None``.
+            copy: ``False`` or ``None``.
+        Raises:
+            BufferError: a copy or another device is asked for, or stream 0, which DLPack forbids.
+        """
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("the labels stay where they are: no copy, on CUDA device 0")
+        if stream == 0:
+            raise BufferError("stream 0 may mean two streams; 1 is the default stream")
+        if self.admit is not None and stream != -1:
+            self.admit(1 if stream is None else int(stream))
+        return export_capsule(self.pointer, self.shape, self.dtype, device=DEVICE, owner=self)
+
 
 def open_cuda() -> Cuda:
     """The CUDA runtime, with at least one device.
@@ -109,11 +154,12 @@ def open_cuda() -> Cuda:
     cuda = Cuda(bindings)
     if cuda.call("cudaGetDeviceCount") == 0:
         raise BackendError("CUDA finds no GPU on this machine. Run: streamseg doctor")
-    return cuda
+    with cuda.device():
+        return cuda
 
 
 class Cuda:
-    """The runtime's calls on the current device. Handles and addresses are the library's own."""
+    """The runtime's calls on the first device. Handles and addresses are the library's own."""
 
     def __init__(self, bindings: Any) -> None:
         self.api = bindings
@@ -129,10 +175,31 @@ class Cuda:
             raise BackendError(self._describe(name, status))
         return values[0] if len(values) == 1 else tuple(values)
 
+    def try_call(self, name: str, *arguments: Any) -> None:
+        """``call`` in clearing up: a GPU whose context is lost refuses even that."""
+        with contextlib.suppress(BackendError):
+            self.call(name, *arguments)
+
+    @contextlib.contextmanager
+    def device(self) -> Iterator[None]:
+        """Make the first device this thread's current one, and put the caller's back after.
+
+        Streams, events and kernels belong to the device that is current in the calling thread;
+        another library may have chosen another.
+        """
+        before = self.call("cudaGetDevice")
+        self.call("cudaSetDevice", DEVICE)
+        try:
+            yield
+        finally:
+            if before != DEVICE:
+                self.call("cudaSetDevice", before)
+
     def _describe(self, name: str, status: Any) -> str:
         code = _text(self.api.cudaGetErrorName(status)[1])
         told = _text(self.api.cudaGetErrorString(status)[1])
-        advice = _ADVICE.get(code, _LOST)
+        captures = "the work cannot become a CUDA graph" if "Capture" in code else _LOST
+        advice = _ADVICE.get(code, captures)
         if code == "cudaErrorMemoryAllocation":
             free, total = self.api.cudaMemGetInfo()[1:]
             advice = f"{(free or 0) >> 20} of {(total or 0) >> 20} MiB are free; {advice}"
@@ -144,19 +211,47 @@ class Cuda:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         return DeviceArray(int(self.call("cudaMalloc", max(size, 1))), shape, dtype, stream)
 
-    def allocate_pinned(self, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-        """Page-locked host memory, zeroed; freed when the last view of it is gone."""
+    def allocate_pinned(
+        self, shape: tuple[int, ...], dtype: str, *, mapped: bool = False
+    ) -> npt.NDArray[Any]:
+        """Page-locked host memory, zeroed; freed when the last view of it is gone.
+
+        ``mapped`` memory has an address on the device too: ``address_on_device``.
+        """
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        address = int(self.call("cudaHostAlloc", max(size, 1), 0))
+        flags = self.api.cudaHostAllocMapped if mapped else 0
+        address = int(self.call("cudaHostAlloc", max(size, 1), flags))
         raw = (ctypes.c_uint8 * size).from_address(address)
         weakref.finalize(raw, self.api.cudaFreeHost, address).atexit = False
         array: npt.NDArray[Any] = np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
         array[...] = 0
         return array
 
+    def address_on_device(self, content: npt.NDArray[Any]) -> int:
+        """Where the device sees mapped host memory."""
+        return int(self.call("cudaHostGetDevicePointer", content.ctypes.data, 0))
+
+    def is_integrated(self) -> bool:
+        """Whether host and device share their memory, as on a Jetson."""
+        attribute = self.api.cudaDeviceAttr.cudaDevAttrIntegrated
+        return bool(self.call("cudaDeviceGetAttribute", attribute, DEVICE))
+
+    def device_of(self, pointer: int) -> int | None:
+        """The device whose memory an address is in; ``None`` for host memory."""
+        attributes = self.call("cudaPointerGetAttributes", pointer)
+        kinds = self.api.cudaMemoryType
+        on_device = (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged)
+        return int(attributes.device) if attributes.type in on_device else None
+
     def free(self, array: DeviceArray) -> None:
         """Release device memory."""
         self.call("cudaFree", array.pointer)
+
+    def copy(self, target: DeviceArray, source: DeviceArray, stream: Any) -> None:
+        """Begin copying within device memory; both have the same size."""
+        kind = self.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        size = target.nbytes
+        self.call("cudaMemcpyAsync", target.pointer, source.pointer, size, kind, stream)
 
     def upload(self, array: DeviceArray, content: npt.NDArray[Any], stream: Any) -> None:
         """Begin copying host memory to the device."""
@@ -194,22 +289,40 @@ class Cuda:
         """The library's handle of a stream that another library gave as a number."""
         return self.api.cudaStream_t(number)
 
+    def order(self, before: Any, after: Any, event: Any) -> None:
+        """Have later work of stream ``after`` wait for what is on stream ``before`` now."""
+        self.call("cudaEventRecord", event, before)
+        self.wait_event(after, event)
+
     def capture(self, stream: Any, enqueue: Callable[[], None]) -> Any:
         """Record what ``enqueue`` puts on a stream into an executable graph; nothing runs.
 
         Raises:
-            BackendError: something cannot be captured; the stream is usable again.
+            BackendError: something cannot be captured, or nothing was put on this stream; the
+                stream is usable again.
         """
         mode = self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
         try:
             enqueue()
         except BaseException:
-            self.api.cudaStreamEndCapture(stream)
+            broken = self.api.cudaStreamEndCapture(stream)[1]
+            if broken is not None and int(broken):
+                self.api.cudaGraphDestroy(broken)
             self.api.cudaGetLastError()
             raise
-        graph = self.call("cudaStreamEndCapture", stream)
         try:
+            graph = self.call("cudaStreamEndCapture", stream)
+            return self._instantiate(graph)
+        except BackendError:
+            self.api.cudaGetLastError()  # not sticky, but the next call would report it again
+            raise
+
+    def _instantiate(self, graph: Any) -> Any:
+        try:
+            _, count = self.call("cudaGraphGetNodes", graph, 0)
+            if count == 0:
+                raise BackendError("the captured graph is empty: its work went to another stream")
             return self.call("cudaGraphInstantiate", graph, 0)
         finally:
             self.call("cudaGraphDestroy", graph)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -92,14 +93,12 @@ class Lane(ABC):
         stream: handle of the CUDA stream that steps run on; 0 where there is none.
         frame: ``[H, W, 3]`` uint8, to be filled before ``start``.
         labels: ``[H, W]`` uint8, of the last step finished.
-        logits: ``[K, H, W]`` float32, of the last step finished, or ``None``.
     """
 
     depth: int
     stream: int
     frame: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32] | None
 
     @abstractmethod
     def start(self, plan: StepPlan) -> None:
@@ -111,7 +110,7 @@ class Lane(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Wait for the oldest step begun; ``labels`` and ``logits`` are then its.
+        """Wait for the oldest step begun; ``labels`` and ``read_logits`` are then its.
 
         Raises:
             BackendError: the step failed, and the state is undefined until the next reset; or no
@@ -119,17 +118,28 @@ class Lane(ABC):
         """
 
     @abstractmethod
-    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:
-        """Run one step on a frame in device memory, without copying it.
+    def read_logits(self) -> npt.NDArray[np.float32] | None:
+        """``[K, H, W]`` of the last step finished, valid until the next ``start``; or ``None``.
+
+        A lane on a device downloads them now: most callers want labels only.
+
+        Raises:
+            BackendError: a later step has overwritten them, or the backend failed.
+        """
+
+    @abstractmethod
+    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:
+        """Run one step on a frame in device memory, which never travels through the host.
 
         Args:
             plan: the step.
-            frame: ``[1, H, W, 3]`` uint8 of the model's size, dense, kept alive by the caller
-                until the step after this one.
+            frame: ``[1, H, W, 3]`` uint8 of the model's size, dense; its owner is held until the
+                step has read it.
         Returns:
-            Labels ``[H, W]`` uint8 in device memory, valid until the next step.
+            Labels ``[H, W]`` uint8 in device memory, valid until the step after next.
         Raises:
             BackendError: this backend keeps no arrays on a device, or it failed.
+            FrameMismatch: the frame lies elsewhere, or at an address that the backend refuses.
         """
 
     @abstractmethod

@@ -10,9 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins.loader import find_library
+from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import (
     Array,
@@ -235,8 +237,6 @@ class OnnxRuntimeLane(Lane):
         self._batch = batch
         self.frame = batch[0]
         self.labels = self._outputs["labels"][0]
-        logits = self._outputs.get("logits")
-        self.logits = None if logits is None else logits[0]
 
     def start(self, plan: StepPlan) -> None:
         """Hand the plan's binding to the executable's thread."""
@@ -269,7 +269,12 @@ class OnnxRuntimeLane(Lane):
         if self._under_way is not None:
             wait([self._under_way])
 
-    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:  # noqa: ARG002
+    def read_logits(self) -> npt.NDArray[np.float32] | None:
+        """The buffer that the step wrote."""
+        logits: Any = self._outputs.get("logits")
+        return None if logits is None else logits[0]
+
+    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
         """Refuse: everything is in host memory."""
         raise BackendError(
             "this backend takes no frames from device memory; open the bundle with "

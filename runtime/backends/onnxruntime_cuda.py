@@ -1,52 +1,45 @@
-"""ONNX Runtime on a CUDA device: state in device memory, bound once for every buffer phase."""
+"""ONNX Runtime on a CUDA device: sessions that run on a stream of ours, from CUDA graphs."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from streamseg.errors import BackendError, PluginNotFound
 from streamseg.plugins.loader import find_ort_cuda_library
-from streamseg.runtime.backends.cuda import DeviceArray, open_cuda
+from streamseg.runtime.backends.cuda import Cuda, open_cuda
 from streamseg.runtime.backends.gpu import find_gpu
-from streamseg.runtime.backends.interface import (
-    Array,
-    BackendOptions,
-    Executable,
-    Lane,
-    StepPlan,
-    is_finite,
-)
+from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.backends.onnxruntime import (
-    first_line,
     import_onnxruntime,
     lowering_reason,
     open_session,
 )
-from streamseg.runtime.backends.tensors import output_tensors
+from streamseg.runtime.backends.onnxruntime_cuda_lane import CapturedBuffers, OnnxRuntimeCudaLane
 from streamseg.runtime.bundle.bundle import Bundle
 from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-# Tests put the CPU here: the same calls then run without a GPU.
-DEVICE = "cuda"
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = (
     "pip install 'streamseg[cuda]' in an environment without the package onnxruntime, which it "
     "replaces; for JetPack 6 PyPI has none, see docs/jetson.md"
 )
+TF32_SINCE = (1, 18)  # ONNX Runtime that can switch TF32 off
+GRAPHS_SINCE = (1, 18)  # ONNX Runtime that keeps several CUDA graphs in a session
 
 
 def load_onnxruntime_cuda(bundle: Bundle, options: BackendOptions) -> Executable:
     """Load every graph of ``bundle`` into an ONNX Runtime session on the first CUDA device.
 
     Raises:
-        BackendError: ONNX Runtime, its CUDA provider or the GPU is missing, or a graph is refused.
+        BackendError: ONNX Runtime, its CUDA provider, cuda-python or the GPU is missing, the GPU
+            has too little memory, or a graph is refused.
         PluginNotFound: ``native=True`` and there is no usable library.
         BundleError: the graphs' names, shapes or types disagree with the manifest.
     """
@@ -64,36 +57,34 @@ def load_onnxruntime_cuda(bundle: Bundle, options: BackendOptions) -> Executable
     if hasattr(runtime, "preload_dlls"):  # CUDA and cuDNN from NVIDIA's wheels
         runtime.preload_dlls()
     native = _find_native(options)
-    sessions = {}
-    for name, content in bundle.graphs.items():
-        settings = runtime.SessionOptions()
-        settings.log_severity_level = 3
-        if native is not None:
-            settings.register_custom_ops_library(native)
-        session = open_session(name, bundle, functools.partial(_open, runtime, content, settings))
-        if PROVIDER not in session.get_providers():
-            raise BackendError(
-                f"ONNX Runtime {runtime.__version__} cannot load its CUDA provider: CUDA or cuDNN "
-                "of the version that it was built for is missing. Run: streamseg doctor"
-            )
-        sessions[name] = session
     kernels = "native kernels" if native else lowering_reason(options)
     description = f"onnxruntime {runtime.__version__} CUDA on {gpu.label}, {kernels}"
-    logger.info("running on %s", description)
-    return OnnxRuntimeCudaExecutable(runtime, sessions, bundle.manifest, description)
-
-
-def _open(runtime: Any, content: bytes, settings: Any) -> Any:
-    return runtime.InferenceSession(content, settings, providers=_providers(runtime))
-
-
-def _providers(runtime: Any) -> list[Any]:
-    """Float32 stays float32: without the option ONNX Runtime rounds products to TF32."""
-    known = tuple(int(part) for part in runtime.__version__.split(".")[:2])
-    options = {"use_tf32": "0"} if known >= (1, 18) and DEVICE == "cuda" else {}
-    return (
-        [(PROVIDER, options)] if DEVICE == "cpu" else [(PROVIDER, options), "CPUExecutionProvider"]
+    make = functools.partial(
+        OnnxRuntimeCudaExecutable, runtime, open_cuda(), bundle, native, description
     )
+    executable = _prepared(make)
+    logger.info("running on %s", executable.description)
+    return executable
+
+
+def _prepared(make: Any) -> OnnxRuntimeCudaExecutable:
+    """An executable that has run every step once; without CUDA graphs where capturing fails."""
+    for capture in (True, False):
+        executable: OnnxRuntimeCudaExecutable = make(capture=capture)
+        try:
+            executable.prepare()
+        except BackendError as error:
+            captures = executable.captures
+            executable.close()
+            if not captures:
+                raise
+            logger.warning("running without CUDA graphs: %s", error)
+        except BaseException:
+            executable.close()
+            raise
+        else:
+            return executable
+    raise AssertionError("unreachable: without CUDA graphs an executable is ready or it raises")
 
 
 def _find_native(options: BackendOptions) -> str | None:
@@ -108,149 +99,147 @@ def _find_native(options: BackendOptions) -> str | None:
         return None
 
 
-class OnnxRuntimeCudaExecutable(Executable):
-    """Sessions of one bundle; see ``load_onnxruntime_cuda``."""
+@dataclass(frozen=True)
+class CudaSession:
+    """A session, and what its placement of the graph asks of whoever binds its inputs.
 
-    def __init__(
-        self, runtime: Any, sessions: dict[str, Any], manifest: Manifest, description: str
-    ) -> None:
-        self.runtime, self.sessions = runtime, sessions
-        self.manifest, self.description = manifest, description
-
-    def new_lane(self) -> OnnxRuntimeCudaLane:
-        """Make the buffers of one stream, state zeroed."""
-        return OnnxRuntimeCudaLane(self)
-
-    def close(self) -> None:
-        """Drop the sessions."""
-        self.sessions = {}
-
-
-class OnnxRuntimeCudaLane(Lane):
-    """State in OrtValues on the device; frame and labels pass through host buffers made once.
-
-    A binding is made the first time a plan occurs. Frames and labels on the device have bindings of
-    their own. A step is complete when ``start`` returns.
+    Attributes:
+        session: ONNX Runtime's.
+        captures: it keeps steps as CUDA graphs.
+        host_inputs: inputs whose consumer may be on the host. ONNX Runtime copies these when they
+            are bound, so that they have to be bound anew for every step.
     """
 
-    depth = 1
-    stream = 0
+    session: Any
+    captures: bool
+    host_inputs: frozenset[str]
 
-    def __init__(self, executable: OnnxRuntimeCudaExecutable) -> None:
-        manifest = executable.manifest
-        self._executable = executable
-        self._under_way = False
-        self._bindings: dict[StepPlan, Any] = {}
-        self._device_bindings: dict[StepPlan, Any] = {}
-        self._device_outputs: dict[str, Any] = {}
-        self._state = {
-            spec.name: [self._new_value(spec.shape, spec.dtype) for _ in range(spec.buffers)]
-            for spec in manifest.state
-        }
-        self.clear()
-        self._batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
-        self._outputs: dict[str, Array] = {
-            name: np.zeros(shape, dtype=dtype)
-            for name, (shape, dtype) in output_tensors(manifest).items()
-        }
-        self.frame = self._batch[0]
-        self.labels = self._outputs["labels"][0]
-        logits = self._outputs.get("logits")
-        self.logits = None if logits is None else logits[0]
 
-    def _new_value(self, shape: tuple[int, ...], dtype: str) -> Any:
-        make = self._executable.runtime.OrtValue.ortvalue_from_shape_and_type
-        try:
-            return make(list(shape), np.dtype(dtype).type, DEVICE, 0)
-        except Exception as error:  # ONNX Runtime's errors share no public base class
+class OnnxRuntimeCudaExecutable(Executable):
+    """Sessions of one bundle, all on one stream of ours; see ``load_onnxruntime_cuda``.
+
+    ONNX Runtime keeps CUDA graphs for the thread that captured them, and may wait for the device
+    when it replays one, so that every step runs in one thread of the executable.
+    """
+
+    def __init__(
+        self,
+        runtime: Any,
+        cuda: Cuda,
+        bundle: Bundle,
+        native: str | None,
+        description: str,
+        *,
+        capture: bool,
+    ) -> None:
+        self.runtime, self.cuda, self.description = runtime, cuda, description
+        self.manifest: Manifest = bundle.manifest
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="streamseg-cuda")
+        self.graph_ids = itertools.count(1)
+        self.sessions: dict[str, CudaSession] = {}
+        self._native = native
+        self._buffers: list[CapturedBuffers] = []
+        self._spare: list[CapturedBuffers] = []
+        with cuda.device():
+            self.steps = cuda.new_stream()
+            try:
+                for name in bundle.graphs:
+                    self.sessions[name] = self._open(name, bundle, capture)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def captures(self) -> bool:
+        """Whether some graph runs from CUDA graphs."""
+        return any(entry.captures for entry in self.sessions.values())
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.runtime.__version__.split(".")[:2])
+
+    def _open(self, name: str, bundle: Bundle, capture: bool) -> CudaSession:
+        if capture and self._version >= GRAPHS_SINCE:
+            try:
+                return self._open_once(name, bundle, capture=True)
+            except BackendError as error:  # control flow, or nodes on the host
+                logger.info("graph '%s' runs without a CUDA graph: %s", name, error)
+        return self._open_once(name, bundle, capture=False)
+
+    def _open_once(self, name: str, bundle: Bundle, *, capture: bool) -> CudaSession:
+        settings = self.runtime.SessionOptions()
+        settings.log_severity_level = 3
+        if self._native is not None:
+            settings.register_custom_ops_library(self._native)
+        content, providers = bundle.graphs[name], self._providers(capture)
+
+        def open_it() -> Any:
+            # By default a provider that fails is replaced by the CPU, with a line on stdout.
+            return self.runtime.InferenceSession(
+                content, settings, providers=providers, enable_fallback=0
+            )
+
+        session = open_session(name, bundle, open_it)
+        if PROVIDER not in session.get_providers():
             raise BackendError(
-                f"no device memory for {dtype} {list(shape)}: {first_line(error)}"
-            ) from error
+                f"ONNX Runtime {self.runtime.__version__} cannot load its CUDA provider: CUDA or "
+                "cuDNN of the version that it was built for is missing. Run: streamseg doctor"
+            )
+        return CudaSession(session, capture, _host_inputs(session))
 
-    def start(self, plan: StepPlan) -> None:
-        """Upload ``frame``, run one step, download labels and logits."""
-        if self._under_way:
-            raise BackendError("a step is under way; finish it before the next")
-        binding = self._bindings.get(plan)
-        if binding is None:
-            binding = self._bind_state(plan)
-            wrap = self._executable.runtime.OrtValue.ortvalue_from_numpy
-            binding.bind_ortvalue_input("frame", wrap(self._batch))
-            for tensor in self._executable.manifest.graphs[plan.graph].outputs:
-                binding.bind_ortvalue_output(tensor, wrap(self._outputs[tensor]))
-            self._bindings[plan] = binding
-        self._run(plan, binding)
-        self._under_way = True
+    def _providers(self, capture: bool) -> list[Any]:
+        """Float32 stays float32: without the option ONNX Runtime rounds products to TF32."""
+        options = {"device_id": "0", "user_compute_stream": str(int(self.steps))}
+        if self._version >= TF32_SINCE:
+            options["use_tf32"] = "0"
+        if capture:
+            options["enable_cuda_graph"] = "1"
+        return [(PROVIDER, options), "CPUExecutionProvider"]
 
-    def finish(self) -> None:
-        """Take note that the result was fetched."""
-        if not self._under_way:
-            raise BackendError("no step is under way")
-        self._under_way = False
+    def prepare(self) -> None:
+        """Make the first lane's buffers, so that what cannot run or be captured shows now."""
+        self._spare.append(self._new_buffers())
 
-    def run_device(self, plan: StepPlan, frame: DeviceArray) -> DeviceArray:
-        """Run one step on a frame in device memory; labels stay there, ready on return."""
-        binding = self._device_bindings.get(plan)
-        if binding is None:
-            binding = self._bind_state(plan)
-            for tensor, (shape, dtype) in output_tensors(self._executable.manifest).items():
-                if tensor in self._executable.manifest.graphs[plan.graph].outputs:
-                    if tensor not in self._device_outputs:
-                        self._device_outputs[tensor] = self._new_value(shape, dtype)
-                    binding.bind_ortvalue_output(tensor, self._device_outputs[tensor])
-            self._device_bindings[plan] = binding
-        if frame.stream:
-            cuda = open_cuda()
-            cuda.synchronize(cuda.handle(frame.stream))
-        binding.bind_input("frame", DEVICE, 0, np.uint8, list(frame.shape), frame.pointer)
-        self._run(plan, binding)
-        labels = self._device_outputs["labels"]
-        return DeviceArray(int(labels.data_ptr()), tuple(labels.shape())[1:], "uint8")
+    def _new_buffers(self) -> CapturedBuffers:
+        with self.cuda.device():
+            buffers = CapturedBuffers(self)
+        self._buffers.append(buffers)
+        self.worker.submit(buffers.prepare).result()
+        return buffers
 
-    def _session(self, plan: StepPlan) -> Any:
-        session = self._executable.sessions.get(plan.graph)
-        if session is None:
+    def new_lane(self) -> OnnxRuntimeCudaLane:
+        """A lane on the buffers of one that was closed, else on new ones; its state is zeroed."""
+        if not self.sessions:
             raise BackendError("the stream is closed")
-        return session
+        buffers = self._spare.pop() if self._spare else self._new_buffers()
+        return OnnxRuntimeCudaLane(self, buffers)
 
-    def _bind_state(self, plan: StepPlan) -> Any:
-        binding = self._session(plan).io_binding()
-        for feed in plan.reads:
-            binding.bind_ortvalue_input(feed.tensor, self._state[feed.state][feed.buffer])
-        for feed in plan.writes:
-            binding.bind_ortvalue_output(feed.tensor, self._state[feed.state][feed.buffer])
-        return binding
-
-    def _run(self, plan: StepPlan, binding: Any) -> None:
-        session = self._session(plan)
-        try:
-            binding.synchronize_inputs()
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-        except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BackendError(f"graph '{plan.graph}' failed: {first_line(error)}") from error
-
-    def read(self, state: str, buffer: int) -> Array:
-        """A copy of one state buffer."""
-        content: Array = np.array(self._state[state][buffer].numpy())
-        return content
-
-    def write(self, state: str, buffer: int, content: Array) -> None:
-        """Overwrite one state buffer."""
-        self._state[state][buffer].update_inplace(np.ascontiguousarray(content))
-
-    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Copy each buffer to the host and look there."""
-        return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
-
-    def clear(self) -> None:
-        """Zero every state buffer."""
-        for spec in self._executable.manifest.state:
-            zeros = np.zeros(spec.shape, dtype=spec.dtype)
-            for value in self._state[spec.name]:
-                value.update_inplace(zeros)
+    def take_back(self, buffers: CapturedBuffers) -> None:
+        """Keep a closed lane's buffers: ONNX Runtime cannot release the graphs captured on them."""
+        if buffers in self._buffers:
+            self._spare.append(buffers)
 
     def close(self) -> None:
-        """Let go of the bindings and with them of the device memory."""
-        self._bindings.clear()
-        self._device_bindings.clear()
+        """Release sessions, buffers and the stream, after the steps begun so far."""
+        self.worker.shutdown()
+        for buffers in self._buffers:
+            buffers.settle_quietly()
+            buffers.bindings.clear()
+        self.sessions = {}
+        self._spare.clear()
+        while self._buffers:
+            self._buffers.pop().close()
+        if self.steps is not None:
+            self.cuda.try_call("cudaStreamDestroy", self.steps)
+            self.steps = None
+
+
+def _host_inputs(session: Any) -> frozenset[str]:
+    """Inputs that ONNX Runtime wants in host memory; all of them where it cannot tell."""
+    names = [entry.name for entry in session.get_inputs()]
+    if not hasattr(session, "get_input_memory_infos"):  # before ONNX Runtime 1.23
+        return frozenset(names)
+    infos = session.get_input_memory_infos()
+    return frozenset(
+        name for name, info in zip(names, infos, strict=True) if not info.name.startswith("Cuda")
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from streamseg.errors import BackendError, EngineMismatch
 from streamseg.files import whole_file
 from streamseg.plugins.loader import find_plugins
-from streamseg.runtime.backends.cuda import Cuda, open_cuda
+from streamseg.runtime.backends.cuda import Cuda, DeviceArray, open_cuda
 from streamseg.runtime.backends.engine_files import (
     EngineRecord,
     Machine,
@@ -48,9 +48,10 @@ USED = {
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
     "ICudaEngine": (
         *("num_io_tensors", "get_tensor_name", "get_tensor_shape", "get_tensor_dtype"),
-        *("get_tensor_mode", "create_execution_context"),
+        *("get_tensor_mode", "create_execution_context", "device_memory_size_v2"),
     ),
-    "IExecutionContext": ("set_tensor_address", "execute_async_v3"),
+    "IExecutionContext": ("set_tensor_address", "execute_async_v3", "set_device_memory"),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
     "IPluginRegistry": ("get_creator", "load_library"),
     "TensorIOMode": ("INPUT", "OUTPUT"),
     "ILogger": ("ERROR", "INTERNAL_ERROR", "WARNING"),
@@ -58,7 +59,9 @@ USED = {
 }
 USED_OF_RTX = {
     "ICudaEngine": ("create_runtime_config",),
-    "IRuntimeConfig": ("create_runtime_cache", "set_runtime_cache"),
+    "IRuntimeConfig": (
+        *("create_runtime_cache", "set_runtime_cache", "set_execution_context_allocation_strategy"),
+    ),
     "IRuntimeCache": ("serialize", "deserialize"),
     "IExecutionContext": ("is_stream_capturable",),
 }
@@ -174,20 +177,37 @@ class TensorRtExecutable(Executable):
         if path.is_file() and not cache.deserialize(path.read_bytes()):
             logger.warning("%s is not of this TensorRT-RTX and GPU; compiling anew", path)
         config.set_runtime_cache(cache)
+        config.set_execution_context_allocation_strategy(self._user_managed)
         self._caches[path] = cache
         return config
 
-    def new_context(self, graph: str) -> Any:
-        """An execution context of a graph, with device memory of its own."""
+    @property
+    def _user_managed(self) -> Any:
+        return self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+
+    def context_size(self, graph: str) -> int:
+        """Bytes of device memory that a context of a graph works in."""
+        engine = self._engine(graph)
+        # TensorRT 10.0 has the first name only, TensorRT 11 the second only.
+        size = getattr(engine, "device_memory_size_v2", None)
+        return int(engine.device_memory_size if size is None else size)
+
+    def _engine(self, graph: str) -> Any:
         engine = self._engines.get(graph)
         if engine is None:
             raise BackendError("the stream is closed")
+        return engine
+
+    def new_context(self, graph: str, memory: DeviceArray) -> Any:
+        """An execution context of a graph that works in this memory."""
         config = self._configs.get(graph)
-        context = (
-            engine.create_execution_context()
-            if config is None
-            else engine.create_execution_context(config)
-        )
+        how = self._user_managed if config is None else config
+        context = self._engine(graph).create_execution_context(how)
+        if context is not None:
+            if hasattr(context, "set_device_memory"):
+                context.set_device_memory(memory.pointer, memory.nbytes)
+            else:  # TensorRT 10.0
+                context.device_memory = memory.pointer
         if context is None:
             free, total = self.cuda.call("cudaMemGetInfo")
             raise BackendError(

@@ -8,14 +8,18 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from streamseg.runtime.backends import onnxruntime_cuda
 from streamseg.runtime.backends import tensorrt as backend
 from streamseg.runtime.backends.engine_files import EngineRecord, engine_cache, write_engine
 from streamseg.runtime.backends.gpu import Gpu
 from streamseg.runtime.bundle.bundle import Bundle, digest, read_bundle
+from streamseg.runtime.stream import Stream, open_stream
 from tests.runtime.backends.fake_cuda import FakeCuda
+from tests.runtime.backends.fake_onnxruntime import FakeOnnxRuntime
 from tests.runtime.backends.fake_tensorrt import FakeTensorRt, fake_engine
 from tests.runtime.toy import write_toy_bundle
 
@@ -60,31 +64,85 @@ class Machine:
 MakeMachine = Callable[..., Machine]
 
 
+@dataclass
+class CudaMachine:
+    """A GPU, an ONNX Runtime with the CUDA provider, and a bundle."""
+
+    cuda: FakeCuda
+    runtime: FakeOnnxRuntime
+    path: Path
+
+    def open(self, **options: Any) -> Stream:
+        return open_stream(self.path, backend="cuda", native=False, **options)
+
+    def open_cpu(self) -> Stream:
+        return open_stream(self.path, backend="onnxruntime", native=False)
+
+
+MakeCudaMachine = Callable[..., CudaMachine]
+
+
 @pytest.fixture
-def make_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeMachine]:
-    """Install the two libraries, and check in the end that nothing was left on the device."""
+def make_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCuda]]:
+    """Install CUDA; in the end, nothing may be left on the device or have been out of order.
+
+    A test of a fault takes ``violations`` away.
+    """
     made: list[FakeCuda] = []
 
-    def make(
-        flavour: str = "tensorrt", version: str = "10.3.0", bundle: Path | None = None
-    ) -> Machine:
-        cuda = FakeCuda()
+    def make(**options: Any) -> FakeCuda:
+        cuda = FakeCuda(**options)
         made.append(cuda)
-        trt = FakeTensorRt(flavour, version, cuda)
-        for name in ("tensorrt", "tensorrt_rtx"):
-            monkeypatch.setitem(sys.modules, name, trt if name == flavour else None)
         monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
         monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-        monkeypatch.setattr(backend, "find_gpu", lambda: ORIN)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        return Machine(cuda, trt, read_bundle(bundle or write_toy_bundle(tmp_path / "toy")))
+        return cuda
 
     yield make
     gc.collect()
     for cuda in made:
+        assert cuda.violations == []
         if cuda.lost is None:
             assert cuda.held() == {}
+
+
+@pytest.fixture
+def make_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_cuda: Callable[..., FakeCuda]
+) -> MakeMachine:
+    """Install CUDA and TensorRT."""
+
+    def make(
+        flavour: str = "tensorrt",
+        version: str = "10.3.0",
+        bundle: Path | None = None,
+        **options: Any,
+    ) -> Machine:
+        cuda = make_cuda(**options)
+        trt = FakeTensorRt(flavour, version, cuda)
+        for name in ("tensorrt", "tensorrt_rtx"):
+            monkeypatch.setitem(sys.modules, name, trt if name == flavour else None)
+        monkeypatch.setattr(backend, "find_gpu", lambda: ORIN)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return Machine(cuda, trt, read_bundle(bundle or write_toy_bundle(tmp_path / "toy")))
+
+    return make
+
+
+@pytest.fixture
+def make_cuda_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_cuda: Callable[..., FakeCuda]
+) -> MakeCudaMachine:
+    """Install CUDA and ONNX Runtime's CUDA provider."""
+
+    def make(version: str = "1.31.1", bundle: Path | None = None, **options: Any) -> CudaMachine:
+        cuda = make_cuda(**options)
+        runtime = FakeOnnxRuntime(cuda, version)
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        monkeypatch.setattr(onnxruntime_cuda, "find_gpu", lambda: Gpu("H200", "9.0", "13.0"))
+        return CudaMachine(cuda, runtime, bundle or write_toy_bundle(tmp_path / "toy"))
+
+    return make
 
 
 @pytest.fixture

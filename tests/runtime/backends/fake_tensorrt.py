@@ -11,10 +11,10 @@ import json
 import types
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from tests.runtime.backends.fake_cuda import FakeCuda
+from tests.runtime.backends.fake_kernels import DeviceTensor, graph_work, tensor_kind
 
 MAGIC = b"fake engine "
 
@@ -30,6 +30,11 @@ class DataType(enum.Enum):
     UINT8 = "tensor(uint8)"
     INT32 = "tensor(int32)"
     INT64 = "tensor(int64)"
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    USER_MANAGED = 2
 
 
 class TensorIOMode(enum.Enum):
@@ -75,6 +80,7 @@ class FakeTensorRt(types.ModuleType):
     """The module; ``workspace`` is the device memory of one execution context."""
 
     DataType, TensorIOMode, ILogger = DataType, TensorIOMode, ILogger
+    ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
 
     def __init__(self, flavour: str, version: str, cuda: FakeCuda) -> None:
         super().__init__(flavour)
@@ -82,8 +88,9 @@ class FakeTensorRt(types.ModuleType):
         self.cuda = cuda
         self.registry = Registry()
         self.workspace = 1024
+        self.strays = False  # captures go to another stream than the one asked for
         self.capturable = True
-        self.contexts = 0
+        self.contexts, self.most_contexts = 0, 1000
         self.enqueued = 0
         self.caches: list[RuntimeCache] = []
 
@@ -141,15 +148,20 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.tensors[name].shape)
 
-    def create_execution_context(self, runtime_config: RuntimeConfig | None = None) -> Any:
-        status, workspace = self.module.cuda.cudaMalloc(self.module.workspace)
-        if status:
+    @property
+    def device_memory_size_v2(self) -> int:
+        return self.module.workspace
+
+    def create_execution_context(self, how: Any) -> Any:
+        strategy = how.strategy if isinstance(how, RuntimeConfig) else how
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.module.contexts >= self.module.most_contexts:
             self.log.log(Severity.ERROR, "Requested size was too large; out of memory")
             return None
-        if runtime_config is not None and runtime_config.cache is not None:
-            runtime_config.cache.compiled += len(self.tensors)
+        if isinstance(how, RuntimeConfig) and how.cache is not None:
+            how.cache.compiled += len(self.tensors)
         self.module.contexts += 1
-        return Context(self, workspace)
+        return Context(self)
 
     def create_runtime_config(self) -> RuntimeConfig:
         return RuntimeConfig(self.module)
@@ -159,6 +171,12 @@ class RuntimeConfig:
     def __init__(self, module: FakeTensorRt) -> None:
         self.module = module
         self.cache: RuntimeCache | None = None
+        self.strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
+        self.strategy = strategy
 
     def create_runtime_cache(self) -> RuntimeCache:
         cache = RuntimeCache()
@@ -184,16 +202,21 @@ class RuntimeCache:
 
 
 class Context:
-    def __init__(self, engine: Engine, workspace: int) -> None:
-        self.engine, self.workspace = engine, workspace
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.workspace = (0, 0)
         self.addresses: dict[str, int] = {}
         self.warm = False
         if engine.module.__name__ == "tensorrt_rtx":
             self.is_stream_capturable = lambda stream: self.warm and bool(stream)
 
     def __del__(self) -> None:
-        self.engine.module.cuda.arrays.pop(self.workspace, None)
         self.engine.module.contexts -= 1
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % 256 == 0, "the workspace is not aligned"
+        assert size >= self.engine.device_memory_size_v2
+        self.workspace = (memory, memory + size)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self.engine.tensors or memory % 256:
@@ -206,7 +229,7 @@ class Context:
         module, engine = self.engine.module, self.engine
         queue = module.cuda.queue(stream_handle)
         missing = set(engine.tensors) - set(self.addresses)
-        if missing:
+        if missing or self.workspace == (0, 0):
             engine.log.log(Severity.ERROR, f"no address of {', '.join(sorted(missing))}")
             return False
         if queue.captured is not None and not (self.warm and module.capturable):
@@ -215,27 +238,19 @@ class Context:
             return False
         self.warm = True
         module.enqueued += 1
-        addresses = dict(self.addresses)
-        queue.add(lambda: self._run(addresses))
-        return True
-
-    def _run(self, addresses: dict[str, int]) -> None:
-        engine = self.engine
-        feed = {name: self._array(name, addresses[name]).copy() for name in engine.inputs}
-        # An engine may write its outputs in any order, and before it has read all inputs.
-        ours = [np.asarray(value) for value in engine.session.run(engine.outputs, feed)]
-        for name, value in zip(engine.outputs, ours, strict=True):
-            self._array(name, addresses[name])[...] = value
-
-    def _array(self, name: str, address: int) -> Any:
-        kinds = {
-            DataType.FLOAT: np.float32,
-            DataType.HALF: np.float16,
-            DataType.UINT8: np.uint8,
-            DataType.INT32: np.int32,
-            DataType.INT64: np.int64,
+        arrays = {
+            name: DeviceTensor(address, *tensor_kind(engine.tensors[name]))
+            for name, address in self.addresses.items()
         }
-        shape = self.engine.get_tensor_shape(name)
-        dtype = np.dtype(kinds[self.engine.get_tensor_dtype(name)])
-        size = int(np.prod(shape)) * dtype.itemsize
-        return self.engine.module.cuda.view(address, size).view(dtype).reshape(shape)
+        feed = {name: arrays[name] for name in engine.inputs}
+        work = graph_work(
+            module.cuda,
+            engine.session,
+            feed,
+            {name: arrays[name] for name in engine.outputs},
+            scratch=self.workspace,
+        )
+        if module.strays and queue.captured is not None:
+            return True
+        module.cuda.add(stream_handle, work)
+        return True

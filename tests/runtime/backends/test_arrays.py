@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
 from streamseg.errors import FrameMismatch
-from streamseg.runtime.backends.arrays import is_device_array, view_device_array
+from streamseg.runtime.backends.arrays import (
+    is_device_array,
+    stream_handle,
+    view_device_array,
+)
 from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.dlpack import export_capsule
 
 
 class Interface:
@@ -50,23 +58,76 @@ FRAME = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
 
 def test_interface_is_read_without_a_copy() -> None:
-    array, owner = view_device_array(Interface(FRAME))
-    assert array == DeviceArray(FRAME.ctypes.data, (6, 8, 3), "uint8", 0)
-    assert isinstance(owner, Interface)
-    assert is_device_array(owner)
+    frame = view_device_array(Interface(FRAME))
+    assert frame.array == DeviceArray(FRAME.ctypes.data, (6, 8, 3), "uint8", 0)
+    assert isinstance(frame.owner, Interface)
+    assert is_device_array(frame.owner)
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_older_interfaces_lack_the_newer_fields(version: int) -> None:
     source = Interface(FRAME, version=version, stream=..., strides=...)
-    assert view_device_array(source)[0].pointer == FRAME.ctypes.data
+    frame = view_device_array(source)
+    assert frame.array.pointer == FRAME.ctypes.data
+    assert frame.known == (version == 3), "older ones name no stream: nothing is known of its work"
+    assert view_device_array(source, stream=7).known, "the caller says which stream"
 
 
 @pytest.mark.parametrize(
     ("given", "stream"), [(None, 0), (1, 1), (2, 2), (0x7F00_1234, 0x7F00_1234)]
 )
 def test_stream_of_the_producer_is_kept(given: int | None, stream: int) -> None:
-    assert view_device_array(Interface(FRAME, stream=given))[0].stream == stream
+    frame = view_device_array(Interface(FRAME, stream=given))
+    assert (frame.array.stream, frame.after) == (stream, stream)
+    assert frame.before == stream or (stream == 0 and frame.before == 1)
+    asked = view_device_array(Interface(FRAME, stream=given), stream=0x77)
+    assert (asked.after, asked.before) == (0x77, 0x77), "the caller's stream comes first"
+
+
+class TorchStream:
+    cuda_stream = 0
+
+
+class CupyStream:
+    ptr = 0x55
+
+
+class PycudaStream:
+    handle = 0x66
+
+
+class NumbaStream:
+    handle = ctypes.c_void_p(0x88)
+
+
+def test_streams_of_other_libraries_are_numbers() -> None:
+    assert stream_handle(TorchStream()) == 1, "torch calls the default stream 0"
+    assert [stream_handle(s) for s in (CupyStream(), PycudaStream(), NumbaStream(), 0x99)] == [
+        0x55,
+        0x66,
+        0x88,
+        0x99,
+    ]
+    with pytest.raises(FrameMismatch, match="stream is str, expected a CUDA stream"):
+        stream_handle("default")
+
+
+class Both(Interface):
+    """torch's tensors: an interface of version 2 that names no stream, and DLPack."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        super().__init__(array, version=2, stream=...)
+        self.dlpack = Dlpack(array)
+        self.__dlpack_device__ = self.dlpack.__dlpack_device__
+        self.__dlpack__ = self.dlpack.__dlpack__
+
+
+def test_dlpack_is_preferred_since_it_orders_the_producers_work() -> None:
+    source = Both(FRAME)
+    frame = view_device_array(source, consumer=0x55)
+    assert source.dlpack.streams == [0x55]
+    assert frame.known
+    assert (frame.after, frame.before) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -90,38 +151,38 @@ def test_gaps_between_rows_are_refused_and_explicit_dense_strides_are_not() -> N
         view_device_array(Interface(FRAME[:, :4]))
     with pytest.raises(FrameMismatch, match="has strides"):
         view_device_array(Interface(FRAME.transpose(1, 0, 2)))
-    dense = view_device_array(Interface(FRAME, strides=FRAME.strides))[0]
+    dense = view_device_array(Interface(FRAME, strides=FRAME.strides)).array
     assert dense.shape == (6, 8, 3)
     single = np.broadcast_to(FRAME[None], (1, 6, 8, 3))
-    assert view_device_array(Interface(single, strides=(0, 24, 3, 1)))[0].shape == (1, 6, 8, 3)
+    assert view_device_array(Interface(single, strides=(0, 24, 3, 1))).array.shape == (1, 6, 8, 3)
 
 
 @pytest.mark.parametrize("device", [2, 13])
 def test_dlpack_is_read_without_a_copy(device: int) -> None:
     source = Dlpack(FRAME, (device, 0))
-    array, capsule = view_device_array(source, consumer=0x55)
-    assert array == DeviceArray(FRAME.ctypes.data, (6, 8, 3), "uint8", 0)
+    frame = view_device_array(source, consumer=0x55)
+    assert frame.array == DeviceArray(FRAME.ctypes.data, (6, 8, 3), "uint8", 0)
     assert source.streams == [0x55], "the producer orders its work before the consumer's"
-    assert "dltensor" in repr(capsule)
+    assert "dltensor" in repr(frame.owner)
 
 
 def test_dlpack_without_a_consumer_is_ordered_on_the_default_stream() -> None:
     source = Dlpack(FRAME)
-    assert view_device_array(source)[0].stream == 1
+    assert view_device_array(source).after == 1
     assert source.streams == [1]
 
 
 def test_dlpack_of_version_1_is_read() -> None:
     if np.lib.NumpyVersion(np.__version__) < "2.1.0":
         pytest.skip("this NumPy gives DLPack 0.x only")
-    array, capsule = view_device_array(Dlpack(FRAME, max_version=(1, 0)), consumer=5)
-    assert "dltensor_versioned" in repr(capsule)
-    assert (array.pointer, array.shape) == (FRAME.ctypes.data, FRAME.shape)
+    frame = view_device_array(Dlpack(FRAME, max_version=(1, 0)), consumer=5)
+    assert "dltensor_versioned" in repr(frame.owner)
+    assert (frame.array.pointer, frame.array.shape) == (FRAME.ctypes.data, FRAME.shape)
 
 
 def test_dlpack_offset_dtype_and_strides_are_respected() -> None:
     wide = np.zeros((5, 4), np.float32)
-    array = view_device_array(Dlpack(wide[2:]), consumer=5)[0]
+    array = view_device_array(Dlpack(wide[2:]), consumer=5).array
     assert array == DeviceArray(wide[2:].ctypes.data, (3, 4), "float32", 0)
     with pytest.raises(FrameMismatch, match="has strides"):
         view_device_array(Dlpack(FRAME[:, ::2]), consumer=5)
@@ -145,13 +206,37 @@ def test_other_devices_are_refused(device: tuple[int, int], told: str) -> None:
 def test_numpy_and_others_are_told_apart() -> None:
     with pytest.raises(FrameMismatch, match="lies on the CPU"):
         view_device_array(FRAME)
-    with pytest.raises(FrameMismatch, match="list has neither __cuda_array_interface__ nor"):
+    with pytest.raises(FrameMismatch, match="list has neither __dlpack__ nor __cuda"):
         view_device_array([1, 2])
 
 
-def test_our_arrays_speak_the_protocol_themselves() -> None:
-    ours = DeviceArray(0x7000, (4, 6), "uint8", 0x99)
-    assert view_device_array(ours)[0] == ours
+def test_our_arrays_speak_the_protocols_themselves() -> None:
+    asked: list[int] = []
+    ours = DeviceArray(0x7000, (4, 6), "uint8", 0x99, asked.append)
+    frame = view_device_array(ours, consumer=0x55)
+    assert frame.array == DeviceArray(0x7000, (4, 6), "uint8")
+    assert asked == [0x55], "the consumer's stream waits for the content"
+    for stream in (None, 1, 2, -1):
+        ours.__dlpack__(stream=stream)
+    assert asked[1:] == [1, 1, 2], "-1 asks for no order"
+    for wrong in ({"stream": 0}, {"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError):
+            ours.__dlpack__(**wrong)  # type: ignore[arg-type]
     assert ours.__cuda_array_interface__["version"] == 3
+    assert ours.__cuda_array_interface__["stream"] == 0x99
     ready = DeviceArray(0x7000, (4, 6), "uint8")
     assert ready.__cuda_array_interface__["stream"] is None
+
+
+def test_the_owner_lives_as_long_as_the_capsule_and_no_longer() -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    watch = weakref.ref(owner)
+    capsule = export_capsule(0x7000, (4, 6), "uint8", device=0, owner=owner)
+    del owner
+    assert watch() is not None
+    del capsule
+    gc.collect()
+    assert watch() is None

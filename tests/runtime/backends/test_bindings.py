@@ -18,6 +18,10 @@ from streamseg.runtime.backends.tensorrt import TYPES, USED, USED_OF_RTX
 from tests.runtime.backends import fake_cuda
 from tests.runtime.backends.fake_cuda import FakeCuda
 
+MODULES = (
+    *("cuda", "device_buffers", "device_lane", "tensorrt", "tensorrt_lane"),
+    *("onnxruntime_cuda", "onnxruntime_cuda_lane"),
+)
 ROOT = Path(__file__).resolve().parents[3]
 RTX = Path(os.environ.get("STREAMSEG_RTX", ROOT / "build/rtx"))
 MISSING = "cuda-bindings is not installed; it comes with the extra dev"
@@ -29,23 +33,26 @@ def test_every_call_is_in_the_real_bindings() -> None:
         assert len(inspect.signature(getattr(real, name)).parameters) == count, name
         ours = inspect.signature(getattr(FakeCuda, name)).parameters
         assert len(ours) == count + 1, f"{name} of the fake"
-    for kind in ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"):
+    kinds = ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode", "cudaMemoryType")
+    for kind in (*kinds, "cudaDeviceAttr"):
         for member in getattr(fake_cuda, kind):
             assert int(getattr(getattr(real, kind), member.name)) == member.value, member
     assert real.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
     assert real.cudaEventDisableTiming == FakeCuda.cudaEventDisableTiming
+    assert real.cudaHostAllocMapped == FakeCuda.cudaHostAllocMapped
+    attributes = real.cudaPointerAttributes()
+    assert {"type", "device"} <= set(dir(attributes))
     assert int(real.cudaStream_t(0x1234)) == 0x1234
 
 
 def test_names_of_calls_in_the_source_are_listed() -> None:
     """``CALLS`` is what the two tests of the bindings check: it must not lag behind."""
     text = "".join(
-        (ROOT / "runtime" / name).read_text()
-        for name in ("backends/cuda.py", "backends/tensorrt.py", "backends/tensorrt_lane.py")
+        (ROOT / "runtime" / name).read_text() for name in map("backends/{}.py".format, MODULES)
     )
     import re
 
-    used = set(re.findall(r'\.call\(\s*"(cuda\w+)"', text)) | set(
+    used = set(re.findall(r'(?:call|_keep)\(\s*"(cuda\w+)"', text)) | set(
         re.findall(r"\.api\.(cuda[A-Z]\w+)\(", text)
     )
     assert used - {"cudaStream_t"} <= set(CALLS)

@@ -17,6 +17,7 @@ import streamseg
 from streamseg.errors import BackendError, FrameMismatch
 from tests.runtime.backends.conftest import Machine
 from tests.runtime.backends.fake_cuda import FakeCuda
+from tests.runtime.backends.fake_device import Work
 from tests.runtime.backends.test_tensorrt import frames, open_both, run, same
 from tests.runtime.toy import HEIGHT, WIDTH
 
@@ -39,7 +40,9 @@ class Buffer:
         if self.stream is None:
             self.content()[...] = image
         else:
-            self.cuda.queue(self.stream).add(lambda: np.copyto(self.content(), image))
+            area = [(self.pointer, self.pointer + int(np.prod(self.shape)))]
+            work = Work("producer", [lambda: np.copyto(self.content(), image)], [], area)
+            self.cuda.add(self.stream, work)
 
     def free(self) -> None:
         self.cuda.cudaFree(self.base)
@@ -59,7 +62,7 @@ def read_labels(cuda: FakeCuda, labels: Any) -> NDArray[np.uint8]:
     """As a consumer does: wait for the stream that the interface names, then look."""
     interface = labels.__cuda_array_interface__
     assert interface["typestr"] == "|u1"
-    cuda.queue(interface["stream"]).drain()
+    cuda.drain(interface["stream"])
     return cuda.view(interface["data"][0], labels.nbytes).reshape(interface["shape"]).copy()
 
 
@@ -104,7 +107,7 @@ def test_a_producer_waits_before_it_overwrites_a_frame(machine: Machine) -> None
             frame.fill(image)
             results.append(gpu.step_device(frame))
         # The producer runs first, as far as it may.
-        cuda.queue(frame.stream).drain()
+        cuda.drain(frame.stream)
         for image, result in zip(images, results, strict=True):
             assert np.array_equal(read_labels(cuda, result.labels), cpu.step(image).labels)
         cuda.cudaStreamDestroy(frame.stream)
@@ -259,8 +262,7 @@ def install_pycuda(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> list[Any]
     class Context:
         @staticmethod
         def synchronize() -> None:
-            for queue in cuda.queues.values():
-                queue.drain()
+            cuda.cudaDeviceSynchronize()
 
     package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
     gpuarray = types.ModuleType("pycuda.gpuarray")

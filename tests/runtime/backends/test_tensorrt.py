@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 import streamseg
 from streamseg.errors import BackendError
-from streamseg.runtime.backends import tensorrt_lane
+from streamseg.runtime.backends import device_lane
 from streamseg.runtime.backends.interface import plan_step
 from tests.runtime.backends.conftest import Machine, MakeMachine
+from tests.runtime.backends.fake_device import Work
 from tests.runtime.toy import HEIGHT, WIDTH
 
 Frames = list[NDArray[np.uint8]]
@@ -121,7 +122,11 @@ def test_state_never_leaves_the_device(machine: Machine) -> None:
         run(stream, frames(8))
         before = machine.cuda.calls["cudaMemcpyAsync"]
         run(stream, frames(10))
-        assert machine.cuda.calls["cudaMemcpyAsync"] - before == 10 * 3
+        assert machine.cuda.calls["cudaMemcpyAsync"] - before == 10 * 3, "logits were asked for"
+        before = machine.cuda.calls["cudaMemcpyAsync"]
+        for image in frames(10):
+            stream.step(image)
+        assert machine.cuda.calls["cudaMemcpyAsync"] - before == 10 * 2, "nobody asked for logits"
 
 
 def test_two_steps_overlap_and_keep_their_order(machine: Machine) -> None:
@@ -136,11 +141,9 @@ def test_two_steps_overlap_and_keep_their_order(machine: Machine) -> None:
             lane.start(plan_step(gpu.manifest, step))
             if step:
                 lane.finish()
-                assert lane.logits is not None
-                got.append((lane.labels.copy(), lane.logits.copy()))
+                got.append((lane.labels.copy(), np.array(lane.read_logits())))
         lane.finish()
-        assert lane.logits is not None
-        got.append((lane.labels.copy(), lane.logits.copy()))
+        got.append((lane.labels.copy(), np.array(lane.read_logits())))
         assert same(got, expected)
         with pytest.raises(BackendError, match="no step is under way"):
             lane.finish()
@@ -155,14 +158,16 @@ def test_an_upload_waits_for_no_step(machine: Machine) -> None:
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
         lane: Any = stream._lane
         run(stream, frames(3))
-        lane.start(plan_step(stream.manifest, 3))
-        lane.start(plan_step(stream.manifest, 4))
-        steps = machine.cuda.queue(lane._steps)
-        waiting = len(steps.operations) - steps.ran
-        machine.cuda.queue(lane._uploads).drain()
-        assert len(steps.operations) - steps.ran == waiting > 0
+        uploads = machine.cuda.queue(lane._buffers.uploads)
+        before = uploads.clock.copy()
+        for step in (3, 4):
+            lane.start(plan_step(stream.manifest, step))
+        steps = lane.stream
+        assert uploads.clock.get(steps) == before.get(steps), "no upload waits for a step"
         lane.finish()
-        assert steps.ran < len(steps.operations), "the first result waits for the first step only"
+        assert machine.cuda.host[steps] < machine.cuda.queue(steps).clock[steps], (
+            "the first result waits for the first step only"
+        )
         lane.finish()
 
 
@@ -242,16 +247,20 @@ def test_values_that_are_not_finite_are_looked_for_on_the_device(
         def find_nonfinite(
             self, values: int, flag: int, *, count: int, half: bool, stream: int
         ) -> None:
-            assert stream
             looked.append(count)
             kind = np.float16 if half else np.float32
-            held = machine.cuda.view(values, count * np.dtype(kind).itemsize).view(kind)
-            if not np.isfinite(held).all():
-                machine.cuda.view(flag, 4).view(np.int32)[0] = 1
+            size = count * np.dtype(kind).itemsize
+
+            def look() -> None:
+                if not np.isfinite(machine.cuda.view(values, size).view(kind)).all():
+                    machine.cuda.view(flag, 4).view(np.int32)[0] = 1
+
+            reads, writes = [(values, values + size)], [(flag, flag + 4)]
+            machine.cuda.add(stream, Work("look", [look], reads, writes))
 
     for library in (None, Library()):
         if library is not None:
-            monkeypatch.setattr(tensorrt_lane, "load_cuda", lambda library=library: library)
+            monkeypatch.setattr(device_lane, "load_cuda", lambda library=library: library)
         with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
             run(stream, frames(5))
             assert stream.is_finite()

@@ -223,7 +223,7 @@ def test_gpu_memory_runs_out_for_buffers(machine: Machine) -> None:
 
 
 def test_gpu_memory_runs_out_for_the_engine(machine: Machine) -> None:
-    machine.trt.workspace = 2 << 30
+    machine.trt.most_contexts = 1
     with pytest.raises(BackendError, match=r"no execution context .* of 1024 MiB of GPU memory"):
         open_engine(machine)
     assert machine.cuda.held() == {}
