@@ -85,6 +85,7 @@ class Worker:
                 native=chosen.native,
                 library=chosen.library,
                 letterbox=chosen.letterbox,
+                reuse=True,
                 threads=chosen.threads,
                 engine=chosen.engine,
             )

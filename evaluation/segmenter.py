@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import BundleError
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.stream import open_stream
-from streamseg.runtime.video.resize import nearest_indices
+from streamseg.runtime.video.resize import Placement, whole_placement
 
 Array = NDArray[np.generic]
+Scaled = Literal["labels", "logits"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class SegmenterOptions:
     """How to open what is evaluated.
 
     ``backend``, ``native`` and ``threads`` concern bundles, as in ``streamseg.open``; ``size``
-    (H, W) and ``settings`` concern checkpoints (see ``load_checkpoint``).
+    (H, W) and ``settings`` concern checkpoints (see ``load_checkpoint``). ``scaled`` says what is
+    brought to the labels' size: ``None`` takes the labels of a bundle, which are what it delivers,
+    and the logits of a checkpoint, as papers do.
     """
 
     backend: str = "auto"
@@ -34,41 +36,42 @@ class SegmenterOptions:
     size: tuple[int, int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    scaled: Scaled | None = None
 
 
 @dataclass(frozen=True)
 class Output:
     """What one frame gave; valid until the next step.
 
-    ``labels`` is (H, W) uint8 at the frame's size, ``logits`` (K, h, w) float32 at the model's size
-    or None where the bundle was exported without.
+    Attributes:
+        labels: (H, W) uint8 at the frame's size, as the runtime delivers them.
+        placement: where the frame lies on the model's frame.
+        read_logits: gives (K, h, w) float32 at the model's size, ``None`` where there are none.
+        scaled: what ``labels_at`` brings to another size.
     """
 
     labels: NDArray[np.uint8]
-    logits: NDArray[np.float32] | None
+    placement: Placement
+    read_logits: Callable[[], NDArray[np.float32] | None]
+    scaled: Scaled = "labels"
+
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """(K, h, w) float32 at the model's size, or ``None``."""
+        return self.read_logits()
 
     def labels_at(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Labels at ``size`` (H, W), to be compared with labels of that size.
 
-        Logits are resized bilinearly (half-pixel centres) before the argmax, which is exact;
-        labels alone can only be repeated or dropped.
+        ``labels`` are taken as they are, or by nearest neighbour; ``logits`` are resized
+        bilinearly before the argmax, as papers do.
         """
-        if self.logits is not None:
-            return labels_from_logits(self.logits, size)
+        if self.scaled == "logits" and (logits := self.logits) is not None:
+            return np.asarray(self.placement.scores(logits, size).argmax(-1), np.uint8)
         if self.labels.shape == size:
             return self.labels
-        rows = nearest_indices(self.labels.shape[0], size[0])
-        return self.labels[rows][:, nearest_indices(self.labels.shape[1], size[1])]
-
-
-def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize (K, h, w) logits bilinearly to ``size`` (H, W) and take the largest: (H, W) uint8."""
-    if logits.shape[1:] != size:
-        # OpenCV resizes four channels at a time fastest, and any count up to 512.
-        channels_last = np.ascontiguousarray(logits.transpose(1, 2, 0))
-        resized = cv2.resize(channels_last, size[::-1], interpolation=cv2.INTER_LINEAR)
-        return np.asarray(resized.reshape(*size, -1).argmax(-1), np.uint8)
-    return np.asarray(logits.argmax(0), np.uint8)
+        height, width = self.labels.shape
+        return whole_placement((height, width)).labels(self.labels, size)
 
 
 class Segmenter(ABC):
@@ -122,6 +125,11 @@ class BundleSegmenter(Segmenter):
         self._stream = open_stream(
             path, backend=options.backend, native=options.native, threads=options.threads
         )
+        self._scaled: Scaled = options.scaled or "labels"
+        graphs = self._stream.manifest.graphs.values()
+        if self._scaled == "logits" and any("logits" not in graph.outputs for graph in graphs):
+            self._stream.close()
+            raise BundleError(f"{path} has no logits to scale; export it again with --logits")
         self.classes = self._stream.manifest.classes
         self.assumed = self._stream.manifest.assumed
         self._names = [spec.name for spec in self._stream.manifest.state]
@@ -129,7 +137,7 @@ class BundleSegmenter(Segmenter):
     def step(self, frame: NDArray[np.uint8]) -> Output:
         """Segment a frame; see ``Segmenter.step``."""
         result = self._stream.step(frame)
-        return Output(result.labels, result.logits)
+        return Output(result.labels, result.placement, lambda: result.logits, self._scaled)
 
     def reset(self) -> None:
         """Zero the state."""

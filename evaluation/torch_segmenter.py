@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from streamseg.evaluation.segmenter import (
     Array,
     Output,
+    Scaled,
     Segmenter,
     SegmenterOptions,
-    labels_from_logits,
 )
 from streamseg.export.checkpoint import load_checkpoint
 from streamseg.export.torch_replay import Replay
@@ -29,6 +29,7 @@ class CheckpointSegmenter(Segmenter):
         self._size = size
         self._model = load_checkpoint(path, settings=options.settings).eval()
         self._model.check_size(size)
+        self._scaled: Scaled = options.scaled or "logits"
         self.classes = self._model.classes
         self.assumed = self._model.assumed
         self._replay = Replay(self._model, size)
@@ -44,7 +45,9 @@ class CheckpointSegmenter(Segmenter):
         self._fitter.fit(frame, self._fitted)
         logits = self._replay.logits(torch.from_numpy(self._fitted)[None])
         scores = np.asarray(logits[0].numpy(), np.float32)
-        return Output(self._fitter.restore(labels_from_logits(scores, self._size)), scores)
+        placement = self._fitter.placement
+        labels = placement.labels(scores.argmax(0).astype(np.uint8))
+        return Output(labels, placement, lambda: scores, self._scaled)
 
     def reset(self) -> None:
         """Zero the state."""

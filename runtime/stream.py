@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,34 +23,51 @@ from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
 from streamseg.runtime.stepper import Stepper
-from streamseg.runtime.video.resize import FitMode, FrameFitter
+from streamseg.runtime.video.resize import FitMode, FrameFitter, Placement
 
 
-@dataclass(frozen=True)
 class StepResult:
-    """What one step hands out. Arrays are valid until the stream's next step.
+    """What one step hands out.
 
     Attributes:
-        labels: ``[height, width]`` uint8 at the frame's size, class ids.
+        labels: ``[height, width]`` uint8 at the frame's size, class ids. They belong to the caller,
+            but for a stream that was opened with ``reuse``: there they hold until its next step.
         step: number of this frame since the last reset, from 0.
         timings: seconds spent in ``preprocess`` and ``step``.
+        placement: where the frame lies on the model's frame; brings what has the model's size,
+            such as ``logits``, to the frame's.
     """
 
-    labels: npt.NDArray[np.uint8]
-    step: int
-    timings: dict[str, float]
-    _read_logits: Callable[[], npt.NDArray[np.float32] | None] = field(repr=False, compare=False)
+    __slots__ = ("_logits", "_stream", "_token", "labels", "placement", "step", "timings")
+
+    def __init__(
+        self,
+        stream: Stream,
+        labels: npt.NDArray[np.uint8],
+        step: int,
+        timings: dict[str, float],
+        placement: Placement,
+    ) -> None:
+        self.labels, self.step, self.timings, self.placement = labels, step, timings, placement
+        self._stream, self._token = stream, stream.token
+        self._logits: npt.NDArray[np.float32] | None = None
 
     @property
     def logits(self) -> npt.NDArray[np.float32] | None:
         """``[K, H, W]`` float32 at the model's size, or ``None`` where the bundle has none.
 
-        A GPU's are downloaded when they are asked for, before the stream's next step.
+        They are copied when first read, so read them before the stream's next step.
 
         Raises:
-            StreamsegError: the stream has stepped since.
+            StreamsegError: the stream has stepped on, and they were not read before.
         """
-        return self._read_logits()
+        if self._logits is None:
+            self._logits = self._stream.read_logits(self._token)
+        return self._logits
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"StepResult(step={self.step}, labels={height}x{width})"
 
 
 @dataclass(frozen=True)
@@ -80,8 +97,11 @@ class _Begun:
 class Stream:
     """Segments frames one by one; made by ``streamseg.open``.
 
-    Not thread-safe: one stream belongs to one thread at a time. Several streams may share an
-    executable (``Stream.sibling``).
+    One stream belongs to one thread at a time: a second thread that enters it meanwhile gets a
+    StreamsegError. Several streams may share an executable (``Stream.sibling``).
+
+    Attributes:
+        reuse: results are views of the stream's own buffers, valid until its next step.
     """
 
     def __init__(
@@ -91,11 +111,15 @@ class Stream:
         *,
         identity: str,
         letterbox: bool = False,
+        reuse: bool = False,
         owner: bool = True,
         given: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> None:
         self.manifest = manifest
         self.identity = identity
+        self.reuse = reuse
+        self.token = object()  # of the last result; another one once its buffers may change
+        self._entered = threading.RLock()
         self._executable = executable
         self._owner = owner
         self._mode: FitMode = "letterbox" if letterbox else "stretch"
@@ -105,7 +129,7 @@ class Stream:
         self._fitter: FrameFitter | None = None
         self._shown: FrameFitter | None = None  # of the last result
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
-        self._finished_at, self._finished = 0.0, 0
+        self._finished_at = 0.0
         self._closed = False
 
     @property
@@ -133,10 +157,11 @@ class Stream:
             StateMismatch: a given state has not been set.
             BackendError: the backend failed, or steps are under way.
         """
-        if self._under_way:
-            raise BackendError("a step is under way; finish it before the next")
-        self.begin(frame)
-        return self.finish()
+        with self._alone():
+            if self._under_way:
+                raise BackendError("a step is under way; finish it before the next")
+            self.begin(frame)
+            return self.finish()
 
     def begin(self, frame: npt.NDArray[np.uint8]) -> None:
         """Begin the step of the next frame and return, where ``depth`` steps are not under way.
@@ -147,17 +172,18 @@ class Stream:
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``step``.
         """
-        self._require_open()
-        check_frame(frame)
-        self._stepper.require_given()
-        if len(self._under_way) == self._lane.depth:
-            raise BackendError(f"{self._lane.depth} steps are under way; finish one first")
-        started = time.perf_counter()
-        fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
-        fitter.fit(frame, self._lane.frame)
-        fitted = time.perf_counter()
-        number = self._stepper.start()
-        self._under_way.append(_Begun(fitter, number, started, fitted))
+        with self._alone():
+            check_frame(frame)
+            self._stepper.require_given()
+            if len(self._under_way) == self._lane.depth:
+                raise BackendError(f"{self._lane.depth} steps are under way; finish one first")
+            self.token = object()
+            started = time.perf_counter()
+            fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
+            fitter.fit(frame, self._lane.frame)
+            fitted = time.perf_counter()
+            number = self._stepper.start()
+            self._under_way.append(_Begun(fitter, number, started, fitted))
 
     def finish(self) -> StepResult:
         """Wait for the oldest step under way; its arrays are valid until the next ``finish``.
@@ -165,29 +191,32 @@ class Stream:
         Raises:
             BackendError: the step failed, or none is under way.
         """
-        self._require_open()
-        if not self._under_way:
-            raise BackendError("no step is under way; begin one first")
-        begun = self._under_way.popleft()
-        self._lane.finish()
-        stepped = time.perf_counter()
-        labels = begun.fitter.restore(self._lane.labels)
-        # A step that waited for the one before it ran only from then on.
-        since = max(begun.fitted, self._finished_at)
-        self._finished_at, self._shown = stepped, begun.fitter
-        self._finished += 1
-        timings = {
-            "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
-            "step": stepped - since,
-        }
-        logits = functools.partial(self._logits_of, self._finished)
-        return StepResult(labels, begun.step, timings, logits)
+        with self._alone():
+            if not self._under_way:
+                raise BackendError("no step is under way; begin one first")
+            begun = self._under_way.popleft()
+            self._lane.finish()
+            stepped = time.perf_counter()
+            labels = begun.fitter.restore(self._lane.labels)
+            # A step that waited for the one before it ran only from then on.
+            since = max(begun.fitted, self._finished_at)
+            self._finished_at, self._shown, self.token = stepped, begun.fitter, object()
+            timings = {
+                "preprocess": begun.fitted - begun.started + time.perf_counter() - stepped,
+                "step": stepped - since,
+            }
+            owned = labels if self.reuse else labels.copy()
+            return StepResult(self, owned, begun.step, timings, begun.fitter.placement)
 
-    def _logits_of(self, finished: int) -> npt.NDArray[np.float32] | None:
-        self._require_open()
-        if finished != self._finished:
-            raise StreamsegError("the stream has stepped since; read a step's logits before that")
-        return self._lane.read_logits()
+    def read_logits(self, token: object) -> npt.NDArray[np.float32] | None:
+        """The logits of the result that has this token; see ``StepResult.logits``."""
+        with self._alone():
+            if token is not self.token:
+                raise StreamsegError(
+                    "the logits of this result are gone: read them before the stream's next step"
+                )
+            logits = self._lane.read_logits()
+            return logits if logits is None or self.reuse else logits.copy()
 
     def steps_through(self, frames: Iterable[npt.NDArray[np.uint8]]) -> Iterator[StepResult]:
         """Segment frames one after the other, uploads and downloads beside the steps.
@@ -232,9 +261,12 @@ class Stream:
             StateMismatch: a given state has not been set.
             BackendError: the backend failed, or keeps no arrays on a device.
         """
-        self._require_open()
+        with self._alone():
+            self.token = object()
+            return self._step_device(frame, 0 if stream is None else stream_handle(stream))
+
+    def _step_device(self, frame: object, handle: int) -> DeviceStepResult:
         self._stepper.require_given()
-        handle = 0 if stream is None else stream_handle(stream)
         borrowed = view_device_array(frame, self._lane.stream, handle)
         array = borrowed.array
         spec = self.manifest.frame
@@ -252,11 +284,15 @@ class Stream:
         """How sure the network is of the last step's labels: 255 times their probability.
 
         Returns:
-            (height, width) uint8 at the frame's size, valid until the next call.
+            (height, width) uint8 at the frame's size; valid until the next call with ``reuse``.
         Raises:
             StreamsegError: the bundle gives no logits, or no frame was stepped yet.
         """
-        self._require_open()
+        with self._alone():
+            confidence = self._confidence_of_last()
+            return confidence if self.reuse else confidence.copy()
+
+    def _confidence_of_last(self) -> npt.NDArray[np.uint8]:
         logits = self._lane.read_logits()
         if logits is None:
             raise StreamsegError(
@@ -274,8 +310,8 @@ class Stream:
 
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a new video."""
-        self._require_open()
-        self._stepper.reset()
+        with self._alone():
+            self._stepper.reset()
 
     def give(self, name: str, content: npt.NDArray[np.generic]) -> None:
         """Set a state of kind ``given``; it holds until it is given again, resets included.
@@ -283,13 +319,13 @@ class Stream:
         Raises:
             StateMismatch: there is no such state, or it has another shape or dtype.
         """
-        self._require_open()
-        self._stepper.give(name, content)
+        with self._alone():
+            self._stepper.give(name, content)
 
     def is_finite(self) -> bool:
         """Whether the state holds no NaN and no infinity; looks where the state lives."""
-        self._require_open()
-        return self._stepper.is_finite()
+        with self._alone():
+            return self._stepper.is_finite()
 
     @property
     def remembers(self) -> bool:
@@ -298,8 +334,8 @@ class Stream:
 
     def snapshot(self) -> StateSnapshot:
         """Copy the state; ``restore`` goes on from it bit for bit."""
-        self._require_open()
-        return StateSnapshot(self._stepper.step, self._stepper.read(), self.identity)
+        with self._alone():
+            return StateSnapshot(self._stepper.step, self._stepper.read(), self.identity)
 
     def restore(self, snapshot: StateSnapshot) -> None:
         """Continue from a snapshot of this bundle, taken from this stream or another.
@@ -307,9 +343,9 @@ class Stream:
         Raises:
             StateMismatch: it is of another bundle, or its tensors do not fit the state table.
         """
-        self._require_open()
-        snapshot.check(self.manifest.state, self.identity)
-        self._stepper.write(snapshot.tensors, snapshot.step)
+        with self._alone():
+            snapshot.check(self.manifest.state, self.identity)
+            self._stepper.write(snapshot.tensors, snapshot.step)
 
     def sibling(self) -> Stream:
         """Another stream over the same executable, with its own empty state.
@@ -322,17 +358,19 @@ class Stream:
             self.manifest,
             identity=self.identity,
             letterbox=self._mode == "letterbox",
+            reuse=self.reuse,
             owner=False,
             given=self._stepper.given,
         )
 
     def close(self) -> None:
         """Release buffers and backend; closing twice is fine."""
-        if not self._closed:
-            self._lane.close()
-            if self._owner:
-                self._executable.close()
-        self._closed = True
+        with self._entered:  # waits for another thread's step
+            if not self._closed:
+                self._lane.close()
+                if self._owner:
+                    self._executable.close()
+            self._closed = True
 
     def __enter__(self) -> Stream:
         return self
@@ -344,6 +382,19 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._entered.acquire(blocking=False):
+            raise StreamsegError(
+                "another thread is using this stream; give each thread a stream of its own "
+                "(Stream.sibling)"
+            )
+        try:
+            self._require_open()
+            yield
+        finally:
+            self._entered.release()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -379,6 +430,7 @@ def open_stream(
     native: bool | None = None,
     library: str | os.PathLike[str] | None = None,
     letterbox: bool | None = None,
+    reuse: bool = False,
     threads: int | None = None,
     engine: str | os.PathLike[str] | None = None,
 ) -> Stream:
@@ -391,6 +443,8 @@ def open_stream(
             ``False`` never (the graph's own lowering to standard ops runs).
         library: absolute path of a native library instead of the installed one.
         letterbox: keep the aspect of frames; ``None`` follows the bundle's resize rule.
+        reuse: hand out views of the stream's own buffers, valid until its next step, instead of
+            arrays that belong to the caller.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or the folder of several; ``None`` searches the cache.
     Raises:
@@ -414,6 +468,7 @@ def open_stream(
         opened.manifest,
         identity=opened.identity,
         letterbox=letterbox,
+        reuse=reuse,
         given=opened.given,
     )
 

@@ -62,6 +62,45 @@ def nearest_indices(source: int, target: int) -> NDArray[np.intp]:
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a frame lies on the model's frame: the one way from the model's pixels to its own.
+
+    Attributes:
+        frame_size: (height, width) of the source's frame.
+        model_size: (height, width) of the model's input.
+        region: what of the model's frame holds the picture; the rest is margin.
+    """
+
+    frame_size: Size
+    model_size: Size
+    region: Region
+
+    def labels(self, labels: Image, size: Size | None = None) -> Image:
+        """Labels (H, W) of the model at ``size``, by default the frame's, by nearest neighbour."""
+        inner, target = self.region.of(labels), size or self.frame_size
+        if inner.shape == target:
+            return inner.copy()
+        rows = nearest_indices(inner.shape[0], target[0])
+        columns = nearest_indices(inner.shape[1], target[1])
+        return np.asarray(inner[rows][:, columns], np.uint8)
+
+    def scores(self, scores: NDArray[np.float32], size: Size | None = None) -> NDArray[np.float32]:
+        """Scores (K, H, W) of the model at ``size`` as (h, w, K), bilinear, half-pixel centres."""
+        region, target = self.region, size or self.frame_size
+        inner = scores[:, region.top : region.bottom, region.left : region.right]
+        # OpenCV resizes four channels at a time fastest, and any count up to 512.
+        last = np.ascontiguousarray(inner.transpose(1, 2, 0))
+        if region.size != target:
+            last = cv2.resize(last, target[::-1], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(last.reshape(*target, -1), np.float32)
+
+
+def whole_placement(size: Size) -> Placement:
+    """A frame of the model's own size."""
+    return Placement(size, size, Region(0, size[0], 0, size[1]))
+
+
 class FrameFitter:
     """Resizes frames of one size to the model's size and labels back; allocates only here.
 
@@ -90,6 +129,7 @@ class FrameFitter:
         self.model_size = model_size
         self.mode = mode
         self.region = place_frame(frame_size, model_size, mode)
+        self.placement = Placement(frame_size, model_size, self.region)
         self._fill = np.array(fill, dtype=np.uint8)
         self._interpolation = choose_interpolation(frame_size, self.region.size)
         height, width = self.region.size

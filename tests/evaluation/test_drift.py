@@ -13,6 +13,7 @@ from streamseg.errors import StateMismatch
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.drift import classify_trend, compare, relative_error
 from streamseg.evaluation.segmenter import Output, Segmenter
+from streamseg.runtime.video.resize import whole_placement
 from tests.evaluation.trees import write_image
 
 
@@ -28,7 +29,7 @@ class Scripted(Segmenter):
         logits = np.full((2, 2, 2), self.label, np.float32)
         labels = np.zeros((2, 2), np.uint8)
         labels[0, 0] = self.label
-        return Output(labels, logits)
+        return Output(labels, whole_placement(labels.shape), lambda: logits)
 
     def reset(self):
         self.count = 0

@@ -13,14 +13,20 @@ from streamseg.cli.main import run
 from streamseg.errors import BundleError, CheckpointError, DatasetError
 from streamseg.evaluation.datasets import Dataset, open_dataset
 from streamseg.evaluation.scores import evaluate
-from streamseg.evaluation.segmenter import Output, Segmenter, SegmenterOptions, labels_from_logits
+from streamseg.evaluation.segmenter import Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter, parse_subject
 from streamseg.runtime.bundle.manifest import ClassInfo
+from streamseg.runtime.video.resize import Placement, place_frame, whole_placement
 from tests.conftest import SHARED
 from tests.evaluation.models import SIZE, write_checkpoint
 
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
 KEYS = ["miou", "weighted_iou", "pixel_accuracy", "mvc8", "mvc16", "per_class", "fps", "frames"]
+
+
+def output(labels: np.ndarray, logits: np.ndarray | None = None) -> Output:
+    """Of a frame of the model's size."""
+    return Output(labels, whole_placement(labels.shape), lambda: logits, "logits")
 
 
 class Recorder(Segmenter):
@@ -34,7 +40,7 @@ class Recorder(Segmenter):
 
     def step(self, frame):  # noqa: ARG002
         self.calls.append("step")
-        return Output(next(self.labels), None)
+        return output(next(self.labels))
 
     def reset(self):
         self.calls.append("reset")
@@ -87,15 +93,26 @@ def test_footage_cannot_be_evaluated(camvid):
 def test_logits_are_resized_before_the_argmax():
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((3, 6, 8)).astype(np.float32)
-    got = labels_from_logits(logits, (9, 8))
+    got = output(logits.argmax(0).astype(np.uint8), logits).labels_at((9, 8))
     expected = np.stack([cv2.resize(c, (8, 9), interpolation=cv2.INTER_LINEAR) for c in logits])
     np.testing.assert_array_equal(got, expected.argmax(0))
-    assert Output(got, logits).labels_at((6, 8)).shape == (6, 8)
+
+
+def test_margins_of_a_letterbox_are_left_out_of_resized_logits():
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((3, 12, 20)).astype(np.float32)
+    region = place_frame((30, 20), (12, 20), "letterbox")
+    assert (region.left, region.right) == (6, 14)
+    placement = Placement((30, 20), (12, 20), region)
+    got = Output(np.zeros((30, 20), np.uint8), placement, lambda: logits, "logits")
+    inner = np.ascontiguousarray(logits[:, :, 6:14].transpose(1, 2, 0))
+    expected = cv2.resize(inner, (20, 30), interpolation=cv2.INTER_LINEAR).argmax(-1)
+    np.testing.assert_array_equal(got.labels_at((30, 20)), expected)
 
 
 def test_labels_alone_are_repeated_to_the_labels_size():
     labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    got = Output(labels, None).labels_at((4, 6))
+    got = output(labels).labels_at((4, 6))
     np.testing.assert_array_equal(got, labels.repeat(2, 0).repeat(2, 1))
 
 

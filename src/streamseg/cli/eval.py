@@ -16,7 +16,7 @@ from streamseg.evaluation.figures import explain_undefined, percent
 from streamseg.evaluation.plots import require_matplotlib, write_plots
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset, write_json
-from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.segmenter import Scaled, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.runtime.bundle.claims import describe_assumed
 
@@ -67,6 +67,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 @click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
 @setting_options
 @classes_by_option
+@click.option(
+    "--scale",
+    type=click.Choice(["labels", "logits"]),
+    help="What is brought to the size of the dataset's labels. By default the labels of a bundle, "
+    "as run writes them, and the logits of a checkpoint, as papers do.",
+)
 @click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
 @click.option("-o", "--out", type=FOLDER, help="Write plots into this folder.")
 def command(
@@ -80,19 +86,18 @@ def command(
     size: tuple[int, int] | None,
     settings: dict[str, str],
     classes_by: ClassesBy,
+    scale: Scaled | None,
     json_path: Path | None,
     out: Path | None,
 ) -> None:
     """Score SUBJECT, a bundle or a checkpoint, on a labelled dataset.
 
-    mIoU, IoU of each class, weighted IoU, pixel accuracy, mVC8, mVC16 and frames a second. A bundle
-    exported with logits is scored at the labels' own size from bilinearly resized logits; without,
-    its labels are resized by nearest neighbour, which costs a little at class borders.
+    mIoU, IoU of each class, weighted IoU, pixel accuracy, mVC8, mVC16 and frames a second.
     """
     if out is not None:
         require_matplotlib()
     opened = open_dataset(dataset, split)
-    options = SegmenterOptions(backend, native, size, settings)
+    options = SegmenterOptions(backend, native, size, settings, scaled=scale)
     console = Console()
     with open_segmenter(subject, options) as segmenter:
         match_dataset(segmenter, opened, classes_by=classes_by)

@@ -108,6 +108,7 @@ def command(
                 native=native,
                 library=library,
                 letterbox=letterbox,
+                reuse=True,
                 threads=threads,
                 engine=engine,
             )

@@ -152,6 +152,7 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
                 stay=arguments.streams is not None,
                 stop=request.event,
                 on_event=tell,
+                reuse=True,
                 **opening,
             )
         )

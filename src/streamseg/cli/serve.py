@@ -119,6 +119,7 @@ def command(
                 library=library,
                 engine=engine,
                 letterbox=letterbox,
+                reuse=True,
                 threads=threads,
             )
         )
