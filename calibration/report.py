@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamseg.calibration.quantisation import LayerError
 from streamseg.evaluation.drift import Comparison
-from streamseg.evaluation.figures import UNDEFINED, explain_undefined
 from streamseg.evaluation.metrics import Scores
+from streamseg.evaluation.percentages import UNDEFINED, explain_undefined
 from streamseg.evaluation.plots import (
     draw_class_bars,
     draw_comparison,

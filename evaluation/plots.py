@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import VOID, SegmentationClass
 from streamseg.evaluation.drift import Comparison
-from streamseg.evaluation.figures import UNDEFINED, percent
+from streamseg.evaluation.percentages import UNDEFINED, percent
 from streamseg.evaluation.scores import Evaluation, WorstFrame
 from streamseg.files import make_folder, whole_file
 

@@ -22,8 +22,8 @@ from streamseg.evaluation.class_matching import (
     match_classes,
 )
 from streamseg.evaluation.datasets import Dataset, require_labelled_pixels
-from streamseg.evaluation.figures import undefined_figures
 from streamseg.evaluation.metrics import FrameScore, Scores, SegmentationMetrics
+from streamseg.evaluation.percentages import undefined_figures
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.segmenter import Segmenter
 from streamseg.files import whole_file

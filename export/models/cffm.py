@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import below, count_entries
-from streamseg.export.models.clip import ClipConfig, ClipModel
+from streamseg.export.models.clip import ClipModel, ReferenceConfig
 from streamseg.export.models.focal import (
     HEADS,
     NORM_EPS,
@@ -38,7 +38,7 @@ PROTOTYPE_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class CFFMConfig(ClipConfig):
+class CFFMConfig(ReferenceConfig):
     """Sizes of a CFFM head over its trunk: ``depth`` mining blocks."""
 
     depth: int = 1

@@ -43,7 +43,7 @@ def _read_offsets(value: Any) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class ClipConfig(SegFormerConfig):
+class ReferenceConfig(SegFormerConfig):
     """A SegFormer trunk, and the frames that its head looks back at."""
 
     offsets: tuple[int, ...] = field(
@@ -69,7 +69,7 @@ class ClipModel(SegFormer):
     ``step`` all others. Both write this frame's tensors into the rings.
     """
 
-    config: ClipConfig
+    config: ReferenceConfig
     decode_head: SegFormerHead
 
     def graphs(self, size: Size) -> dict[str, GraphPlan]:

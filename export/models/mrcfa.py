@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export.formats.key_map import below
-from streamseg.export.models.clip import ClipConfig, ClipModel
+from streamseg.export.models.clip import ClipModel, ReferenceConfig
 from streamseg.export.models.segformer import SegFormerHead, infer_segformer
 from streamseg.export.settings import Known, read_share, setting
 from streamseg.export.step import Size, refuse_size, upsample
@@ -43,7 +43,7 @@ ONE_LAYER: dict[str, Layers] = {
 
 
 @dataclass(frozen=True)
-class MRCFAConfig(ClipConfig):
+class MRCFAConfig(ReferenceConfig):
     """Sizes of an MRCFA head over its trunk.
 
     ``keep_ratio`` is the share of reference tokens kept; ``stages`` the affinity decoder's

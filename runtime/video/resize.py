@@ -80,7 +80,7 @@ class Placement:
         """Labels (H, W) of the model at ``size``, by default the frame's, by nearest neighbour."""
         inner, target = self.region.of(labels), size or self.frame_size
         if inner.shape == target:
-            return inner.copy()
+            return np.array(inner)
         rows = nearest_indices(inner.shape[0], target[0])
         columns = nearest_indices(inner.shape[1], target[1])
         return np.asarray(inner[rows][:, columns], np.uint8)

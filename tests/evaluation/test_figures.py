@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass
-from streamseg.evaluation.figures import explain_undefined, percent, undefined_figures
+from streamseg.evaluation.percentages import explain_undefined, percent, undefined_figures
 from streamseg.evaluation.plots import draw_class_bars
 from streamseg.evaluation.scores import evaluate
 from tests.evaluation.test_scores import Recorder

@@ -13,7 +13,7 @@ from streamseg.cli.options import classes_by_option
 from streamseg.errors import DatasetError, ExportError
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
-from streamseg.evaluation.figures import percent
+from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import phase_progress
 from streamseg.runtime.bundle.claims import describe_parity
 

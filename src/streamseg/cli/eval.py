@@ -12,7 +12,7 @@ from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
 from streamseg.cli.setting_options import setting_options
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import DATASETS, open_dataset
-from streamseg.evaluation.figures import explain_undefined, percent
+from streamseg.evaluation.percentages import explain_undefined, percent
 from streamseg.evaluation.plots import require_matplotlib, write_plots
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset, write_json
