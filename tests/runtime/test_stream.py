@@ -209,6 +209,6 @@ def test_confidence_is_the_probability_of_the_label(toy: Path) -> None:
 def test_confidence_needs_logits(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with streamseg.open(toy) as stream:
         stream.step(frames(1)[0])
-        monkeypatch.setattr(stream._lane, "logits", None)
+        monkeypatch.setattr(stream._lane, "read_logits", lambda: None)
         with pytest.raises(StreamsegError, match="export it again with --logits"):
             stream.confidence()
