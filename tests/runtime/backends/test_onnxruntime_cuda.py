@@ -199,10 +199,9 @@ def test_an_integrated_gpu_reads_frames_where_the_host_wrote_them(
 
 def test_logits_of_an_earlier_step_are_refused(machine: CudaMachine) -> None:
     with machine.open() as stream:
-        first = stream.step(frames(1)[0])
-        assert first.logits is not None
-        stream.step(frames(1)[0])
-        with pytest.raises(StreamsegError, match="read a step's logits before that"):
+        first, second = stream.step(frames(1)[0]), stream.step(frames(2)[1])
+        assert second.logits is not None
+        with pytest.raises(StreamsegError, match="read them before the stream's next step"):
             first.logits  # noqa: B018 - reading is what fails
 
 
