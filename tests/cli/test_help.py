@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streamseg.cli.main import COMMANDS, run
 from tests.conftest import ROOT
 
 # Packages that no extra-less installation has, by the extra that brings them.
@@ -66,3 +67,19 @@ def test_plot_is_what_needs_matplotlib(tmp_path: Path) -> None:
     assert "does not exist" in run_without({"matplotlib"}, code, *given).stderr
     refused = run_without({"matplotlib"}, code, *given, "-o", str(tmp_path / "plots"))
     assert "plots need matplotlib" in refused.stderr
+
+
+def test_table_of_what_is_certain_has_every_command() -> None:
+    table = (ROOT / "docs/certainty.md").read_text(encoding="utf-8")
+    cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert [name for name in COMMANDS if f"`{name}" not in cells] == []
+
+
+def test_models_describes_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "samples/street/street.safetensors"
+    with pytest.raises(SystemExit):
+        run(["models", str(path)])
+    told = capsys.readouterr().out
+    assert "  window: 2\n  shift: 1\n" in told
+    assert "training size: 256x512" in told
+    assert "assumed" not in told
