@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test verify-long verify-soak verify-containment verify-engines test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test test-opencv4 verify-long verify-soak verify-containment verify-engines test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -99,6 +99,11 @@ mamba-reference: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The drawing and video tests with OpenCV 4; the rest of the suite runs with the newest.
+test-opencv4: setup
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/opencv4 "opencv-python-headless>=4.10,<5"
+	PYTHONPATH=build/opencv4 $(BIN)/python -m pytest tests/runtime/video tests/runtime/sinks tests/runtime/session/test_cuts.py tests/runtime/sources/test_upright.py
 
 # What takes too long for every change; results are committed under benchmarks/results.
 verify-long: verify-soak verify-containment verify-engines

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def test_inspect_refuses_what_is_no_bundle(
         run(["inspect", str(tmp_path)])
     assert caught.value.code == 2
     assert "it has no manifest.json" in capsys.readouterr().err
+
+
+def test_inspect_escapes_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["classes"][0]["name"] = "road\x1b[2J\r\nfake: line\u202e[red]"
+    manifest["weights"]["source"] = "\x07\x1b]0;title\x07"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SystemExit) as caught:
+        run(["inspect", str(bundle)])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "0 road\\x1b[2J\\r\\nfake: line\\u202e[red], 1 past" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
 from streamseg.cli.setting_options import setting_options
@@ -18,6 +19,7 @@ from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset, write_json
 from streamseg.evaluation.segmenter import Scaled, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
+from streamseg.redaction import printable
 from streamseg.runtime.bundle.claims import describe_assumed
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -49,7 +51,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     classes = Table("class", "IoU, %")
     classes.columns[1].justify = "right"
     for name, value in zip(evaluation.class_names, scores.iou, strict=True):
-        classes.add_row(name, percent(value))
+        classes.add_row(Text(printable(name)), percent(value))
     console.print(summary)
     console.print(classes)
     for line in explain_undefined(evaluation.undefined):

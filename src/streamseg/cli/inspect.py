@@ -10,6 +10,7 @@ import click
 
 from streamseg.errors import PluginNotFound
 from streamseg.plugins.loader import find_library
+from streamseg.redaction import printable
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ def command(bundle: Path) -> None:
     manifest = opened.manifest
     console = Console(highlight=False, soft_wrap=True)
     for line in describe(opened):
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
     console.print(state_table(manifest))
     console.print(graph_table(opened))
     for line in describe_schedule(manifest):
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
     names = ", ".join(f"{entry.id} {entry.name}" for entry in manifest.classes)
-    console.print(f"classes ({len(manifest.classes)}): {names}", markup=False)
+    console.print(printable(f"classes ({len(manifest.classes)}): {names}"), markup=False)
 
 
 def describe(bundle: Bundle) -> Iterator[str]:
@@ -100,6 +101,7 @@ def state_table(manifest: Manifest) -> Table:
 def graph_table(bundle: Bundle) -> Table:
     """Graphs with their file, size, and how many states they read and write."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="graphs", title_justify="left")
     for name in ("name", "file", "bytes", "reads", "writes", "outputs"):
@@ -107,7 +109,7 @@ def graph_table(bundle: Bundle) -> Table:
     for name, graph in bundle.manifest.graphs.items():
         size, outputs = f"{len(bundle.graphs[name]):,}", ", ".join(graph.outputs)
         counts = (str(len(graph.reads)), str(len(graph.writes)))
-        table.add_row(name, graph.file, size, *counts, outputs)
+        table.add_row(name, Text(printable(graph.file)), size, *counts, outputs)
     return table
 
 
