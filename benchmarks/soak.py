@@ -27,7 +27,8 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
-from streamseg.runtime.loop.fleet import Fleet, FleetFrame
+from streamseg.runtime.loop.fleet import Fleet
+from streamseg.runtime.loop.member import FleetFrame
 from streamseg.runtime.session.events import Event
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session

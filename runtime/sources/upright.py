@@ -9,7 +9,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 from streamseg.runtime.video.resize import Image, Size
 
@@ -76,9 +76,11 @@ def _flip(image: Any, *, across: bool, down: bool) -> Image:
 def read_orientation(frame: av.VideoFrame) -> Orientation | None:
     """What the frame's display matrix says; ``None`` where it is damaged or cannot be read."""
     try:
-        # Its type hints know names only, and it takes only types.
-        side_data: Any = frame.side_data
-        data = side_data.get(Type.DISPLAYMATRIX)
+        # frame.side_data would keep this in the frame, and it keeps the frame: a circle that holds
+        # the decoder and its threads until the garbage collector finds it.
+        # (Its type hints know neither this call nor types as keys.)
+        make: Any = SideDataContainer
+        data = make(frame).get(Type.DISPLAYMATRIX)
     except ValueError:
         # PyAV stops at kinds of side data that are newer than it; the angle is all that is left.
         return None if frame.rotation else UPRIGHT
