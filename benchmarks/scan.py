@@ -22,6 +22,7 @@ from streamseg.export.graph import trace_module
 from streamseg.export.models.mamba import BlocksConfig, TemporalLayer
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.native import load
+from tests.plugins.native_builds import build_probes
 
 # TV3S at 512x1024: 80x140 tokens in 28 windows of 400, d_inner 512, 16 states.
 MAP = (80, 140)
@@ -29,7 +30,7 @@ CONFIG = BlocksConfig(embed_dim=256, layers=1, d_inner=512, dt_rank=16)
 GEOMETRY = CONFIG.geometry(0, MAP)
 PLACE = (*MAP, *CONFIG.window, 0, 0)
 STATES = GEOMETRY.tokens * CONFIG.d_inner * CONFIG.d_state
-EXP, FMA, TOGETHER = 0, 1, 2  # kinds of NativeOps.measure_floor
+EXP, FMA, TOGETHER = 0, 1, 2  # kinds of Probes.floor
 PEERS = {
     "native": "native op in ONNX Runtime",
     "lowering": "ONNX `Scan` lowering in ONNX Runtime",
@@ -178,9 +179,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     native = load()
+    level, probes = native.level, build_probes()
     peers = make_peers(arguments.threads)
-    peers["floor"] = lambda: [native.measure_floor(STATES, kind=kind) for kind in (EXP, FMA)]
-    peers["floor_together"] = lambda: native.measure_floor(STATES, kind=TOGETHER)
+    peers["floor"] = lambda: [probes.floor(level, STATES, kind=kind) for kind in (EXP, FMA)]
+    peers["floor_together"] = lambda: probes.floor(level, STATES, kind=TOGETHER)
     times = time_interleaved(peers, rounds=arguments.rounds)
     medians = {name: entry["median_ms"] for name, entry in times.items()}
     result = {

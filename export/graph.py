@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from streamseg.errors import ExportError
 from streamseg.export.lowering import (
-    DOMAIN,
     DOMAIN_VERSION,
     OPSET,
     attach_lowering,
     translation_table,
 )
 from streamseg.export.step import Size, StepModel
+from streamseg.plugins.table import DOMAIN
 
 logger = logging.getLogger(__name__)
 

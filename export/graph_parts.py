@@ -14,13 +14,13 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from streamseg.errors import ExportError
-from streamseg.export.lowering import CONV_INPUTS, DOMAIN, GEOMETRY, SCAN_INPUTS
+from streamseg.plugins.table import CAUSAL_CONV, DOMAIN, GEOMETRY, SELECTIVE_SCAN
 
 CONSTANTS = {
-    "WindowedCausalConv": ("weight", "bias"),
-    "WindowedSelectiveScan": ("dt_bias", "A", "skip"),
+    operator.name: tuple(operator.input_names[i] for i in operator.positions("weight"))
+    for operator in (CAUSAL_CONV, SELECTIVE_SCAN)
 }
-OPERANDS = {"WindowedCausalConv": CONV_INPUTS, "WindowedSelectiveScan": SCAN_INPUTS}
+OPERANDS = {operator.name: operator.input_names for operator in (CAUSAL_CONV, SELECTIVE_SCAN)}
 
 
 @dataclass(frozen=True)

@@ -21,67 +21,61 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from streamseg.errors import ExportError
 from streamseg.export.windows import WindowGeometry, cell_order
+from streamseg.plugins.table import (
+    CAUSAL_CONV,
+    DOMAIN,
+    GEOMETRY,
+    OPERATORS,
+    SELECTIVE_SCAN,
+    UPSAMPLE_ARGMAX,
+    Operator,
+)
 
-DOMAIN = "streamseg"
 DOMAIN_VERSION = 1
 OPSET = 20
-GEOMETRY = ("map_h", "map_w", "window_h", "window_w", "offset_h", "offset_w")
-CONV_INPUTS = ("x", "weight", "bias", "state")
-SCAN_INPUTS = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state")
 
 
-def _schema(
-    name: str, inputs: tuple[str, ...], outputs: tuple[tuple[str, str], ...], ints: tuple[str, ...]
-) -> onnx.defs.OpSchema:
+def _schema(operator: Operator) -> onnx.defs.OpSchema:
+    """For the exporter; bundles are float32 or float16 throughout when they are checked by it."""
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
     return onnx.defs.OpSchema(
-        name,
+        operator.name,
         DOMAIN,
         DOMAIN_VERSION,
-        inputs=[parameter(entry, "T") for entry in inputs],
-        outputs=[parameter(entry, kind) for entry, kind in outputs],
+        inputs=[parameter(name, "T") for name in operator.input_names],
+        outputs=[
+            parameter(entry.name, "tensor(uint8)" if entry.role == "labels" else "T")
+            for entry in operator.outputs
+        ],
         type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "maps")],
-        attributes=[attribute(entry, onnx.defs.OpSchema.AttrType.INT) for entry in ints],
+        attributes=[
+            attribute(name, onnx.defs.OpSchema.AttrType.INT) for name in operator.attribute_names
+        ],
     )
 
 
 _OPSET = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
-_CONV = onnxscript.values.Op(
-    _OPSET,
-    "WindowedCausalConv",
-    _schema("WindowedCausalConv", CONV_INPUTS, (("y", "T"), ("next_state", "T")), GEOMETRY),
-)
-_SCAN = onnxscript.values.Op(
-    _OPSET,
-    "WindowedSelectiveScan",
-    _schema("WindowedSelectiveScan", SCAN_INPUTS, (("y", "T"), ("next_state", "T")), GEOMETRY),
-)
-_LABELS = onnxscript.values.Op(
-    _OPSET,
-    "UpsampleArgmax",
-    _schema("UpsampleArgmax", ("scores",), (("labels", "tensor(uint8)"),), ("height", "width")),
-)
 
 
-def _convert_conv(*arguments: Any) -> Any:
-    return _CONV(*arguments[:4], **dict(zip(GEOMETRY, arguments[4:], strict=True)))
+def _converter(operator: Operator) -> Callable[..., Any]:
+    """What turns a call of the torch op, tensors before integers, into a node."""
+    node = onnxscript.values.Op(_OPSET, operator.name, _schema(operator))
+    count = len(operator.inputs)
 
+    def convert(*arguments: Any) -> Any:
+        attributes = zip(operator.attribute_names, arguments[count:], strict=True)
+        return node(*arguments[:count], **dict(attributes))
 
-def _convert_scan(*arguments: Any) -> Any:
-    return _SCAN(*arguments[:9], **dict(zip(GEOMETRY, arguments[9:], strict=True)))
-
-
-def _convert_labels(scores: Any, height: int, width: int) -> Any:
-    return _LABELS(scores, height=height, width=width)
+    return convert
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What ``torch.onnx.export`` needs to turn our torch ops into nodes of our domain."""
     ops = torch.ops.streamseg
     return {
-        ops.windowed_causal_conv.default: _convert_conv,
-        ops.windowed_selective_scan.default: _convert_scan,
-        ops.upsample_argmax.default: _convert_labels,
+        ops.windowed_causal_conv.default: _converter(CAUSAL_CONV),
+        ops.windowed_selective_scan.default: _converter(SELECTIVE_SCAN),
+        ops.upsample_argmax.default: _converter(UPSAMPLE_ARGMAX),
     }
 
 
@@ -103,15 +97,19 @@ def attach_lowering(model: ModelProto) -> None:
         if node.domain != DOMAIN:
             continue
         used.add(node.op_type)
-        if node.op_type == "UpsampleArgmax":
+        indices_of = OPERATORS[node.op_type].indices
+        if not indices_of:
             continue
         cells = cell_order(node_geometry(node))
-        node.input.extend([constant("order", cells.order), constant("inverse", cells.inverse)])
-        if node.op_type == "WindowedCausalConv":
+        made = {"order": cells.order, "inverse": cells.inverse}
+        if "tail" in indices_of:
             if node.input[1] not in shapes:
-                raise ExportError(f"the taps of {node.name} are no constant of the graph")
+                raise ExportError(
+                    f"the taps of {node.name} are computed in the graph, expected a constant"
+                )
             taps.add(shapes[node.input[1]][1])
-            node.input.append(constant("tail", cells.tail(max(taps) - 1)))
+            made["tail"] = cells.tail(max(taps) - 1)
+        node.input.extend(constant(label, made[label]) for label in indices_of)
     if len(taps) > 1:
         raise ExportError(
             f"convolutions of {sorted(taps)} taps in one graph; one count is possible"

@@ -23,11 +23,11 @@ import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamseg.errors import ExportError
+from streamseg.plugins.table import DOMAIN, OPERATORS
 from streamseg.runtime.bundle.state import StateSpec
 
 PRECISIONS = ("fp32", "fp16")
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-DOMAIN = "streamseg"
 _HALF_STATE = ("ring", "key")
 
 _PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
@@ -47,7 +47,11 @@ _FOLLOWING = frozenset(
     + ("QuantizeLinear", "DequantizeLinear")
 )
 # Inputs of our operators that are maps; the others stay float32.
-_MAP_INPUTS = {"WindowedCausalConv": (0,), "WindowedSelectiveScan": (0, 1, 4, 5, 7)}
+_MAP_INPUTS = {
+    name: operator.positions("map")
+    for name, operator in OPERATORS.items()
+    if operator.positions("state")
+}
 # Inputs whose values float16 would spoil, however they came about: coordinates and final scores.
 _EXACT_INPUTS = {"GridSample": (1,), "UpsampleArgmax": (0,), "ArgMax": (0,)}
 # Inputs that are float32 by ONNX's own definition.

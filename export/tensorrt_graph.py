@@ -12,11 +12,9 @@ import onnx.inliner
 from onnx import ModelProto
 
 from streamseg.errors import ExportError
+from streamseg.plugins.table import DOMAIN, OPERATORS
 
-DOMAIN = "streamseg"
 PLUGIN_VERSION = "1"
-# Inputs that a plugin takes; the ones behind them are indices that only the lowering reads.
-PLUGIN_INPUTS = {"WindowedCausalConv": 4, "WindowedSelectiveScan": 9, "UpsampleArgmax": 1}
 
 
 def plugin_graph(model: ModelProto) -> ModelProto:
@@ -31,12 +29,12 @@ def plugin_graph(model: ModelProto) -> ModelProto:
     for node in graph.graph.node:
         if node.domain != DOMAIN:
             continue
-        if node.op_type not in PLUGIN_INPUTS:
+        if node.op_type not in OPERATORS:
             raise ExportError(
                 f"node '{node.name}' is a {node.op_type}, which has no TensorRT plugin; there are: "
-                f"{', '.join(PLUGIN_INPUTS)}. Build with the lowered graph instead"
+                f"{', '.join(OPERATORS)}. Build with the lowered graph instead"
             )
-        del node.input[PLUGIN_INPUTS[node.op_type] :]
+        del node.input[len(OPERATORS[node.op_type].inputs) :]  # indices for the lowering
         node.attribute.extend(
             [
                 onnx.helper.make_attribute("plugin_namespace", DOMAIN),

@@ -15,16 +15,11 @@ from pathlib import Path
 
 from streamseg.errors import BackendError
 from streamseg.plugins.loader import find_cuda_library
+from streamseg.plugins.table import GEOMETRY
 
 
 class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            *("map_h", "map_w", "window_h", "window_w", "offset_h", "offset_w"),
-            *("batch", "channels", "depth"),
-        )
-    )
+    _fields_ = tuple((name, ctypes.c_int64) for name in (*GEOMETRY, "batch", "channels", "depth"))
 
 
 _SIZES, _INT, _INT64 = ctypes.POINTER(_Sizes), ctypes.c_int, ctypes.c_int64

@@ -18,6 +18,14 @@ import numpy.typing as npt
 
 from streamseg.errors import BackendError
 from streamseg.plugins.loader import find_library
+from streamseg.plugins.table import (
+    CAUSAL_CONV,
+    GEOMETRY,
+    SELECTIVE_SCAN,
+    UPSAMPLE_ARGMAX,
+    Operator,
+    Sizes,
+)
 
 Array = npt.NDArray[Any]
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
@@ -25,11 +33,7 @@ _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 class _Sizes(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            *("map_h", "map_w", "window_h", "window_w", "offset_h", "offset_w"),
-            *("batch", "channels", "depth", "threads"),
-        )
+        (name, ctypes.c_int64) for name in (*GEOMETRY, "batch", "channels", "depth", "threads")
     )
 
 
@@ -105,7 +109,7 @@ class NativeOps:
             y like x, next state like ``state``.
         """
         inputs = _dense(x, weight, bias, state)
-        sizes = self._conv_sizes(inputs, geometry, threads)
+        sizes = self._check(CAUSAL_CONV, inputs, geometry, threads)
         outputs = (np.empty_like(inputs[0]), np.empty_like(inputs[3]))
         self._run("windowed_causal_conv", sizes, inputs, outputs)
         return outputs
@@ -121,7 +125,7 @@ class NativeOps:
     ) -> tuple[Array, ...]:
         """Gradients of ``causal_conv`` with respect to its four inputs, in their order."""
         dense = _dense(*inputs)
-        sizes = self._conv_sizes(dense, geometry, threads)
+        sizes = self._check(CAUSAL_CONV, dense, geometry, threads)
         gradients = _gradients(dense[0], grad_y, dense[3], grad_next_state)
         outputs = tuple(np.empty_like(array) for array in dense)
         self._run("windowed_causal_conv_backward", sizes, (*dense, *gradients), outputs)
@@ -143,7 +147,7 @@ class NativeOps:
             y like u, next state like ``state``.
         """
         dense = _dense(*inputs)
-        sizes = self._scan_sizes(dense, geometry, threads)
+        sizes = self._check(SELECTIVE_SCAN, dense, geometry, threads)
         outputs = (np.empty_like(dense[0]), np.empty_like(dense[8]))
         self._run("windowed_selective_scan", sizes, dense, outputs)
         return outputs
@@ -159,7 +163,7 @@ class NativeOps:
     ) -> tuple[Array, ...]:
         """Gradients of ``selective_scan`` with respect to its nine inputs, in their order."""
         dense = _dense(*inputs)
-        sizes = self._scan_sizes(dense, geometry, threads)
+        sizes = self._check(SELECTIVE_SCAN, dense, geometry, threads)
         gradients = _gradients(dense[0], grad_y, dense[8], grad_next_state)
         outputs = tuple(np.empty_like(array) for array in dense)
         self._run("windowed_selective_scan_backward", sizes, (*dense, *gradients), outputs)
@@ -178,11 +182,9 @@ class NativeOps:
         Returns:
             labels ``[batch, height, width]``; the lowest class wins a tie.
         """
-        if scores.ndim != 4 or scores.dtype != np.float32:
-            raise BackendError(
-                f"scores are {scores.dtype} of shape {scores.shape}, expected float32 "
-                "[batch, classes, height, width]"
-            )
+        if scores.dtype != np.float32:
+            raise BackendError(f"scores are {scores.dtype}, expected float32")
+        Sizes(UPSAMPLE_ARGMAX).take([scores.shape])
         dense = np.ascontiguousarray(scores)
         labels = np.empty((dense.shape[0], max(height, 0), max(width, 0)), np.uint8)
         numbers = (*dense.shape, height, width, threads)
@@ -194,50 +196,14 @@ class NativeOps:
         )
         return labels
 
-    def exp(self, x: Array, *, base2: bool = False) -> Array:
-        """The kernels' own exponential, or power of two, of float32 numbers. For tests."""
-        dense = np.ascontiguousarray(x, np.float32)
-        out = np.empty_like(dense)
-        self._call(
-            "streamseg_exp", _pointer(dense), ctypes.c_int64(dense.size), int(base2), _pointer(out)
-        )
-        return out
-
-    def measure_floor(self, numbers: int, *, kind: int) -> float:
-        """Milliseconds of one thread for the arithmetic of ``numbers`` states, from registers.
-
-        Kind 0: exponentials alone; 1: products and sums alone; 2: both, as the scan does them.
-        """
-        milliseconds = ctypes.c_double()
-        self._call("streamseg_floor", ctypes.c_int64(numbers), kind, ctypes.byref(milliseconds))
-        return milliseconds.value
-
-    def _conv_sizes(
-        self, inputs: tuple[Array, ...], geometry: Sequence[int], threads: int
+    def _check(
+        self, operator: Operator, inputs: tuple[Array, ...], geometry: Sequence[int], threads: int
     ) -> _Sizes:
-        x, weight, bias, state = inputs
-        batch, _, channels = _shape(x, "x", (None, geometry[0] * geometry[1], None))
-        taps = _shape(weight, "weight", (channels, None))[1]
         cells = self.count_cells(geometry)
-        _shape(bias, "bias", (channels,))
-        _shape(state, "state", (batch, cells, channels, taps - 1))
-        return _sizes(geometry, batch, channels, taps, threads)
-
-    def _scan_sizes(
-        self, inputs: tuple[Array, ...], geometry: Sequence[int], threads: int
-    ) -> _Sizes:
-        u, dt, dt_bias, A, B, C, skip, z, state = inputs  # noqa: N806
-        batch, tokens, channels = _shape(u, "u", (None, geometry[0] * geometry[1], None))
-        states = _shape(A, "A", (channels, None))[1]
-        cells = self.count_cells(geometry)
-        for name, array in (("dt", dt), ("z", z)):
-            _shape(array, name, (batch, tokens, channels))
-        for name, array in (("B", B), ("C", C)):
-            _shape(array, name, (batch, tokens, states))
-        for name, array in (("dt_bias", dt_bias), ("skip", skip)):
-            _shape(array, name, (channels,))
-        _shape(state, "state", (batch, cells, channels, states))
-        return _sizes(geometry, batch, channels, states, threads)
+        sizes = Sizes(operator, tokens=geometry[0] * geometry[1], cells=cells)
+        sizes.take([array.shape for array in inputs])
+        depth = sizes["taps" if operator is CAUSAL_CONV else "states"]
+        return _sizes(geometry, sizes["batch"], sizes["channels"], depth, threads)
 
     def _run(
         self,
@@ -271,21 +237,16 @@ def _dense(*arrays: Array) -> tuple[Array, ...]:
 def _gradients(
     y: Array, grad_y: Array, state: Array, grad_next_state: Array | None
 ) -> tuple[Array, Array | None]:
-    _shape(grad_y, "gradient of y", y.shape)
+    _match(grad_y, "gradient of y", y.shape)
     if grad_next_state is None:
         return _dense(y, grad_y)[1], None
-    _shape(grad_next_state, "gradient of the next state", state.shape)
+    _match(grad_next_state, "gradient of the next state", state.shape)
     return _dense(y, grad_y)[1], _dense(state, grad_next_state)[1]
 
 
-def _shape(array: Array, name: str, expected: tuple[int | None, ...]) -> tuple[int, ...]:
-    fits = array.ndim == len(expected) and all(
-        want is None or want == got for want, got in zip(expected, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("?" if want is None else str(want) for want in expected)
-        raise BackendError(f"{name} has shape {list(array.shape)}, expected [{wanted}]")
-    return array.shape
+def _match(array: Array, name: str, expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise BackendError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
 
 
 def _sizes(geometry: Sequence[int], batch: int, channels: int, depth: int, threads: int) -> _Sizes:

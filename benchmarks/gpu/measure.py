@@ -29,7 +29,8 @@ from torch_timing import describe_gpu
 from whole_frame import measure_frame
 
 from streamseg.doctor import board_state
-from streamseg.export import ops, ops_cuda, ops_native
+from streamseg.export import ops
+from streamseg.export.ops_cuda import CudaKernels, current_stream, find_cuda
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.device import DeviceOps
 
@@ -38,7 +39,7 @@ GEOMETRY = WindowGeometry(40, 60, 20, 20, 10, 10)
 SMALL = WindowGeometry(8, 12, 4, 4, 2, 2)
 
 
-def check_operators(device: str, small: bool) -> dict[str, Any]:
+def check_operators(device: str, library: DeviceOps, small: bool) -> dict[str, Any]:
     """Relative errors against float64 references; share of labels that differ."""
     geometry = SMALL if small else GEOMETRY
     found: dict[str, Any] = {}
@@ -59,17 +60,15 @@ def check_operators(device: str, small: bool) -> dict[str, Any]:
         labels = ops.upsample_argmax(scores, *size)
         same = labels == ops.upsample_argmax_reference(scores.double(), *size)
         found[f"argmax {name}"] = {"differing": 1 - float(same.float().mean())}
-        found[f"normalise {name}"] = {"absolute": check_normalise(device, maps)}
+        found[f"normalise {name}"] = {"absolute": check_normalise(device, library, maps)}
     return found
 
 
-def check_normalise(device: str, maps: torch.dtype) -> float:
+def check_normalise(device: str, library: DeviceOps, maps: torch.dtype) -> float:
     """Largest difference from float64, in units of the result."""
     frame = torch.randint(0, 256, (1, 48, 64, 3), dtype=torch.uint8, device=device)
     out = torch.empty(1, 3, 48, 64, dtype=maps, device=device)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-    library = ops_cuda.find_cuda()
-    assert library is not None
     library.normalise(
         frame.data_ptr(),
         out.data_ptr(),
@@ -77,7 +76,7 @@ def check_normalise(device: str, maps: torch.dtype) -> float:
         mean=mean,
         std=std,
         half=maps == torch.float16,
-        stream=ops_cuda._stream(),
+        stream=current_stream() if device == "cuda" else 0,
     )
     shape = (1, 3, 1, 1)
     centre, spread = (torch.tensor(v, device=device).double().view(shape) for v in (mean, std))
@@ -157,16 +156,15 @@ def main() -> int:
     arguments = parser.parse_args()
     rehearsal = arguments.twin is not None
     device = "cpu" if rehearsal else "cuda"
+    library = DeviceOps(arguments.twin.absolute()) if rehearsal else find_cuda()
     if rehearsal:
-        twin = DeviceOps(arguments.twin.absolute())
-        ops_cuda.DEVICE, ops_cuda.find_cuda = "cpu", lambda: twin  # type: ignore[assignment]
-        ops_native.find_native = lambda: None  # type: ignore[assignment]
-    elif ops_cuda.find_cuda() is None:
+        ops.register_kernels("cpu", CudaKernels(lambda: library, stream=lambda: 0))
+    if library is None:
         sys.exit("measure.py: libstreamseg_cuda.so is not built; run benchmarks/gpu/run.sh")
     found: dict[str, Any] = {"machine": describe(), "rehearsal": rehearsal}
     found["before"] = describe_gpu()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "operators": lambda: check_operators(device, rehearsal),
+        "operators": lambda: check_operators(device, library, rehearsal),
         "frame": lambda: measure_frame(device, rehearsal),
         "scan": lambda: measure_scan(device, rehearsal, arguments.sources),
     }

@@ -6,27 +6,16 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #include "causal_conv.cuh"
 #include "frames.cuh"
+#include "ops.h"
 #include "selective_scan.cuh"
 
 namespace streamseg::cuda {
 namespace {
 
 thread_local char last_error[512] = "";
-
-class InvalidArgument : public std::invalid_argument {
- public:
-  using std::invalid_argument::invalid_argument;
-};
-
-void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (low <= value && value <= high) return;
-  throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + ", expected " +
-                        std::to_string(low) + " to " + std::to_string(high));
-}
 
 void require_pointers(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers) {
@@ -63,41 +52,16 @@ int guarded(const Run& run) noexcept {
   }
 }
 
-constexpr int64_t kMaxTaps = 16;
-constexpr int64_t kMaxStates = 64;
-
-// Offsets on a map are 32-bit, as are the grid's dimensions.
-WindowGrid checked_grid(const streamseg_cuda_sizes& s) {
-  constexpr int64_t kMaxExtent = 1 << 20;
-  require_range("map_h", s.map_h, 1, kMaxExtent);
-  require_range("map_w", s.map_w, 1, kMaxExtent);
-  require_range("window_h", s.window_h, 1, kMaxExtent);
-  require_range("window_w", s.window_w, 1, kMaxExtent);
-  require_range("offset_h", s.offset_h, 0, s.window_h - 1);
-  require_range("offset_w", s.offset_w, 0, s.window_w - 1);
-  require_range("batch", s.batch, 1, 65535);
-  require_range("channels", s.channels, 1, 1 << 20);
-  require_range("map_h * map_w * channels", s.map_h * s.map_w * s.channels, 1, INT32_MAX);
-  const auto bands = [](int64_t extent, int64_t window, int64_t offset) {
-    return Bands{static_cast<int32_t>(extent), static_cast<int32_t>(window),
-                 static_cast<int32_t>(offset)};
-  };
-  return {bands(s.map_h, s.window_h, s.offset_h), bands(s.map_w, s.window_w, s.offset_w)};
+// `depth` is the operator's own axis: taps or states.
+WindowGrid checked_grid(const Operator& op, const streamseg_cuda_sizes& s, Axis depth) {
+  Sizes sizes(op, &s.map_h);
+  sizes.bind(Axis::kBatch, s.batch);
+  sizes.bind(Axis::kChannels, s.channels);
+  sizes.bind(depth, s.depth);
+  return sizes.grid();
 }
 
 int32_t divide_up(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
-
-WindowGrid check_conv(const streamseg_cuda_sizes& s) {
-  const WindowGrid grid = checked_grid(s);
-  require_range("taps", s.depth, 1, kMaxTaps);
-  return grid;
-}
-
-WindowGrid check_scan(const streamseg_cuda_sizes& s) {
-  const WindowGrid grid = checked_grid(s);
-  require_range("states", s.depth, 1, kMaxStates);
-  return grid;
-}
 
 template <class T>
 void launch_conv(const streamseg_cuda_sizes& s, ConvArguments<T> p, void* stream) {
@@ -138,26 +102,19 @@ void launch_scan(const streamseg_cuda_sizes& s, int split, const ScanArguments<T
 }  // namespace
 }  // namespace streamseg::cuda
 
+using namespace streamseg;
 using namespace streamseg::cuda;
 
 const char* streamseg_cuda_version(void) { return STREAMSEG_VERSION; }
 const char* streamseg_cuda_last_error(void) { return last_error; }
 const char* streamseg_cuda_targets(void) { return STREAMSEG_CUDA_TARGETS; }
 
-int streamseg_cuda_check_conv(const streamseg_cuda_sizes* sizes, int64_t* cells) {
-  return guarded([&] { *cells = check_conv(*sizes).cells(); });
-}
-
-int streamseg_cuda_check_scan(const streamseg_cuda_sizes* sizes, int64_t* cells) {
-  return guarded([&] { *cells = check_scan(*sizes).cells(); });
-}
-
 int streamseg_cuda_windowed_causal_conv(const streamseg_cuda_sizes* sizes, int half_maps,
                                         const void* x, const float* weight, const float* bias,
                                         const float* state, void* y, float* next_state,
                                         void* stream) {
   return guarded([&] {
-    const auto grid = check_conv(*sizes);
+    const auto grid = checked_grid(kCausalConv, *sizes, Axis::kTaps);
     require_pointers({x, weight, bias, y});
     if (sizes->depth > 1) require_pointers({state, next_state});
     const auto launch = [&](auto zero) {
@@ -180,7 +137,7 @@ int streamseg_cuda_windowed_selective_scan(const streamseg_cuda_sizes* sizes, in
                                            const float* state, void* y, float* next_state,
                                            void* stream) {
   return guarded([&] {
-    const auto grid = check_scan(*sizes);
+    const auto grid = checked_grid(kSelectiveScan, *sizes, Axis::kStates);
     if (split != 0 && split != 1 && split != 4) {
       throw InvalidArgument("split is " + std::to_string(split) + ", expected 0, 1 or 4");
     }
@@ -204,14 +161,9 @@ int streamseg_cuda_upsample_argmax(const void* scores, int half_maps, int64_t ba
                                    int64_t out_height, int64_t out_width, int wide_labels,
                                    void* labels, void* stream) {
   return guarded([&] {
-    require_range("batch", batch, 1, 65535);
-    require_range("classes", classes, 1, 255);
-    for (const auto& [name, value] : {std::pair{"height", height}, std::pair{"width", width},
-                                      std::pair{"out_height", out_height},
-                                      std::pair{"out_width", out_width}}) {
-      require_range(name, value, 1, 32767);
-    }
-    require_range("height * width", height * width, 1, INT32_MAX);
+    const int64_t attributes[] = {out_height, out_width};
+    const int64_t shape[] = {batch, classes, height, width};
+    Sizes(kUpsampleArgmax, attributes).take(kUpsampleArgmax.inputs[0], shape, 4);
     require_pointers({scores, labels});
     const LabelSizes sizes{static_cast<int32_t>(classes), static_cast<int32_t>(height),
                            static_cast<int32_t>(width), static_cast<int32_t>(out_height),
@@ -237,7 +189,7 @@ int streamseg_cuda_normalise(const uint8_t* frame, int64_t batch, int64_t height
                              const float* mean, const float* std, int half_maps, void* out,
                              void* stream) {
   return guarded([&] {
-    require_range("batch", batch, 1, 65535);
+    require_limit(Axis::kBatch, batch);
     require_range("height * width", height * width, 1, INT32_MAX / 3);
     require_pointers({frame, mean, std, out});
     Normalisation p;

@@ -34,10 +34,6 @@ STREAMSEG_CUDA_API const char* streamseg_cuda_last_error(void);
  * capability that newer devices compile from. */
 STREAMSEG_CUDA_API const char* streamseg_cuda_targets(void);
 
-/* 0 when the sizes can be launched; *cells = number of cells of the grid. Needs no device. */
-STREAMSEG_CUDA_API int streamseg_cuda_check_conv(const streamseg_cuda_sizes* sizes, int64_t* cells);
-STREAMSEG_CUDA_API int streamseg_cuda_check_scan(const streamseg_cuda_sizes* sizes, int64_t* cells);
-
 /* y = SiLU(conv + bias), and the last depth - 1 inputs of every cell. */
 STREAMSEG_CUDA_API int streamseg_cuda_windowed_causal_conv(
     const streamseg_cuda_sizes* sizes, int half_maps, const void* x, const float* weight,

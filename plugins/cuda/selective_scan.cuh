@@ -226,7 +226,8 @@ class CellScan {
       float sum = 0.0f;
 #pragma unroll
       for (int s = 0; s < States; ++s) {
-        state_[s] = advance<DeviceMath>(state_[s], dt, decay_[s], driven, B[s]);
+        state_[s] = advance<DeviceMath>(
+            state_[s], DeviceMath::exp2(DeviceMath::mul(dt, decay_[s])), driven, B[s]);
         sum = fmaf(state_[s], C[s], sum);
       }
       sums[j] = sum;

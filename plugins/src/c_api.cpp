@@ -1,6 +1,5 @@
 #include "c_api.h"
 
-#include <chrono>
 #include <new>
 #include <string>
 
@@ -41,8 +40,21 @@ void require_pointers(const Pointers*... pointers) {
   if (((pointers == nullptr) || ...)) throw InvalidArgument("an argument is a null pointer");
 }
 
-WindowGrid grid_of(const streamseg_sizes& s) {
-  return make_grid(s.map_h, s.map_w, s.window_h, s.window_w, s.offset_h, s.offset_w);
+// `depth` is the operator's own axis: taps or states.
+Sizes sizes_of(const Operator& op, const streamseg_sizes& s, Axis depth) {
+  Sizes sizes(op, &s.map_h);
+  sizes.bind(Axis::kBatch, s.batch);
+  sizes.bind(Axis::kChannels, s.channels);
+  sizes.bind(depth, s.depth);
+  return sizes;
+}
+
+WindowGrid conv_grid(const streamseg_sizes& s) {
+  return sizes_of(kCausalConv, s, Axis::kTaps).grid();
+}
+
+WindowGrid scan_grid(const streamseg_sizes& s) {
+  return sizes_of(kSelectiveScan, s, Axis::kStates).grid();
 }
 
 template <class T>
@@ -50,7 +62,7 @@ int conv(const streamseg_sizes* s, const T* x, const T* weight, const T* bias, c
          T* next_state) {
   return guarded([&] {
     require_pointers(s, x, weight, bias, state, y, next_state);
-    windowed_causal_conv<T>({grid_of(*s), s->batch, s->channels, s->depth, x, weight, bias, state,
+    windowed_causal_conv<T>({conv_grid(*s), s->batch, s->channels, s->depth, x, weight, bias, state,
                              y, next_state},
                             ThreadExecutor(s->threads));
   });
@@ -64,7 +76,7 @@ int conv_backward(const streamseg_sizes* s, const T* x, const T* weight, const T
     require_pointers(s, x, weight, bias, state, grad_y, grad_x, grad_weight, grad_bias,
                      grad_state);
     windowed_causal_conv_backward<T>(
-        {grid_of(*s), s->batch, s->channels, s->depth, x, weight, bias, state, nullptr, nullptr},
+        {conv_grid(*s), s->batch, s->channels, s->depth, x, weight, bias, state, nullptr, nullptr},
         {grad_y, grad_next_state, grad_x, grad_state, nullptr, nullptr}, grad_weight, grad_bias,
         ThreadExecutor(s->threads));
   });
@@ -75,7 +87,7 @@ int scan(const streamseg_sizes* s, const T* u, const T* dt, const T* dt_bias, co
          const T* B, const T* C, const T* skip, const T* z, const T* state, T* y, T* next_state) {
   return guarded([&] {
     require_pointers(s, u, dt, dt_bias, A, B, C, skip, z, state, y, next_state);
-    windowed_selective_scan<T>({grid_of(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B,
+    windowed_selective_scan<T>({scan_grid(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B,
                                 C, skip, z, state, y, next_state, nullptr},
                                ThreadExecutor(s->threads));
   });
@@ -91,7 +103,7 @@ int scan_backward(const streamseg_sizes* s, const T* u, const T* dt, const T* dt
     require_pointers(s, u, dt, dt_bias, A, B, C, skip, z, state, grad_y, grad_u, grad_dt,
                      grad_dt_bias, grad_A, grad_B, grad_C, grad_skip, grad_z, grad_state);
     windowed_selective_scan_backward<T>(
-        {grid_of(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B, C, skip, z, state,
+        {scan_grid(*s), s->batch, s->channels, s->depth, u, dt, dt_bias, A, B, C, skip, z, state,
          nullptr, nullptr, nullptr},
         {grad_y, grad_next_state, grad_u, grad_dt, grad_B, grad_C, grad_z, grad_state, nullptr,
          nullptr, nullptr},
@@ -126,7 +138,7 @@ int streamseg_select_level(const char* name) {
 int streamseg_cells(const streamseg_sizes* sizes, int64_t* cells) {
   return guarded([&] {
     require_pointers(sizes, cells);
-    *cells = grid_of(*sizes).cells();
+    *cells = Sizes(kCausalConv, &sizes->map_h).grid().cells();
   });
 }
 
@@ -166,28 +178,11 @@ int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classe
                               int64_t threads, uint8_t* labels) {
   return guarded([&] {
     require_pointers(logits, labels);
+    const int64_t attributes[] = {out_height, out_width};
+    const int64_t shape[] = {batch, classes, height, width};
+    Sizes(kUpsampleArgmax, attributes).take(kUpsampleArgmax.inputs[0], shape, 4);
     upsample_argmax({batch, classes, height, width, out_height, out_width, logits, labels, nullptr,
                      nullptr, nullptr},
                     ThreadExecutor(threads));
-  });
-}
-
-int streamseg_exp(const float* x, int64_t count, int base2, float* out) {
-  return guarded([&] {
-    require_pointers(x, out);
-    active_kernels().exp(x, count, base2 != 0, out);
-  });
-}
-
-int streamseg_floor(int64_t numbers, int kind, double* milliseconds) {
-  return guarded([&] {
-    require_pointers(milliseconds);
-    if (kind < 0 || kind > 2) throw InvalidArgument("kind is not 0, 1 or 2");
-    const auto& table = active_kernels();
-    const auto start = std::chrono::steady_clock::now();
-    volatile float sink = table.floor(numbers / table.lanes, kind);
-    (void)sink;
-    *milliseconds = std::chrono::duration<double, std::milli>(
-                        std::chrono::steady_clock::now() - start).count();
   });
 }

@@ -66,13 +66,6 @@ STREAMSEG_API int streamseg_upsample_argmax(const float* logits, int64_t batch, 
                                             int64_t height, int64_t width, int64_t out_height,
                                             int64_t out_width, int64_t threads, uint8_t* labels);
 
-/* The kernels' own exponential: out[i] = e^x[i], or 2^x[i]. For tests. */
-STREAMSEG_API int streamseg_exp(const float* x, int64_t count, int base2, float* out);
-
-/* Milliseconds of the arithmetic of `numbers` states alone, from registers, one thread.
- * kind 0: exponentials; 1: products and sums; 2: both, as the scan does them. For benchmarks. */
-STREAMSEG_API int streamseg_floor(int64_t numbers, int kind, double* milliseconds);
-
 #ifdef __cplusplus
 }
 #endif

@@ -13,9 +13,6 @@
 namespace streamseg {
 namespace {
 
-constexpr int64_t kMaxExtent = 1 << 20;
-constexpr int64_t kMaxTaps = 16;
-constexpr int64_t kMaxDepth = 1 << 20;  // channels and states
 constexpr int64_t kScanChannels = 512;  // of one piece of work
 constexpr int64_t kArgmaxRows = 8;      // of one piece of work
 
@@ -26,12 +23,6 @@ Scratch& thread_scratch() {
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw InvalidArgument(message);
-}
-
-void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  require(low <= value && value <= high,
-          std::string(name) + " is " + std::to_string(value) + ", expected " +
-              std::to_string(low) + " to " + std::to_string(high));
 }
 
 bool supports(const KernelTable<float>* table) {
@@ -51,7 +42,7 @@ bool supports(const KernelTable<float>* table) {
 
 const std::vector<const KernelTable<float>*>& supported_kernels() {
   static const std::vector<const KernelTable<float>*> tables = [] {
-    std::vector<const KernelTable<float>*> found = {&scalar_kernels()};
+    std::vector<const KernelTable<float>*> found = {scalar_kernels()};
     for (const auto* table : {neon_kernels(), avx2_kernels(), avx512_kernels()}) {
       if (supports(table)) found.push_back(table);
     }
@@ -80,7 +71,7 @@ const KernelTable<float>& kernels<float>() {
 
 template <>
 const KernelTable<double>& kernels<double>() {
-  return scalar_kernels_f64();
+  return *scalar_kernels_f64();
 }
 
 template <class Run>
@@ -140,22 +131,8 @@ int64_t split_channels(int64_t pieces, int64_t channels, int64_t most, int64_t l
   return executor.width() == 1 ? most : std::min(most, group);
 }
 
-template <class Problem>
-void check_sizes(const Problem& p) {
-  require_range("batch", p.batch, 1, kMaxExtent);
-  require_range("channels", p.channels, 1, kMaxDepth);
-}
-
 template <class T>
-void check_conv(const ConvProblem<T>& p) {
-  check_sizes(p);
-  require_range("taps", p.taps, 1, kMaxTaps);
-}
-
-template <class T>
-void check_scan(const ScanProblem<T>& p) {
-  check_sizes(p);
-  require_range("states", p.states, 1, kMaxDepth);
+void check_decay(const ScanProblem<T>& p) {
   for (int64_t i = 0; i < p.channels * p.states; ++i) {
     require(!(p.A[i] > 0), "A[" + std::to_string(i / p.states) + ", " +
                                std::to_string(i % p.states) + "] is " + std::to_string(p.A[i]) +
@@ -221,22 +198,6 @@ void ThreadExecutor::run(int64_t total, void (*task)(void*, size_t), void* conte
   for (auto& thread : threads) thread.join();
 }
 
-WindowGrid make_grid(int64_t map_h, int64_t map_w, int64_t window_h, int64_t window_w,
-                     int64_t offset_h, int64_t offset_w) {
-  require_range("map_h", map_h, 1, kMaxExtent);
-  require_range("map_w", map_w, 1, kMaxExtent);
-  require_range("map_h * map_w", map_h * map_w, 1, INT32_MAX);
-  require_range("window_h", window_h, 1, kMaxExtent);
-  require_range("window_w", window_w, 1, kMaxExtent);
-  require_range("offset_h", offset_h, 0, window_h - 1);
-  require_range("offset_w", offset_w, 0, window_w - 1);
-  const auto bands = [](int64_t extent, int64_t window, int64_t offset) {
-    return Bands{static_cast<int32_t>(extent), static_cast<int32_t>(window),
-                 static_cast<int32_t>(offset)};
-  };
-  return {bands(map_h, window_h, offset_h), bands(map_w, window_w, offset_w)};
-}
-
 const KernelTable<float>& active_kernels() {
   const auto* table = selected_kernels.load();
   if (table == nullptr) {
@@ -261,7 +222,6 @@ std::string available_levels() {
 
 template <class T>
 void windowed_causal_conv(ConvProblem<T> p, const Executor& executor) {
-  check_conv(p);
   const auto& table = kernels<T>();
   const int64_t group = split_channels(p.grid.cells() * p.batch, p.channels, p.channels,
                                        table.lanes, executor);
@@ -272,7 +232,6 @@ void windowed_causal_conv(ConvProblem<T> p, const Executor& executor) {
 template <class T>
 void windowed_causal_conv_backward(ConvProblem<T> p, ConvGradients<T> g, T* weight, T* bias,
                                    const Executor& executor) {
-  check_conv(p);
   const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
   std::vector<T> weights(parts * static_cast<size_t>(p.channels * p.taps));
   std::vector<T> biases(parts * static_cast<size_t>(p.channels));
@@ -287,7 +246,7 @@ void windowed_causal_conv_backward(ConvProblem<T> p, ConvGradients<T> g, T* weig
 
 template <class T>
 void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
-  check_scan(p);
+  check_decay(p);
   Scratch decay;
   pack_decay(p, decay);
   const auto& table = kernels<T>();
@@ -300,7 +259,7 @@ void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
 template <class T>
 void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* dt_bias, T* A,
                                       T* skip, const Executor& executor) {
-  check_scan(p);
+  check_decay(p);
   Scratch decay;
   pack_decay(p, decay);
   const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
@@ -320,12 +279,6 @@ void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* d
 }
 
 void upsample_argmax(ArgmaxProblem p, const Executor& executor) {
-  require_range("batch", p.batch, 1, kMaxExtent);
-  require_range("classes", p.classes, 1, 255);
-  require_range("logits height", p.height, 1, kMaxExtent);
-  require_range("logits width", p.width, 1, kMaxExtent);
-  require_range("height", p.out_height, 1, kMaxExtent);
-  require_range("width", p.out_width, 1, kMaxExtent);
   const auto& table = active_kernels();
   const auto padded =
       static_cast<size_t>((p.out_width + table.lanes - 1) / table.lanes * table.lanes);

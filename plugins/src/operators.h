@@ -1,20 +1,15 @@
-// The operators on whole maps: checks, choice of kernels, and the split into pieces of work.
+// The operators on whole maps: choice of kernels, and the split into pieces of work. Sizes come from
+// `Sizes` in ops.h, which checked them.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
+#include "ops.h"
 #include "problem.h"
 
 namespace streamseg {
-
-// What the caller passed does not fit. `what()` names the subject, what it got and what it expected.
-class InvalidArgument : public std::invalid_argument {
- public:
-  using std::invalid_argument::invalid_argument;
-};
 
 // Runs task(context, i) for i in [0, total), in any order, possibly at once, and returns when all
 // are done.
@@ -36,9 +31,6 @@ class ThreadExecutor : public Executor {
  private:
   int64_t threads_;
 };
-
-WindowGrid make_grid(int64_t map_h, int64_t map_w, int64_t window_h, int64_t window_w,
-                     int64_t offset_h, int64_t offset_w);
 
 // The instruction set in use: the widest that this processor has, or the one that
 // `select_level` or STREAMSEG_CPU_LEVEL names ("scalar", "avx2", "avx512", "neon").

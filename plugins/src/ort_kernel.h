@@ -2,6 +2,7 @@
 // Runtime's statuses, checked tensors and attributes, and the description handed over.
 #pragma once
 
+#include <array>
 #include <climits>
 #include <mutex>
 #include <new>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ops.h"
 #include "ort_abi.h"
 
 namespace streamseg::ort {
@@ -47,14 +49,6 @@ Status* guarded(const Api& api, const char* op, const Body& body) noexcept {
   }
 }
 
-inline std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) {
-    out += (i > 0 ? ", " : "") + (shape[i] < 0 ? std::string("?") : std::to_string(shape[i]));
-  }
-  return out + "]";
-}
-
 struct Tensor {
   const char* name;
   Shape shape;
@@ -62,21 +56,15 @@ struct Tensor {
 
   const float* floats() const { return static_cast<const float*>(data); }
 
-  // -1 stands for any size.
-  void expect(const Shape& wanted, const char* axes) const {
-    bool same = shape.size() == wanted.size();
-    for (size_t i = 0; same && i < wanted.size(); ++i) {
-      same = wanted[i] < 0 || shape[i] == wanted[i];
-    }
-    if (!same) {
-      throw std::invalid_argument(std::string(name) + " has shape " + text(shape) + ", expected " +
-                            text(wanted) + " (" + axes + ")");
-    }
+  int64_t count() const {
+    int64_t values = 1;
+    for (const int64_t extent : shape) values *= extent;
+    return values;
   }
 };
 
-inline Tensor read_input(const Api& api, const KernelContext* context, size_t index, const char* name,
-                  int wanted = kFloat) {
+inline Tensor read_input(const Api& api, const KernelContext* context, size_t index,
+                         const char* name, int wanted) {
   const Value* value = nullptr;
   check(api.input(context, index, &value));
   if (value == nullptr) throw std::invalid_argument(std::string(name) + " is missing");
@@ -118,6 +106,62 @@ inline int64_t read_attribute(const Api& api, const KernelInfo* info, const char
   check(api.attribute(info, name, &value));
   return value;
 }
+
+// What every kernel takes from the table: names, counts, types, checked attributes and shapes.
+// kMap: the type of maps.
+template <const Operator& kOp, int kMap>
+struct TableKernel {
+  static constexpr const char* kName = kOp.name;
+  static constexpr size_t kInputs = kOp.input_count;
+  static constexpr size_t kOptional = kOp.index_count;
+  static constexpr size_t kOutputs = kOp.output_count;
+
+  struct Call {
+    Sizes sizes;
+    std::array<Tensor, kInputs> inputs;
+  };
+
+  TableKernel(const Api& given, const KernelInfo* info)
+      : api(given), sizes(kOp, read_attributes(given, info).data()) {}
+
+  static int type_of(const Operand& operand) {
+    if (operand.role == Role::kLabels) return kUint8;
+    return operand.role == Role::kMap ? kMap : kFloat;
+  }
+  static int input_type(size_t index) { return type_of(kOp.inputs[index]); }
+  static int output_type(size_t index) { return type_of(kOp.outputs[index]); }
+
+  // The inputs of one call, checked.
+  Call open(const KernelContext* context) const {
+    Call call{sizes, {}};
+    for (size_t i = 0; i < kInputs; ++i) {
+      const Operand& operand = kOp.inputs[i];
+      call.inputs[i] = read_input(api, context, i, operand.name, type_of(operand));
+      const Shape& shape = call.inputs[i].shape;
+      call.sizes.take(operand, shape.data(), static_cast<int64_t>(shape.size()));
+    }
+    return call;
+  }
+
+  void* output(KernelContext* context, const Call& call, size_t index) const {
+    const Operand& operand = kOp.outputs[index];
+    const auto shape = call.sizes.shape(operand);
+    return make_output(api, context, index, Shape(shape.begin(), shape.begin() + operand.rank));
+  }
+
+  const Api& api;
+  Sizes sizes;
+
+ private:
+  static std::array<int64_t, kMaxAttributes> read_attributes(const Api& api,
+                                                             const KernelInfo* info) {
+    std::array<int64_t, kMaxAttributes> values{};
+    for (size_t i = 0; i < kOp.attribute_count; ++i) {
+      values[i] = read_attribute(api, info, kOp.attributes[i].name);
+    }
+    return values;
+  }
+};
 
 // A kernel: constructed with (const Api&, const KernelInfo*), `compute(KernelContext*)`, and what it
 // declares: kName, kProvider (null: the CPU's), kInputs, kOptional (int32 inputs behind those, which

@@ -119,14 +119,10 @@ struct KernelTable {
   void (*scan)(const ScanProblem<T>&, const Item&, Scratch&);
   void (*scan_backward)(const ScanProblem<T>&, const ScanGradients<T>&, const Item&, Scratch&);
   void (*upsample_argmax)(const ArgmaxProblem&, const Item&, Scratch&);
-  // out[i] = exp(x[i]) or 2^x[i], by the kernels' own exponential. For tests.
-  void (*exp)(const T* x, int64_t count, bool base2, T* out);
-  // The scan's arithmetic on registers alone, `vectors` times one lane of states. For benchmarks.
-  T (*floor)(int64_t vectors, int kind);
 };
 
-const KernelTable<float>& scalar_kernels();
-const KernelTable<double>& scalar_kernels_f64();
+const KernelTable<float>* scalar_kernels();
+const KernelTable<double>* scalar_kernels_f64();
 const KernelTable<float>* avx2_kernels();
 const KernelTable<float>* avx512_kernels();
 const KernelTable<float>* neon_kernels();

@@ -33,12 +33,11 @@ STREAMSEG_HD typename Math::R silu(typename Math::R x) {
   return Math::div(x, Math::add(Math::set(1), Math::exp(Math::sub(Math::set(0), x))));
 }
 
-// S = exp(dt A) S + dt u B. `decay` is A log2(e) and `input` is dt u.
+// S = exp(dt A) S + dt u B. `decay` is exp(dt A) and `input` is dt u.
 template <class Math>
-STREAMSEG_HD typename Math::R advance(typename Math::R state, typename Math::R dt,
-                                      typename Math::R decay, typename Math::R input,
-                                      typename Math::R b) {
-  return Math::fma(Math::exp2(Math::mul(dt, decay)), state, Math::mul(input, b));
+STREAMSEG_HD typename Math::R advance(typename Math::R state, typename Math::R decay,
+                                      typename Math::R input, typename Math::R b) {
+  return Math::fma(decay, state, Math::mul(input, b));
 }
 
 // (C S + D u) SiLU(z)

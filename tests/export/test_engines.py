@@ -14,8 +14,8 @@ import pytest
 
 from streamseg.errors import EngineMismatch, ExportError
 from streamseg.export import export_bundle, load_checkpoint
-from streamseg.export.lowering import CONV_INPUTS, GEOMETRY, SCAN_INPUTS
-from streamseg.export.tensorrt_graph import PLUGIN_INPUTS, lowered_graph, plugin_graph
+from streamseg.export.tensorrt_graph import lowered_graph, plugin_graph
+from streamseg.plugins.table import GEOMETRY, OPERATORS
 from streamseg.runtime.backends.engine_files import (
     EngineRecord,
     Machine,
@@ -52,15 +52,13 @@ def model(street: Path) -> onnx.ModelProto:
 def test_plugin_graph_has_the_inputs_and_attributes_that_plugins_read(
     model: onnx.ModelProto,
 ) -> None:
-    assert len(CONV_INPUTS) == PLUGIN_INPUTS["WindowedCausalConv"]
-    assert len(SCAN_INPUTS) == PLUGIN_INPUTS["WindowedSelectiveScan"]
     graph = plugin_graph(model)
     assert not graph.functions
     nodes = [node for node in graph.graph.node if node.domain == "streamseg"]
     assert len(nodes) == 17, "eight convolutions, eight scans, one argmax"
     originals = {node.name: node for node in model.graph.node}
     for node in nodes:
-        expected = PLUGIN_INPUTS[node.op_type]
+        expected = len(OPERATORS[node.op_type].inputs)
         assert list(node.input) == list(originals[node.name].input)[:expected]
         values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         assert values.pop("plugin_namespace") == b"streamseg"
@@ -121,6 +119,7 @@ import sys
 from pathlib import Path
 from streamseg.export.engine_build import EngineOptions, build_engines
 from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.plugins.table import GEOMETRY, OPERATORS
 bundle, out, library, capability = sys.argv[1:]
 phases = []
 options = EngineOptions(

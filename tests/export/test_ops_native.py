@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamseg.export import ops, ops_native
+from streamseg.export import ops
+from streamseg.export.ops_native import NativeKernels, find_native
 from streamseg.export.windows import WindowGeometry
 
 GEOMETRY = WindowGeometry(5, 7, 3, 4, 1, 2)
@@ -19,7 +20,7 @@ CASES = ("conv", "scan")
 
 @pytest.fixture(autouse=True)
 def _needs_the_library() -> None:
-    if ops_native.find_native() is None:
+    if find_native() is None:
         pytest.skip("the native library is not built: make native")
 
 
@@ -49,7 +50,7 @@ def call(case: str, *tensors: Tensor) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_pass_gradcheck(case: str) -> None:
     tensors = [tensor.requires_grad_() for tensor in arguments(case, torch.float64)]
-    assert ops_native.serves(*tensors)
+    assert NativeKernels().serves(*tensors)
     assert torch.autograd.gradcheck(lambda *t: call(case, *t), tensors)
 
 
@@ -104,7 +105,7 @@ def test_gaps_in_memory_do_not_matter() -> None:
 def test_half_precision_maps_take_the_reference() -> None:
     tensors = arguments("conv", torch.float32)
     half = [tensors[0].half(), *tensors[1:]]
-    assert not ops_native.serves(*half)
+    assert not NativeKernels().serves(*half)
     y, _ = call("conv", *half)
     assert y.dtype == torch.float16
     expected, _ = ops.windowed_causal_conv_reference(*half, GEOMETRY)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from onnx import TensorProto, helper, save
 
-from streamseg.export.lowering import CONV_INPUTS, GEOMETRY, SCAN_INPUTS, attach_lowering
+from streamseg.export.lowering import attach_lowering
 from streamseg.export.windows import WindowGeometry
+from streamseg.plugins.table import CAUSAL_CONV, GEOMETRY, SELECTIVE_SCAN
 
 CHANNELS, STATES, TAPS = 21, 16, 4
 
@@ -25,9 +26,16 @@ def write_graphs(folder: Path) -> None:
     vector, decay = [CHANNELS], [CHANNELS, STATES]
     states = [1, geometry.cells, CHANNELS, STATES]
     scan = (row, row, vector, decay, narrow, narrow, vector, row, states)
-    _write(folder, "WindowedSelectiveScan", dict(zip(SCAN_INPUTS, scan, strict=True)), windows)
+    _write(
+        folder,
+        "WindowedSelectiveScan",
+        dict(zip(SELECTIVE_SCAN.input_names, scan, strict=True)),
+        windows,
+    )
     taps = (row, [CHANNELS, TAPS], vector, [1, geometry.cells, CHANNELS, TAPS - 1])
-    _write(folder, "WindowedCausalConv", dict(zip(CONV_INPUTS, taps, strict=True)), windows)
+    _write(
+        folder, "WindowedCausalConv", dict(zip(CAUSAL_CONV.input_names, taps, strict=True)), windows
+    )
     _write(folder, "UpsampleArgmax", {"scores": [1, 19, 6, 8]}, {"height": 24, "width": 32})
 
 

@@ -28,8 +28,6 @@ namespace {
 
 constexpr int64_t kChannels = 512;  // of one piece of work, so that its state stays in the cache
 
-using K = Kernels<WasmLanes>;
-
 Scratch& scratch() {
   static Scratch memory;
   return memory;
@@ -64,7 +62,7 @@ EXPORT("release") void release(void* memory) { std::free(memory); }
 
 // [round_up(channels, 4), states] numbers: what `scan` takes as `decay`.
 EXPORT("pack_decay") void pack_decay(const float* A, int32_t channels, int32_t states, float* out) {
-  K::pack_decay(A, channels, states, out);
+  ScanKernel<WasmLanes>::pack_decay(A, channels, states, out);
 }
 
 EXPORT("conv") void conv(int32_t map_h, int32_t map_w, int32_t window_h, int32_t window_w,
@@ -74,7 +72,7 @@ EXPORT("conv") void conv(int32_t map_h, int32_t map_w, int32_t window_h, int32_t
   const ConvProblem<float> problem{
       grid(map_h, map_w, window_h, window_w, offset_h, offset_w), 1, channels, taps, x, weight,
       bias, state, y, next_state};
-  each_item(problem.grid, channels, [&](const Item& item) { K::conv(problem, item, scratch()); });
+  each_item(problem.grid, channels, [&](const Item& item) { ConvKernel<WasmLanes>::run(problem, item, scratch()); });
 }
 
 EXPORT("scan") void scan(int32_t map_h, int32_t map_w, int32_t window_h, int32_t window_w,
@@ -85,7 +83,7 @@ EXPORT("scan") void scan(int32_t map_h, int32_t map_w, int32_t window_h, int32_t
   const ScanProblem<float> problem{
       grid(map_h, map_w, window_h, window_w, offset_h, offset_w), 1, channels, states, u, dt,
       dt_bias, A, B, C, skip, z, state, y, next_state, decay};
-  each_item(problem.grid, channels, [&](const Item& item) { K::scan(problem, item, scratch()); });
+  each_item(problem.grid, channels, [&](const Item& item) { ScanKernel<WasmLanes>::run(problem, item, scratch()); });
 }
 
 }  // extern "C"

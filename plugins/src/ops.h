@@ -1,0 +1,242 @@
+// The operators' contract, once: names, attributes, shapes, roles and limits. Every shell (C, ONNX
+// Runtime, TensorRT) checks what it is given by walking this table. `plugins/table.py` is its mirror
+// in Python, and a test compares the two.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "bounds.h"
+#include "windows.h"
+
+namespace streamseg {
+
+// The caller's arguments do not fit. `what()` names the subject, what it got and what it expected.
+class InvalidArgument : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+// A map has the type of the graph's features, a weight and a state are float32, labels are integers,
+// and an index is int32 and read only by the lowering.
+enum class Role : uint8_t { kMap, kWeight, kState, kLabels, kIndex };
+
+enum class Axis : uint8_t {
+  kBatch, kTokens, kCells, kChannels, kTaps, kHistory, kStates, kClasses, kRows, kColumns, kHeight,
+  kWidth, kCount
+};
+
+struct Limit {
+  Axis axis;
+  const char* name;  // in messages
+  int64_t low;
+  int64_t high;
+};
+
+// In the order of Axis. Tokens, cells and history follow from attributes and other axes.
+inline constexpr Limit kLimits[] = {
+    {Axis::kBatch, "batch", 1, 65535},
+    {Axis::kTokens, "map_h * map_w", 1, INT32_MAX},
+    {Axis::kCells, "cells", 1, INT32_MAX},
+    {Axis::kChannels, "channels", 1, kMaxExtent},
+    {Axis::kTaps, "taps", 1, kMaxTaps},
+    {Axis::kHistory, "taps - 1", 0, kMaxTaps - 1},
+    {Axis::kStates, "states", 1, kMaxStates},
+    {Axis::kClasses, "classes", 1, 255},
+    {Axis::kRows, "scores height", 1, kMaxPixels},
+    {Axis::kColumns, "scores width", 1, kMaxPixels},
+    {Axis::kHeight, "height", 1, kMaxPixels},
+    {Axis::kWidth, "width", 1, kMaxPixels},
+};
+
+struct Operand {
+  const char* name;
+  Role role;
+  int rank;
+  Axis axes[4];
+};
+
+struct Attribute {
+  const char* name;
+  int64_t low;
+  int64_t high;
+};
+
+constexpr size_t kMaxInputs = 12;
+constexpr size_t kMaxAttributes = 6;
+
+struct Operator {
+  const char* name;
+  size_t attribute_count;
+  Attribute attributes[kMaxAttributes];
+  size_t input_count;  // without the indices
+  Operand inputs[kMaxInputs];
+  size_t output_count;
+  Operand outputs[2];
+  size_t index_count;  // trailing inputs of the lowering
+  const char* indices[3];
+
+  constexpr bool windowed() const { return attribute_count == 6; }
+};
+
+// Offsets end before their window; `Sizes` checks that.
+#define STREAMSEG_GEOMETRY                                                                    \
+  6, {                                                                                        \
+    {"map_h", 1, kMaxExtent}, {"map_w", 1, kMaxExtent}, {"window_h", 1, kMaxExtent},          \
+        {"window_w", 1, kMaxExtent}, {"offset_h", 0, kMaxExtent}, {"offset_w", 0, kMaxExtent} \
+  }
+
+inline constexpr Operator kCausalConv = {
+    "WindowedCausalConv", STREAMSEG_GEOMETRY,
+    4,
+    {{"x", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"weight", Role::kWeight, 2, {Axis::kChannels, Axis::kTaps}},
+     {"bias", Role::kWeight, 1, {Axis::kChannels}},
+     {"state", Role::kState, 4, {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kHistory}}},
+    2,
+    {{"y", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"next_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kHistory}}},
+    3,
+    {"order", "inverse", "tail"}};
+
+inline constexpr Operator kSelectiveScan = {
+    "WindowedSelectiveScan", STREAMSEG_GEOMETRY,
+    9,
+    {{"u", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"dt", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"dt_bias", Role::kWeight, 1, {Axis::kChannels}},
+     {"A", Role::kWeight, 2, {Axis::kChannels, Axis::kStates}},
+     {"B", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kStates}},
+     {"C", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kStates}},
+     {"skip", Role::kWeight, 1, {Axis::kChannels}},
+     {"z", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"state", Role::kState, 4, {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kStates}}},
+    2,
+    {{"y", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
+     {"next_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kStates}}},
+    2,
+    {"order", "inverse"}};
+
+inline constexpr Operator kUpsampleArgmax = {
+    "UpsampleArgmax",
+    2,
+    {{"height", 1, kMaxPixels}, {"width", 1, kMaxPixels}},
+    1,
+    {{"scores", Role::kMap, 4, {Axis::kBatch, Axis::kClasses, Axis::kRows, Axis::kColumns}}},
+    1,
+    {{"labels", Role::kLabels, 3, {Axis::kBatch, Axis::kHeight, Axis::kWidth}}},
+    0,
+    {}};
+
+#undef STREAMSEG_GEOMETRY
+
+inline constexpr const Operator* kOperators[] = {&kCausalConv, &kSelectiveScan, &kUpsampleArgmax};
+
+inline void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (low <= value && value <= high) return;
+  throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + ", expected " +
+                        std::to_string(low) + " to " + std::to_string(high));
+}
+
+inline void require_limit(Axis axis, int64_t value) {
+  const Limit& limit = kLimits[static_cast<size_t>(axis)];
+  require_range(limit.name, value, limit.low, limit.high);
+}
+
+// The sizes of one call: attributes first, then one operand after the other. A size below 0 is not
+// known yet (TensorRT builds with such), and fits anything.
+class Sizes {
+ public:
+  // `attributes` in the order of the table.
+  Sizes(const Operator& op, const int64_t* attributes) {
+    values_.fill(-1);
+    for (size_t i = 0; i < op.attribute_count; ++i) {
+      const Attribute& attribute = op.attributes[i];
+      const int64_t high = i >= 4 ? attributes[i - 2] - 1 : attribute.high;
+      require_range(attribute.name, attributes[i], attribute.low, high);
+    }
+    if (op.windowed()) {
+      grid_ = {bands(attributes[0], attributes[2], attributes[4]),
+               bands(attributes[1], attributes[3], attributes[5])};
+      bind(Axis::kTokens, grid_.tokens());
+      bind(Axis::kCells, grid_.cells());
+    } else {
+      bind(Axis::kHeight, attributes[0]);
+      bind(Axis::kWidth, attributes[1]);
+    }
+  }
+
+  const WindowGrid& grid() const { return grid_; }
+
+  int64_t operator[](Axis axis) const {
+    if (axis != Axis::kHistory) return values_[static_cast<size_t>(axis)];
+    const int64_t taps = (*this)[Axis::kTaps];
+    return taps < 0 ? -1 : taps - 1;
+  }
+
+  // Shape of an operand as far as it is known.
+  std::array<int64_t, 4> shape(const Operand& operand) const {
+    std::array<int64_t, 4> sizes{};
+    for (int i = 0; i < operand.rank; ++i) sizes[i] = (*this)[operand.axes[i]];
+    return sizes;
+  }
+
+  void bind(Axis axis, int64_t value) {
+    require_limit(axis, value);
+    values_[static_cast<size_t>(axis)] = value;
+    check_product("map_h * map_w * channels", Axis::kTokens, Axis::kChannels);
+    check_product("scores height * width", Axis::kRows, Axis::kColumns);
+  }
+
+  // Compares a shape with the table and learns from it.
+  template <class Extent>
+  void take(const Operand& operand, const Extent* shape, int64_t rank) {
+    bool same = rank == operand.rank;
+    for (int i = 0; same && i < operand.rank; ++i) {
+      const int64_t wanted = (*this)[operand.axes[i]];
+      same = shape[i] < 0 || wanted < 0 || shape[i] == wanted;
+    }
+    if (!same) throw InvalidArgument(describe(operand, shape, rank));
+    for (int i = 0; i < operand.rank; ++i) {
+      if (shape[i] >= 0 && (*this)[operand.axes[i]] < 0) bind(operand.axes[i], shape[i]);
+    }
+  }
+
+ private:
+  static Bands bands(int64_t extent, int64_t window, int64_t offset) {
+    return {static_cast<int32_t>(extent), static_cast<int32_t>(window),
+            static_cast<int32_t>(offset)};
+  }
+
+  // Kernels count within one map in 32 bits.
+  void check_product(const char* name, Axis a, Axis b) const {
+    if ((*this)[a] > 0 && (*this)[b] > 0) {
+      require_range(name, (*this)[a] * (*this)[b], 1, INT32_MAX);
+    }
+  }
+
+  template <class Extent>
+  std::string describe(const Operand& operand, const Extent* got, int64_t rank) const {
+    std::string text = std::string(operand.name) + " has shape [";
+    for (int64_t i = 0; i < rank; ++i) text += (i > 0 ? ", " : "") + extent(got[i]);
+    std::string sizes;
+    std::string names;
+    for (int i = 0; i < operand.rank; ++i) {
+      sizes += (i > 0 ? ", " : "") + extent((*this)[operand.axes[i]]);
+      names += (i > 0 ? ", " : "") + std::string(kLimits[static_cast<size_t>(operand.axes[i])].name);
+    }
+    return text + "], expected [" + sizes + "] (" + names + ")";
+  }
+
+  static std::string extent(int64_t size) { return size < 0 ? "?" : std::to_string(size); }
+
+  WindowGrid grid_{};
+  std::array<int64_t, static_cast<size_t>(Axis::kCount)> values_{};
+};
+
+}  // namespace streamseg
