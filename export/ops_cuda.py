@@ -81,7 +81,7 @@ class CudaKernels:
         count = len(CAUSAL_CONV.inputs)
         tensors, geometry = arguments[:count], arguments[count:]
         if not self.serves(CAUSAL_CONV, tensors):
-            return windowed_causal_conv_reference(*tensors, geometry=WindowGeometry(*geometry))
+            return windowed_causal_conv_reference(*_call(tensors, geometry))
         x, weight = tensors[:2]
         sizes = device.Sizes(geometry, x.shape[0], x.shape[2], weight.shape[1])
         return self._run(CAUSAL_CONV, self._ops().causal_conv, sizes, tensors)
@@ -91,7 +91,7 @@ class CudaKernels:
         count = len(SELECTIVE_SCAN.inputs)
         tensors, geometry = arguments[:count], arguments[count:]
         if not self.serves(SELECTIVE_SCAN, tensors):
-            return windowed_selective_scan_reference(*tensors, geometry=WindowGeometry(*geometry))
+            return windowed_selective_scan_reference(*_call(tensors, geometry))
         u, states = tensors[0], tensors[3].shape[1]
         sizes = device.Sizes(geometry, u.shape[0], u.shape[2], states)
         return self._run(SELECTIVE_SCAN, self._ops().selective_scan, sizes, tensors)
@@ -141,3 +141,7 @@ class CudaKernels:
         if found is None:
             raise PluginNotFound("the CUDA library is missing. Run: make cuda")
         return found
+
+
+def _call(tensors: Sequence[Tensor], geometry: Sequence[int]) -> tuple[Any, ...]:
+    return (*tensors, WindowGeometry(*geometry))

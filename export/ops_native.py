@@ -58,7 +58,7 @@ class NativeKernels:
         """See ``windowed_causal_conv_reference``; tensors, then the fields of the geometry."""
         tensors, geometry = arguments[:_CONV_INPUTS], arguments[_CONV_INPUTS:]
         if not self.serves(*tensors):
-            return windowed_causal_conv_reference(*tensors, geometry=WindowGeometry(*geometry))
+            return windowed_causal_conv_reference(*_call(tensors, geometry))
         y, state = self._ops().causal_conv(*_arrays(tensors), **_options(geometry))
         return torch.from_numpy(y), torch.from_numpy(state)
 
@@ -66,7 +66,7 @@ class NativeKernels:
         """See ``windowed_selective_scan_reference``; tensors, then the fields of the geometry."""
         tensors, geometry = arguments[:_SCAN_INPUTS], arguments[_SCAN_INPUTS:]
         if not self.serves(*tensors):
-            return windowed_selective_scan_reference(*tensors, geometry=WindowGeometry(*geometry))
+            return windowed_selective_scan_reference(*_call(tensors, geometry))
         y, state = self._ops().selective_scan(*_arrays(tensors), **_options(geometry))
         return torch.from_numpy(y), torch.from_numpy(state)
 
@@ -107,3 +107,7 @@ def _arrays(tensors: Sequence[Tensor]) -> list[Any]:
 
 def _options(geometry: Sequence[int]) -> dict[str, Any]:
     return {"geometry": tuple(geometry), "threads": torch.get_num_threads()}
+
+
+def _call(tensors: Sequence[Tensor], geometry: Sequence[int]) -> tuple[Any, ...]:
+    return (*tensors, WindowGeometry(*geometry))
