@@ -72,10 +72,15 @@ def summarise(milliseconds: list[float]) -> dict[str, float]:
 
 def write_results(name: str, content: Mapping[str, Any], table: str) -> None:
     """Write ``results/<name>.json`` and ``results/<name>.md``, and print the table."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(name, content)
     (RESULTS / f"{name}.md").write_text(table)
     print(table)
+
+
+def write_json(name: str, content: Mapping[str, Any]) -> None:
+    """Write ``results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _processor() -> str:

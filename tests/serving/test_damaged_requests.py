@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.fuzzing import damage, inputs
+from tests.fuzzing import damage, inputs, scaled
 
 pytest.importorskip("aiohttp", reason="the page needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="the page needs the extra 'serve'")
@@ -87,7 +87,7 @@ def test_damaged_requests_are_answered_without_a_failure(
             assert not answer or b"400" <= answer[9:12] < b"500", (request, answer)
             answers[answer[9:12]] += 1
     assert not [record for record in caplog.records if record.exc_info]
-    assert answers[b"400"] > inputs(50)
+    assert answers[b"400"] > scaled(50)
 
 
 def test_wrong_tokens_are_answered_later_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

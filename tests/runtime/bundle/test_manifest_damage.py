@@ -15,7 +15,7 @@ import streamseg
 from streamseg.cli.main import cli
 from streamseg.errors import BundleError, StreamsegError
 from streamseg.runtime.bundle.bundle import MANIFEST, digest, read_bundle, read_manifest
-from tests.fuzzing import damage, inputs
+from tests.fuzzing import damage, inputs, scaled
 from tests.runtime.toy import HEIGHT, WIDTH, write_toy_bundle
 
 # What programs write by mistake, and what people write on purpose.
@@ -73,7 +73,7 @@ def test_accepted_manifest_runs_or_is_refused(tmp_path: Path) -> None:
             ran += 1
         except StreamsegError as error:
             assert str(error).encode()  # noqa: PT017
-    assert ran > inputs(8)
+    assert ran > scaled(8)
 
 
 @pytest.mark.parametrize(

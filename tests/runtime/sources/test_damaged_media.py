@@ -14,7 +14,7 @@ import pytest
 
 from streamseg.errors import SourceError
 from streamseg.runtime.sources import SourceOptions, open_source
-from tests.fuzzing import damage, inputs
+from tests.fuzzing import damage, inputs, scaled
 
 CLIPS = {"h264.mp4": "libx264", "h264.mkv": "libx264", "h264.ts": "libx264", "a.avi": "mpeg4"}
 IMAGES = (".png", ".jpg", ".bmp", ".webp", ".tiff")
@@ -60,4 +60,4 @@ def test_damaged_media_give_frames_or_a_source_error(
         except SourceError as error:
             assert str(tmp_path) in str(error)  # noqa: PT017
         file.unlink()
-    assert shown > inputs(20)
+    assert shown > scaled(20)
