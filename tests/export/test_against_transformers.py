@@ -99,8 +99,9 @@ def test_bundle_gives_the_scores_of_transformers(name: str, tmp_path: Path) -> N
     expected = scores_of(network, frame).numpy()
     with streamseg.open(tmp_path / "b", native=False) as stream:
         found = stream.step(frame)
-    assert found.logits is not None
-    assert np.abs(found.logits - expected).max() < LIMIT * max(1.0, np.abs(expected).max())
+        logits = found.logits
+    assert logits is not None
+    assert np.abs(logits - expected).max() < LIMIT * max(1.0, np.abs(expected).max())
     first, second = np.sort(expected, axis=0)[::-1][:2]
     clear = first - second > 2 * LIMIT
     assert clear.mean() > 0.5
