@@ -264,6 +264,7 @@ def test_streams_of_a_killed_fleet_go_on_bit_for_bit(bundle: Path, tmp_path: Pat
         assert call("run", bundle, "--source", source, "--labels", tmp_path / "alone" / name) == 0
     command: list[object] = [bundle, "--labels", tmp_path / "l" / "{stream}", "--snapshot-every", 7]
     command += ["--snapshot", tmp_path / "{stream}.state", "--resume", tmp_path / "{stream}.state"]
+    command += ["--when-behind", "wait"]
     for name, source in sources.items():
         command += ["--source", f"{name}={source}"]
     paced = [f"{word}#realtime" if "synthetic:" in str(word) else word for word in command]
