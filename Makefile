@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -106,7 +106,7 @@ test-opencv4: setup
 	PYTHONPATH=build/opencv4 $(BIN)/python -m pytest tests/runtime/video tests/runtime/sinks tests/runtime/session/test_cuts.py tests/runtime/sources/test_upright.py
 
 # What takes too long for every change; results are committed under benchmarks/results.
-verify-long: verify-soak verify-containment verify-engines verify-reliability
+verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints
 verify-soak: setup
 	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
 	$(BIN)/python benchmarks/soak.py out/soak --frames 1000000
@@ -123,6 +123,10 @@ verify-faults: native
 verify-engines: native tensorrt-headers tensorrt-rtx
 	STREAMSEG_TENSORRT_INCLUDE=$(CURDIR)/build/tensorrt_headers STREAMSEG_CUDA_ARCHITECTURES=80 $(MAKE) cuda
 	$(BIN)/python benchmarks/engines.py --library plugins/libstreamseg_tensorrt.so
+
+# Damaged files of weights.
+verify-checkpoints: setup
+	$(BIN)/python benchmarks/damaged_checkpoints.py
 
 lint: setup
 	$(BIN)/ruff format --check .

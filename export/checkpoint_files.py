@@ -31,6 +31,7 @@ _FIRST_CONVOLUTIONS = (
     "backbone.downsample_layers.0.0.weight",
     "backbone.stem.conv1.weight",
 )
+_CLASS_NAMES = ("class_names", "classes", "CLASSES")
 _TEXTS = ("license", "training_size")
 
 
@@ -141,17 +142,25 @@ def read_tensors(source: str | os.PathLike[str]) -> TensorFiles:
 
 
 def _beside(value: Any) -> dict[str, Any]:
-    """``meta`` and hyper-parameters as plain values."""
+    """``meta`` as plain values, and the class names of hyper-parameters."""
     if not isinstance(value, Mapping):
         return {}
-    found: dict[str, Any] = {}
-    for name in ("hyper_parameters", "meta"):
-        kept = plain(value.get(name))
-        found |= kept if isinstance(kept, dict) else {}
+    found = _class_names(plain(value.get("hyper_parameters")))
+    meta = plain(value.get("meta"))
+    found |= meta if isinstance(meta, dict) else {}
     for name in ("cfg", "config", "license"):
         if isinstance(value.get(name), str):
             found.setdefault(name, value[name])
     return found
+
+
+def _class_names(parameters: Any) -> dict[str, Any]:
+    """Names among Lightning's hyper-parameters; ``classes`` is often their number there."""
+    for name in _CLASS_NAMES if isinstance(parameters, dict) else ():
+        names = parameters.get(name)
+        if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
+            return {"CLASSES": names}
+    return {}
 
 
 def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
@@ -165,14 +174,13 @@ def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     found = read_tensors(source)
     try:
         translated = translate(found.tensors)
-        meta, stated = _statements(found, translated)
-        weights, stated = _in_rgb(translated.weights, stated)
+        meta, stated, weights = _statements(found, translated)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(source)}: {error}") from None
     return Checkpoint(
         found.files.files[0],
         weights,
-        {**meta, **{name: meta[name] for name in _TEXTS if isinstance(meta.get(name), str)}},
+        {k: v for k, v in meta.items() if k not in _TEXTS or isinstance(v, str)},
         stated,
         found.source,
         translated.layout.name,
@@ -186,16 +194,23 @@ def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 
 def _statements(
     found: TensorFiles, translated: Translated
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the layout, buffers, configurations and metadata say, each over those before it."""
-    layout = translated.layout
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """What the layout, buffers, configurations and metadata say, each over those before it.
+
+    Returns:
+        Meta, what is stated of the network, and its tensors, which take RGB.
+    """
+    layout, weights = translated.layout, translated.weights
     meta, from_text = openmmlab.read_meta(found.meta)
+    if from_text.pop("channels", "rgb") == "bgr":
+        from_text |= {name: from_text[name][::-1] for name in ("mean", "std")}
+        weights = _in_rgb(weights)
     stated = {**layout.stated, **_pixel_buffers(found.tensors), **from_text}
     if layout.config:
         beside, from_files = huggingface.read_folder(found.files.folder, layout)
         meta = {**meta, **beside}
         stated |= from_files
-    return meta, {**stated, **_own_statement(found.meta)}
+    return meta, {**stated, **_own_statement(found.meta)}, weights
 
 
 def _pixel_buffers(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -225,14 +240,7 @@ def _own_statement(meta: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
-def _in_rgb(
-    weights: dict[str, Tensor], stated: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A network that takes BGR as one that takes RGB: normalisation and first kernel turned."""
-    rest = {name: value for name, value in stated.items() if name != "channels"}
-    if stated.get("channels", "rgb") == "rgb":
-        return weights, rest
-    for name in ("mean", "std"):
-        rest[name] = list(reversed(rest[name]))
+def _in_rgb(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network that takes BGR as one that takes RGB: its first kernel turned."""
     turned = {key: weights[key].flip(1) for key in _FIRST_CONVOLUTIONS if key in weights}
-    return {**weights, **turned}, rest
+    return {**weights, **turned}

@@ -49,7 +49,9 @@ def read_list(meta: Mapping[str, Any], name: str) -> list[Any] | None:
             value = json.loads(value)
         except ValueError:
             raise CheckpointError(f"meta entry {name} is no JSON list: {value[:60]}") from None
-    return list(value) if value is not None else None
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise CheckpointError(f"meta entry {name} is a {type(value).__name__}, expected a list")
+    return None if value is None else list(value)
 
 
 def _color(value: Any) -> tuple[int, int, int]:

@@ -17,6 +17,27 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 _RESCALE = 1 / 255
 
 
+_STAGES: tuple[Any, ...] = (["stage1", "stage2", "stage3", "stage4"],)
+_BACKBONES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "swin": {
+        "hidden_act": ("gelu",),
+        "layer_norm_eps": (1e-5,),
+        "patch_size": (4,),
+        "qkv_bias": (True,),
+        "use_absolute_embeddings": (False,),
+        "out_features": _STAGES,
+    },
+    "convnext": {"hidden_act": ("gelu",), "patch_size": (4,), "out_features": _STAGES},
+    "resnet": {
+        "hidden_act": ("relu",),
+        "layer_type": ("bottleneck",),
+        "downsample_in_first_stage": (False,),
+        "downsample_in_bottleneck": (False,),
+        "out_features": _STAGES,
+    },
+}
+
+
 def read_folder(folder: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     """Meta (class names, licence) and what the files state of the network.
 
@@ -43,13 +64,19 @@ def read_folder(folder: Path, layout: Layout) -> tuple[dict[str, Any], dict[str,
 
 def check_config(config: Mapping[str, Any], layout: Layout) -> None:
     """Refuse what no tensor shows and the network here does not have."""
-    for path, allowed in layout.config.items():
-        value: Any = config
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+    _require(config, layout.config, layout.name)
+    backbone = config.get("backbone_config")
+    if isinstance(backbone, Mapping):
+        kind = str(backbone.get("model_type"))[:40]
+        _require(backbone, _BACKBONES.get(kind, {}), f"{layout.name} with {kind}")
+
+
+def _require(config: Mapping[str, Any], needed: Mapping[str, tuple[Any, ...]], whose: str) -> None:
+    for name, allowed in needed.items():
+        value = config.get(name)
         if value is not None and value not in allowed:
             raise CheckpointError(
-                f"config.json has {path} {value}, expected {allowed[0]} for {layout.name}"
+                f"config.json has {name} {str(value)[:80]}, expected {allowed[0]} for {whose}"
             )
 
 

@@ -52,15 +52,6 @@ class Layout:
         return {found[1] for key in keys if (found := pattern.match(key)) is not None}
 
 
-_SWIN_CONFIG: dict[str, tuple[Any, ...]] = {
-    "backbone_config.hidden_act": ("gelu",),
-    "backbone_config.layer_norm_eps": (1e-5, 1e-12),  # ConvNeXt's is of a norm left out here
-    "backbone_config.patch_size": (4,),
-    "backbone_config.qkv_bias": (True,),
-    "backbone_config.use_absolute_embeddings": (False,),
-    "backbone_config.out_features": (["stage1", "stage2", "stage3", "stage4"],),
-}
-
 LAYOUTS = (
     Layout(
         "TV3S",
@@ -107,18 +98,13 @@ LAYOUTS = (
             "pre_norm": (False,),
             "feature_strides": ([4, 8, 16, 32],),
             "common_stride": (4,),
-            "backbone_config.layer_type": ("bottleneck",),
-            "backbone_config.downsample_in_first_stage": (False,),
-            "backbone_config.downsample_in_bottleneck": (False,),
-            **_SWIN_CONFIG,
-            "backbone_config.hidden_act": ("gelu", "relu"),
         },
     ),
     Layout(
         "UPerNet (transformers)",
         r"decode_head\.fpn_bottleneck\.batch_norm\.",
         (*swin.transformers("backbone."), *convnext.TRANSFORMERS, *upernet.TRANSFORMERS),
-        config=_SWIN_CONFIG,
+        config={"model_type": ("upernet",)},
     ),
     Layout(
         "UPerNet (mmsegmentation)",

@@ -44,6 +44,9 @@ def read_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     dataset = meta.get("dataset_meta")
     if isinstance(dataset, Mapping):
         named = {**dataset, **named}
+    for name in ("CLASSES", "PALETTE", "classes", "palette"):
+        if not isinstance(named.get(name), (list, str)):
+            named.pop(name, None)
     texts = [meta[name] for name in ("config", "cfg") if isinstance(meta.get(name), str)]
     return named, read_text(texts[0]) if texts else {}
 

@@ -180,9 +180,21 @@ def infer_mit(weights: Mapping[str, Tensor], *, norm_eps: Any = None) -> MiTConf
             raise CheckpointError(f"MiT width {width} is not divisible by its {HEADS[i - 1]} heads")
         sizes.append((width, depth, reduction, ratio))
     first, second, third, fourth = sizes
-    inner, outer = NORM_EPS if norm_eps is None else read_numbers(norm_eps, 2)
+    inner, outer = NORM_EPS if norm_eps is None else _read_eps(norm_eps)
     found = MiTConfig(*zip(first, second, third, fourth, strict=True))
     return replace(found, norm_eps=(inner, outer))
+
+
+def _read_eps(value: Any) -> tuple[float, float]:
+    try:
+        inner, outer = read_numbers(value, 2)
+        if not 0 < min(inner, outer) <= max(inner, outer) < 1:
+            raise ValueError("small numbers")
+    except (ValueError, TypeError):
+        raise CheckpointError(
+            "norm_eps is not two small numbers above 0, of the encoder's norms"
+        ) from None
+    return inner, outer
 
 
 def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:

@@ -5,69 +5,37 @@ from __future__ import annotations
 import argparse
 import collections
 import io
-import os
 import pickle
-import pickletools
-import random
 import struct
-import sys
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
 
 from streamseg.errors import CheckpointError
 from streamseg.export.containers.content import read_content
 from streamseg.export.containers.state_dicts import find_state_dict, plain
-from tests.fuzzing import damage, inputs
-
-WEIGHTS = {
-    "encoder.weight": torch.arange(24.0).reshape(2, 3, 4),
-    "encoder.half": torch.arange(6).half(),
-    "encoder.count": torch.tensor(7),
-    "head.transposed": torch.arange(12.0).reshape(3, 4).t(),
-    "head.brain": torch.ones(3, dtype=torch.bfloat16),
-}
+from tests.export.damaged_files import (
+    WEIGHTS,
+    WRITERS,
+    Command,
+    Config,
+    legacy,
+    read_damaged,
+    watch_running,
+    zipped,
+)
+from tests.fuzzing import inputs
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     return find_state_dict(read_content(path).value, path.stat().st_size).tensors
-
-
-def zipped(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def legacy(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
-
-def numpy_pickle(protocol: int) -> Callable[[Any], bytes]:
-    def write(value: Any) -> bytes:
-        arrays = {k: v.numpy() for k, v in value.items() if v.dtype != torch.bfloat16}
-        return pickle.dumps({"model": arrays, "matching_heuristics": True}, protocol)
-
-    return write
-
-
-WRITERS: dict[str, Callable[[Any], bytes]] = {
-    "zip": zipped,
-    "legacy": legacy,
-    "pickle": lambda value: pickle.dumps(dict(value)),
-    "safetensors": lambda value: save({k: v.contiguous() for k, v in value.items()}),
-    **{f"numpy-{protocol}": numpy_pickle(protocol) for protocol in range(6)},
-}
 
 
 @pytest.mark.parametrize("suffix", ["x.pth", "x.safetensors", "x"])
@@ -113,14 +81,6 @@ def test_shared_and_big_endian_arrays(tmp_path: Path) -> None:
     assert all(
         np.array_equal(value.numpy(), np.arange(6).reshape(2, 3)) for value in found.values()
     )
-
-
-class Config:
-    """Stands for a framework's object."""
-
-    def __init__(self) -> None:
-        self.window = 4
-        self.names = ["road", "car"]
 
 
 def test_other_objects_become_inert_records(tmp_path: Path) -> None:
@@ -186,13 +146,6 @@ def test_archives_of_other_things_are_named(tmp_path: Path) -> None:
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     with pytest.raises(CheckpointError, match="TorchScript"):
         read(path)
-
-
-class Command:
-    """A pickle of it runs a command where it is loaded."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, ("touch came-through",)
 
 
 @pytest.mark.parametrize("write", [zipped, legacy, pickle.dumps])
@@ -290,84 +243,21 @@ def test_inflated_archives_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-RUNNING = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "exec")
-RUNNING += ("pickle.find_class", "shutil.rmtree", "os.remove", "socket.connect", "os.fork")
-_seen: list[str] = []
-_watching = [False]
-
-
-def _audit(event: str, _arguments: tuple[Any, ...]) -> None:
-    if _watching[0] and event.startswith(RUNNING):
-        _seen.append(event)
-
-
-@pytest.fixture
-def running() -> Iterator[list[str]]:
-    """Events of Python's audit hooks that mean that something ran."""
-    if not _seen and not _watching[0]:
-        sys.addaudithook(_audit)
-    _seen.clear()
-    _watching[0] = True
-    yield _seen
-    _watching[0] = False
-
-
-def seeds() -> list[bytes]:
-    """Small files of every container, some with commands in them."""
-    hooked = {"state_dict": dict(WEIGHTS), "meta": {"hook": Command(), "config": Config()}}
-    return [
-        zipped(hooked),
-        legacy(hooked),
-        *(WRITERS[name](WEIGHTS) for name in ("safetensors", "numpy-0", "numpy-2", "numpy-4")),
-        pickle.dumps({"state_dict": Command(), "weights": Config()}, 4),
-        zipped({"teacher": torch.nn.Linear(2, 2), "ema": {"module": dict(WEIGHTS)}}),
-    ]
-
-
-def splice(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Operations of one pickle inside another."""
-    first, last = sorted(rng.randrange(len(other) + 1) for _ in range(2))
-    at = rng.randrange(len(content) + 1)
-    return content[:at] + other[first : min(last, first + 60)] + content[at:]
-
-
 def test_damaged_files_run_nothing_and_end_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rng, kinds = random.Random(20), seeds()
-    path = tmp_path / "x.pth"
-    outcomes: collections.Counter[str] = collections.Counter()
-    tracemalloc.start()
-    for _ in range(inputs(3000)):
-        content = damage(rng.choice(kinds), rng)
-        if rng.random() < 0.3:
-            content = splice(content, rng.choice(kinds), rng)
-        path.write_bytes(content)
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        message = ""
-        try:
-            found = find_state_dict(read_content(path).value, len(content))
-            outcomes["read"] += 1
-            assert sum(t.numel() * t.element_size() for t in found.tensors.values()) < 1 << 21
-        except (CheckpointError, ValueError) as error:
-            outcomes["refused"] += 1
-            message = str(error)
-        assert "\n" not in message, content
-        assert len(message) < 2000
-        peak = tracemalloc.get_traced_memory()[1] - before
-        assert peak < 150 * len(content) + (4 << 20), content
-    tracemalloc.stop()
-    print(f"damaged files: {dict(outcomes)}")
+    read_damaged(50, tmp_path / "x.pth", seed=0)  # imports run code of modules
+    with watch_running() as running:
+        tally = read_damaged(inputs(3000), tmp_path / "x.pth", seed=20)
     assert running == []
     assert not (tmp_path / "came-through").exists()
-    assert min(outcomes["read"], outcomes["refused"]) > 100
+    assert min(tally.outcomes["read"], tally.outcomes["refused"]) > 100
 
 
-def test_audit_notices_what_runs(running: list[str]) -> None:
+def test_audit_notices_what_runs() -> None:
     """The check above can fail: Python's own unpickler is caught."""
     content = pickle.dumps(Config())
-    assert any(code.name == "STACK_GLOBAL" for code, *_ in pickletools.genops(content))
-    pickle.loads(content)
+    with watch_running() as running:
+        pickle.loads(content)
     assert "pickle.find_class" in running

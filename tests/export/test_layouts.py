@@ -159,7 +159,7 @@ def test_configurations_of_other_networks_are_refused(
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     config["backbone_config"]["hidden_act"] = "relu"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"backbone_config\.hidden_act relu, expected gelu"):
+    with pytest.raises(CheckpointError, match=r"hidden_act relu, expected gelu for .* with swin"):
         load_checkpoint(tmp_path)
     config["backbone_config"]["hidden_act"] = "gelu"
     config["pool_scales"] = [1, 2, 3, 4]
@@ -374,6 +374,34 @@ def test_text_that_cannot_be_parsed_says_nothing(
         content = {"meta": {"config": text}, "state_dict": published["segformer"][1]}
         model = load_checkpoint(torch_file(content, tmp_path / "x"))
         assert set(model.assumed) == {"mean", "std"}
+
+
+def test_hyper_parameters_give_names_and_numbers_of_classes_do_not(
+    published: dict[str, tuple[StepModel, dict[str, Tensor]]], tmp_path: Path
+) -> None:
+    weights = published["segformer"][1]
+    for parameters, first in (
+        ({"classes": 3, "palette": "city"}, "class 0"),
+        ({"class_names": ["a", "b", "c"]}, "a"),
+    ):
+        content = {"state_dict": weights, "hyper_parameters": parameters}
+        model = load_checkpoint(torch_file(content, tmp_path / "x"))
+        assert model.classes[0].name == first
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"norm_eps": 5}, {"norm_eps": [0, -1]}, {"norm_eps": "x"}, {"mean": {}}, {"family": [1]}],
+)
+def test_statements_that_make_no_sense_are_refused(
+    stated: dict[str, Any],
+    published: dict[str, tuple[StepModel, dict[str, Tensor]]],
+    tmp_path: Path,
+) -> None:
+    metadata = {"model": json.dumps(stated)}
+    save_file(published["segformer"][1], tmp_path / "x", metadata=metadata)
+    with pytest.raises(CheckpointError, match=next(iter(stated))):
+        load_checkpoint(tmp_path / "x")
 
 
 # -- errors

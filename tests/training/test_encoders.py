@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
     SegformerConfig,
     SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
     SwinConfig,
     SwinForImageClassification,
 )
@@ -172,3 +175,43 @@ def test_other_encoders_are_refused(mit, tmp_path):
     torch.save(published, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match=r"missing: block3.1.attn.kv.weight"):
         load_encoder(make_network(), tmp_path / "cut.pth")
+
+
+def test_encoders_come_from_every_layout(mit, tmp_path):
+    """A classifier's folder, its modules' names, and a whole network under a prefix."""
+    classifier, path = mit
+    assert_same_encoders("mit_b0", path.parent, path)
+    torch.save(classifier.state_dict(), tmp_path / "modules.pth")
+    assert_same_encoders("mit_b0", tmp_path / "modules.pth", path)
+    network = SegformerForSemanticSegmentation(SegformerConfig()).eval()
+    network.segformer.load_state_dict(classifier.segformer.state_dict())
+    wrapped = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"model": wrapped}, tmp_path / "whole.pth")
+    assert_same_encoders("mit_b0", tmp_path / "whole.pth", path)
+
+
+def test_encoder_of_mmsegmentation_loads(mit, tmp_path):
+    """Its key names and its joined projections, written out from its class."""
+    renamed = {}
+    for key, value in publish_mit(load_file(mit[1])).items():
+        stage = re.match(r"(?:patch_embed|block|norm)(\d)", key)
+        if stage is None:
+            continue
+        layer = f"backbone.layers.{int(stage[1]) - 1}"
+        key = re.sub(r"^patch_embed\d\.proj", f"{layer}.0.projection", key)
+        key = re.sub(r"^patch_embed\d\.norm", f"{layer}.0.norm", key)
+        key = re.sub(r"^block\d\.", f"{layer}.1.", key)
+        key = re.sub(r"^norm\d\.", f"{layer}.2.", key)
+        key = key.replace("attn.proj", "attn.attn.out_proj")
+        key = key.replace("mlp.dwconv.dwconv", "ffn.layers.1")
+        for name, index in (("mlp.fc1", 0), ("mlp.fc2", 4)):
+            if name in key:
+                key = key.replace(name, f"ffn.layers.{index}")
+                value = value[:, :, None, None] if value.ndim == 2 else value
+        renamed[key] = value
+    for key in [key for key in renamed if ".attn.q." in key]:
+        block, _, leaf = key.partition(".attn.q.")
+        joined = torch.cat([renamed.pop(key), renamed.pop(f"{block}.attn.kv.{leaf}")])
+        renamed[f"{block}.attn.attn.in_proj_{leaf}"] = joined
+    torch.save({"state_dict": renamed}, tmp_path / "x.pth")
+    assert_same_encoders("mit_b0", tmp_path / "x.pth", mit[1])
