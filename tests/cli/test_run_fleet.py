@@ -75,13 +75,14 @@ def test_broken_stream_ends_alone_with_exit_code_1(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "images", [(HEIGHT, WIDTH)] * 5)
-    (folder / "4.png").write_bytes(b"")
+    _, floats = cv2.imencode(".tiff", np.ones((HEIGHT, WIDTH, 3), np.float32))
+    (folder / "4.png").write_bytes(floats.tobytes())
     good = write_folder(tmp_path / "good", [(HEIGHT, WIDTH)] * 5)
     sources = ["--source", f"bad={folder}", "--source", f"good={good}", "--source", "none=no.mp4"]
     labels = ["--labels", tmp_path / "labels" / "{stream}", "--threads", 1]
     assert call("run", bundle, *sources, *labels) == 1
     text = capsys.readouterr().out
-    assert "4.png is not an image" in text
+    assert "4.png holds float32 values" in text
     assert "no such video: no.mp4" in text
     assert len(label_maps(tmp_path / "labels" / "good")) == 5
     assert len(label_maps(tmp_path / "labels" / "bad")) == 3
