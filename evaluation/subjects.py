@@ -56,7 +56,9 @@ def open_pair(
 
 
 def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
-    """Open a bundle, or a checkpoint (file, folder, hub name; needs the ``export`` extra).
+    """Open a bundle, or what ``load_model`` takes, which needs the ``export`` extra.
+
+    That is a checkpoint (file, folder, hub name) or a function that builds a network.
 
     Raises:
         BundleError: nothing there, or a damaged bundle.
@@ -64,7 +66,7 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
     """
     if is_bundle(path):
         return BundleSegmenter(path, options)
-    if not path.exists() and not str(path).startswith(HUB):
+    if not path.exists() and ":" not in path.name and not str(path).startswith(HUB):
         raise BundleError(f"{path} does not exist: expected a bundle or a checkpoint")
     if options.size is None:
         raise CheckpointError(

@@ -16,18 +16,18 @@ from streamseg.evaluation.segmenter import (
     Segmenter,
     SegmenterOptions,
 )
-from streamseg.export.checkpoint import load_checkpoint
+from streamseg.export.factory import load_model
 from streamseg.export.torch_replay import Replay
 from streamseg.runtime.video.resize import FrameFitter
 
 
 class CheckpointSegmenter(Segmenter):
-    """The model that ``load_checkpoint`` builds, stepped with its state."""
+    """The model that ``load_model`` builds, stepped with its state."""
 
     def __init__(self, path: Path, options: SegmenterOptions, size: tuple[int, int]) -> None:
         self.name = str(path)
         self._size = size
-        self._model = load_checkpoint(path, settings=options.settings).eval()
+        self._model = load_model(path, settings=options.settings).eval()
         self._model.check_size(size)
         self._scaled: Scaled = options.scaled or "logits"
         self.classes = self._model.classes

@@ -12,21 +12,55 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streamseg.export.bundles import ExportReport, export_bundle
     from streamseg.export.checkpoint import load_checkpoint, save_checkpoint
-    from streamseg.export.step import StepModel
+    from streamseg.export.factory import load_model
+    from streamseg.export.families import Family
+    from streamseg.export.formats.key_map import KeyMap, same_names
+    from streamseg.export.settings import setting, settings_of
+    from streamseg.export.step import GraphPlan, InputConfig, StepModel, WeightsOrigin
+    from streamseg.runtime.bundle.manifest import ScheduleRow
+    from streamseg.runtime.bundle.state import StateSpec
 
-__all__ = ["ExportReport", "StepModel", "export_bundle", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ExportReport",
+    "Family",
+    "GraphPlan",
+    "InputConfig",
+    "KeyMap",
+    "ScheduleRow",
+    "StateSpec",
+    "StepModel",
+    "WeightsOrigin",
+    "export_bundle",
+    "load_checkpoint",
+    "load_model",
+    "same_names",
+    "save_checkpoint",
+    "setting",
+    "settings_of",
+]
 
 _HOMES = {
-    "ExportReport": "bundles",
-    "StepModel": "step",
-    "export_bundle": "bundles",
-    "load_checkpoint": "checkpoint",
-    "save_checkpoint": "checkpoint",
+    "ExportReport": "export.bundles",
+    "Family": "export.families",
+    "GraphPlan": "export.step",
+    "InputConfig": "export.step",
+    "KeyMap": "export.formats.key_map",
+    "ScheduleRow": "runtime.bundle.manifest",
+    "StateSpec": "runtime.bundle.state",
+    "StepModel": "export.step",
+    "WeightsOrigin": "export.step",
+    "export_bundle": "export.bundles",
+    "load_checkpoint": "export.checkpoint",
+    "load_model": "export.factory",
+    "same_names": "export.formats.key_map",
+    "save_checkpoint": "export.checkpoint",
+    "setting": "export.settings",
+    "settings_of": "export.settings",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    module = importlib.import_module(f"streamseg.{_HOMES[name]}")
     return getattr(module, name)

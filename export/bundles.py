@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamseg._version import __version__
 from streamseg.errors import ExportError
+from streamseg.export.contract import check_contract
 from streamseg.export.graph import TracedGraph, trace_step
 from streamseg.export.parity import ParityMeter, moving_pattern, noise
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
@@ -70,7 +71,7 @@ def export_bundle(
     """Write a bundle for frames of ``size``.
 
     Args:
-        model: from ``load_checkpoint``.
+        model: any ``StepModel``; checked by ``check_contract``.
         path: folder to write; an older bundle there is replaced, anything else refused.
         size: (H, W) that the graph runs at.
         logits: also output float32 logits ``[1, K, H, W]``.
@@ -89,6 +90,7 @@ def export_bundle(
     warnings = tuple(model.check_size(size))
     for warning in warnings:
         logger.warning("%s", warning)
+    check_contract(model, size)
     with new_bundle(path) as folder:
         traced: dict[str, TracedGraph] = {}
         contents: dict[str, bytes] = {}

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamseg.errors import ExportError
+from streamseg.export.families import known_families
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus
 from streamseg.export.models.convnext import CONVNEXT_PRESETS
 from streamseg.export.models.encoder import ENCODER_PRESETS, EncoderConfig
@@ -159,16 +160,27 @@ CATALOGUE: dict[str, ModelRow] = {
 }
 
 
+def known_rows() -> dict[str, ModelRow]:
+    """``CATALOGUE``, and the rows of families that installed packages add."""
+    added = {
+        name: ModelRow(name, build, family.paper)
+        for family in known_families()
+        for name, build in family.catalogue.items()
+    }
+    return {**added, **CATALOGUE}
+
+
 def build_entry(name: str, *, classes: int = CLASSES, seed: int = 0) -> StepModel:
     """A network of the catalogue with initial weights and numbered classes.
 
     Raises:
         ExportError: there is no such entry.
     """
-    if name not in CATALOGUE:
-        raise ExportError(f"'{name}' is not in the catalogue; it has: {', '.join(CATALOGUE)}")
+    rows = known_rows()
+    if name not in rows:
+        raise ExportError(f"'{name}' is not in the catalogue; it has: {', '.join(rows)}")
     torch.manual_seed(seed)
-    model = CATALOGUE[name].build(classes)
+    model = rows[name].build(classes)
     model.classes = read_classes({}, classes)
     return model
 
@@ -186,10 +198,11 @@ def measure_cost(name: str, size: Size, *, classes: int = CLASSES) -> Cost:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         folded = model.requires_grad_(False).fold()
         gmacs, encoder_gmacs = {}, {}
-        encoder = type(model.get_submodule("backbone")).__name__
+        backbone = getattr(model, "backbone", None)
+        encoder = type(backbone).__name__ if backbone is not None else ""
         for graph, plan in model.graphs(size).items():
             inputs = [
-                torch.zeros(table[state].shape)
+                torch.zeros(table[state].shape, dtype=getattr(torch, table[state].dtype))
                 for state in plan.reads
                 for _ in table[state].inputs(plan.ring_reads.get(state, 1))
             ]

@@ -21,7 +21,7 @@ from streamseg.export.binary_heads import (
     require_classes,
 )
 from streamseg.export.checkpoint_files import MODEL, Checkpoint, read_checkpoint
-from streamseg.export.families import encoder_name, recognise
+from streamseg.export.families import encoder_name, family_layouts, recognise
 from streamseg.export.formats.key_map import below
 from streamseg.export.formats.layouts import is_training_only
 from streamseg.export.palettes import read_classes
@@ -47,14 +47,14 @@ def load_checkpoint(
     Args:
         path: a weights file of any training framework, a folder as transformers writes it, an
             index of shards, or ``hf:ORG/NAME``. Content decides, not the suffix; no code runs.
-        family: refuse a checkpoint of any other system, one of ``FAMILIES``.
+        family: refuse a checkpoint of any other system, one of ``known_families``.
         settings: name -> value or text, such as ``{"window": 2, "shift": 1}``.
     Raises:
         CheckpointError: unreadable, not of a known model, with missing or unexpected keys, or with
             values that are not finite; a setting that is unknown, out of range, missing, or in
             contradiction to the file.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, layouts=family_layouts())
     weights = {key: _widen(value) for key, value in checkpoint.weights.items()}
     try:
         found = recognise(weights)
@@ -64,7 +64,7 @@ def load_checkpoint(
         resolved = resolve(
             {**found.settings, THRESHOLD.name: THRESHOLD} if binary else found.settings,
             family=found.name,
-            encoder=encoder_name(weights),
+            encoder=encoder_name(found, weights),
             stated=checkpoint.stated,
             given=settings or {},
         )

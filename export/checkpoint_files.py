@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,17 +163,20 @@ def _class_names(parameters: Any) -> dict[str, Any]:
     return {}
 
 
-def read_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(
+    source: str | os.PathLike[str], *, layouts: Iterable[Layout] = ()
+) -> Checkpoint:
     """Read a network's tensors under their published names, and what the files say of it.
 
     Args:
         source: a file, a folder, an index of shards, or ``hf:ORG/NAME``.
+        layouts: beside those that ``export.formats.layouts`` lists.
     Raises:
         CheckpointError: unreadable, or in no known layout; the message names the closest.
     """
     found = read_tensors(source)
     try:
-        translated = translate(found.tensors)
+        translated = translate(found.tensors, layouts)
         meta, stated, weights = _statements(found, translated)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(source)}: {error}") from None

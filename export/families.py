@@ -1,16 +1,22 @@
-"""The systems that can be imported: how each is recognised and built."""
+"""The systems that can be imported: how each is recognised and built.
+
+An installed package adds systems by entry points of the group ``streamseg.families``, each of which
+names a ``Family``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from torch import Tensor
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import below
-from streamseg.export.formats.layouts import summarise
+from streamseg.export.formats.layouts import Layout, own_layout, summarise
 from streamseg.export.models.cffm import CFFM, CFFMConfig, CFFMPlus, infer_cffm
 from streamseg.export.models.encoder import infer_encoder
 from streamseg.export.models.mamba import BlocksConfig
@@ -24,19 +30,34 @@ from streamseg.export.models.upernet import UPerNet, UPerNetConfig, infer_uperne
 from streamseg.export.settings import Known, Setting, settings_of
 from streamseg.export.step import StepModel
 
+GROUP = "streamseg.families"
+
 
 @dataclass(frozen=True)
 class Family:
     """A system: what one of its keys begins with, its settings, and how it is built.
 
-    The first family of ``FAMILIES`` whose mark is found is taken, so heads that others build on
-    stand behind them.
+    The first family of ``known_families`` whose mark is found is taken, so heads that others build
+    on stand behind them.
+
+    Attributes:
+        name: as in ``StepModel.family``.
+        mark: what the name of one of its tensors begins with, and of no other system's.
+        settings: made by ``settings_of`` from the dataclass of its configuration.
+        build: weights by published name, and settings (those above, and all that the file says of
+            its network) to a model of that architecture; the caller fills in the weights.
+        catalogue: rows for ``streamseg models``, name -> function of a number of classes.
+        paper: where it was published, for these rows.
+        encoder: the name of a checkpoint's encoder; by default recognised among our own.
     """
 
     name: str
     mark: str | tuple[str, ...]
     settings: Mapping[str, Setting]
     build: Callable[[Mapping[str, Tensor], Known], StepModel]
+    catalogue: Mapping[str, Callable[[int], StepModel]] = field(default_factory=dict)
+    paper: str = ""
+    encoder: Callable[[Mapping[str, Tensor]], str] | None = None
 
 
 FAMILIES = (
@@ -91,21 +112,59 @@ FAMILIES = (
 )
 
 
+@cache
+def known_families() -> tuple[Family, ...]:
+    """Our own families, and those of installed packages.
+
+    Raises:
+        CheckpointError: an entry point cannot be loaded, names no ``Family``, or a name is taken.
+    """
+    families = list(FAMILIES)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        where = f"entry point '{entry.name} = {entry.value}' of the group {GROUP}"
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise CheckpointError(
+                f"{where} cannot be loaded: {type(error).__name__}: {error}; repair or uninstall "
+                "the package that has it"
+            ) from error
+        if not isinstance(loaded, Family):
+            raise CheckpointError(
+                f"{where} is {type(loaded).__name__}, expected a streamseg.export.Family"
+            )
+        if any(loaded.name == family.name for family in families):
+            raise CheckpointError(f"{where}: there already is a family called '{loaded.name}'")
+        families.append(loaded)
+    return tuple(families)
+
+
+def family_layouts() -> tuple[Layout, ...]:
+    """How families of installed packages name their tensors."""
+    return tuple(
+        own_layout(family.name, [family.mark] if isinstance(family.mark, str) else family.mark)
+        for family in known_families()[len(FAMILIES) :]
+    )
+
+
 def family_named(name: str) -> Family:
     """The family called ``name``.
 
     Raises:
         CheckpointError: there is none.
     """
-    for family in FAMILIES:
+    families = known_families()
+    for family in families:
         if family.name == name:
             return family
-    known = ", ".join(family.name for family in FAMILIES)
+    known = ", ".join(family.name for family in families)
     raise CheckpointError(f"family is {name!r}, expected one of {known}")
 
 
-def encoder_name(weights: Mapping[str, Tensor]) -> str:
+def encoder_name(family: Family, weights: Mapping[str, Tensor]) -> str:
     """Name of a checkpoint's encoder, such as ``mit_b1``."""
+    if family.encoder is not None:
+        return family.encoder(weights)
     encoder = below(weights, "backbone.")
     if "stem.conv1.weight" in encoder:
         return infer_resnet(encoder).name
@@ -118,10 +177,10 @@ def recognise(weights: Mapping[str, Any]) -> Family:
     Raises:
         CheckpointError: none fits; the message says what the checkpoint holds.
     """
-    for family in FAMILIES:
+    for family in known_families():
         if any(key.startswith(family.mark) for key in weights):
             return family
-    known = ", ".join(family.name for family in FAMILIES)
+    known = ", ".join(family.name for family in known_families())
     raise CheckpointError(
         f"no known system has these keys: {summarise(weights)}. Expected one of: {known}"
     )

@@ -18,6 +18,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from streamseg.errors import ExportError
+from streamseg.export.exporter_failures import explain, refuse_foreign_operators
 from streamseg.export.lowering import (
     DOMAIN_VERSION,
     OPSET,
@@ -105,7 +106,7 @@ def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any
                 **names,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(f"the ONNX exporter failed: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"the ONNX exporter failed: {explain(error)}") from error
         assert program is not None
         optimizer.optimize_ir(
             program.model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT
@@ -156,6 +157,7 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     for entry in [entry for entry in model.opset_import if entry.domain not in kept]:
         model.opset_import.remove(entry)
     onnx.checker.check_model(model, full_check=True)
+    refuse_foreign_operators(model)
     return model
 
 

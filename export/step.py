@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.errors import CheckpointError, ExportError
+from streamseg.errors import ExportError
 from streamseg.export import ops  # noqa: F401  (registers the torch ops)
-from streamseg.export.formats.key_map import KeyMap
+from streamseg.export.formats.key_map import KeyMap, same_names
+from streamseg.export.palettes import read_classes
 from streamseg.export.settings import read_triple, setting
 from streamseg.runtime.bundle.manifest import ClassInfo, ScheduleRow
 from streamseg.runtime.bundle.state import StateSpec
@@ -90,11 +91,17 @@ class StepModel(nn.Module, ABC):
     """A video segmentation network as ``forward(frame, *state) -> (logits, *new_state)``.
 
     A step is pure: state comes in and goes out as tensors listed by ``state_spec``, in its order,
-    and no module keeps any. ``frame`` is uint8 ``[1, H, W, 3]`` RGB. A model whose steps differ
-    (warm-up, key frames) names several graphs and a schedule that chooses among them;
-    ``Replay`` follows it.
+    and no module keeps any. ``frame`` is uint8 ``[1, H, W, 3]`` RGB. A subclass defines
+    ``state_spec`` and ``score``; everything else has a default. A model whose steps differ
+    (warm-up, key frames) also defines ``graphs``, ``schedule`` and ``run_graph``; ``Replay``
+    follows them. docs/your-own-network.md has complete examples.
+
+    Args:
+        normalisation: of the input; ImageNet's mean and standard deviation by default.
+        classes: their names, in the order of the scores' channels.
 
     Attributes:
+        family: the system's name, for the manifest and for messages.
         classes: id, name and colour of every class.
         origin: where the weights came from.
         assumed: settings that the checkpoint does not give, with their published values.
@@ -107,40 +114,51 @@ class StepModel(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, normalisation: InputConfig) -> None:
+    def __init__(
+        self, normalisation: InputConfig | None = None, *, classes: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.classes = ()
+        self.classes = read_classes({"CLASSES": list(classes)}, len(classes)) if classes else ()
         self.origin = WeightsOrigin()
         self.assumed = {}
-        self.normalisation = normalisation
-        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
+        self.normalisation = normalisation or InputConfig()
+        mean, std = torch.tensor(self.normalisation.mean), torch.tensor(self.normalisation.std)
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
     @property
-    @abstractmethod
     def num_classes(self) -> int:
-        """Number of classes K."""
+        """Number of classes K; by default that of ``classes``."""
+        return len(self.classes)
 
     @abstractmethod
     def state_spec(self, size: Size) -> tuple[StateSpec, ...]:
-        """The state table at frame size ``(H, W)``."""
+        """The state table at frame size ``(H, W)``; empty for a network without memory."""
 
-    @abstractmethod
-    def check_size(self, size: Size) -> list[str]:
-        """Warnings about ``size``.
+    def check_size(self, size: Size) -> list[str]:  # noqa: ARG002
+        """Warnings about ``size``; by default none, and every size is possible.
 
         Raises:
             ExportError: the network cannot run at this size; the message names one that works.
         """
+        return []
 
     @abstractmethod
     def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """One step up to the head's output: ``(scores [1, K, h, w], *new_state)``."""
+        """One step up to the head's output.
 
-    @abstractmethod
+        Args:
+            frame: uint8 ``[1, H, W, 3]`` RGB; ``normalise`` makes float ``[1, 3, H, W]`` of it.
+            *state: what the states in ``state_spec`` hold, in its order; must not be modified.
+        Returns:
+            scores float ``[1, K, h, w]`` at any resolution, then every state's next value, in the
+            order of ``state_spec`` and with the shapes and types given there.
+        """
+
     def describe(self) -> Mapping[str, Any]:
-        """Family, variant, sizes and settings for the manifest."""
+        """Family, variant, sizes and settings for the manifest; JSON values."""
+        name = self.family or type(self).__name__
+        return {"family": name, "encoder": "own", "classes": self.num_classes}
 
     def configuration(self) -> dict[str, Any]:
         """``describe`` and the input's normalisation: what a checkpoint says of its network."""
@@ -185,8 +203,11 @@ class StepModel(nn.Module, ABC):
         return (labels, *((upsample(scores, size),) if logits else ()), *new_state)
 
     def published_keys(self) -> Mapping[str, KeyMap]:
-        """Key maps to the checkpoint's names, by the prefix of the part they cover."""
-        raise CheckpointError(f"no published key names are known for family '{self.family}'")
+        """Key maps to the checkpoint's names, by the prefix of the part they cover.
+
+        By default a checkpoint has the module's own names.
+        """
+        return {"": same_names(self)}
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """One step.
@@ -201,9 +222,13 @@ class StepModel(nn.Module, ABC):
         return (upsample(scores, (frame.shape[1], frame.shape[2])), *new_state)
 
     def initial_state(self, size: Size) -> tuple[Tensor, ...]:
-        """State at the start of a stream: zeros on the model's device, in its dtype."""
+        """State at the start of a stream: zeros on the model's device, floats in its dtype."""
         return tuple(
-            torch.zeros(spec.shape, dtype=self.mean.dtype, device=self.mean.device)
+            torch.zeros(
+                spec.shape,
+                dtype=self.mean.dtype if "float" in spec.dtype else getattr(torch, spec.dtype),
+                device=self.mean.device,
+            )
             for spec in self.state_spec(size)
         )
 

@@ -15,7 +15,7 @@ from streamseg.errors import CheckpointError, TrainingError
 from streamseg.evaluation.class_matching import ClassesBy, NamedClasses, match_classes
 from streamseg.evaluation.datasets import SegmentationClass
 from streamseg.export.checkpoint_files import Checkpoint, read_checkpoint
-from streamseg.export.families import family_named
+from streamseg.export.families import family_layouts, family_named
 from streamseg.export.formats.key_map import below
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
@@ -82,7 +82,7 @@ def resolve_settings(config: NetworkConfig, path: Path | None = None) -> Resolve
     Raises:
         CheckpointError: a setting is unknown, out of range, or in contradiction to the file.
     """
-    stated = read_checkpoint(path).stated if path is not None else {}
+    stated = read_checkpoint(path, layouts=family_layouts()).stated if path is not None else {}
     return resolve(
         family_named(config.model).settings,
         family=config.model,
@@ -105,7 +105,7 @@ def start_from(network: Network, path: Path, *, classes_by: ClassesBy = "name") 
         CheckpointError: unreadable, or a tensor has another shape.
         DatasetError: as many classes, but others.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, layouts=family_layouts())
     weights = {key: value.float() for key, value in checkpoint.weights.items()}
     _reorder_classes(network, checkpoint, weights, classes_by)
     for name in ("weight", "bias"):

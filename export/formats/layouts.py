@@ -191,13 +191,22 @@ class Translated:
     unknown: tuple[str, ...]
 
 
-def translate(weights: Mapping[str, Tensor]) -> Translated:
+def own_layout(name: str, marks: Iterable[str]) -> Layout:
+    """The layout of a network whose published names are its module's own."""
+    return Layout(name, "|".join(re.escape(mark) for mark in marks), (Rule("{rest}", "{rest}"),))
+
+
+def translate(weights: Mapping[str, Tensor], added: Iterable[Layout] = ()) -> Translated:
     """Find the layout by its mark, under any prefix, and rename.
+
+    Args:
+        weights: as in the file.
+        added: layouts beside ``LAYOUTS``.
 
     Raises:
         CheckpointError: no layout has these keys; the message names the closest.
     """
-    for layout in LAYOUTS:
+    for layout in (*LAYOUTS, *added):
         prefixes = layout.prefixes(weights)
         if prefixes:
             return _translate(weights, layout, min(prefixes, key=_preference))

@@ -36,7 +36,7 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
 @click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
 @setting_options
@@ -58,21 +58,24 @@ def command(
     logits: bool,
     letterbox: bool,
 ) -> None:
-    """Turn CHECKPOINT into a bundle.
+    """Turn a checkpoint, or a network that a Python function builds, into a bundle.
 
     CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME. docs/checkpoints.md
-    lists the layouts.
+    lists the layouts. MODULE:FUNCTION, such as my_package.model:build, is called with --set
+    NAME=VALUE as its arguments and returns a streamseg.export.StepModel; see
+    docs/your-own-network.md.
     """
     try:
-        from streamseg.export import export_bundle, load_checkpoint
+        from streamseg.export import export_bundle, load_model
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
-    model = load_checkpoint(checkpoint, settings=settings)
+    model = load_model(checkpoint, settings=settings)
     description = model.describe()
+    layout = f"layout {model.origin.layout}, " if model.origin.layout else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     click.echo(
-        f"{checkpoint}: {description['family']} {description['encoder']}, layout "
-        f"{model.origin.layout}, {model.num_classes} classes, {parameters:,} parameters"
+        f"{checkpoint}: {description['family']} {description['encoder']}, {layout}"
+        f"{model.num_classes} classes, {parameters:,} parameters"
     )
     if model.origin.source != Path(checkpoint).name:
         click.echo(f"  from {model.origin.source}, SHA-256 {model.origin.sha256}")

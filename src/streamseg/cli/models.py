@@ -51,7 +51,7 @@ def command(
     a source could be read.
     """
     try:
-        from streamseg.export.catalogue import CATALOGUE, measure_cost
+        from streamseg.export.catalogue import known_rows, measure_cost
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
     if checkpoint is not None:
@@ -60,7 +60,7 @@ def command(
         return
     if settings:
         raise click.UsageError("--set needs a CHECKPOINT")
-    chosen = [entry for name, entry in CATALOGUE.items() if only in name]
+    chosen = [entry for name, entry in known_rows().items() if only in name]
     if not chosen:
         raise ExportError(f"nothing in the catalogue contains '{only}'; try --only mit_b0")
     click.echo(f"{classes} classes at {size[0]}x{size[1]}; work in 10^9 multiply-adds a frame")
