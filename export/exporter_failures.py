@@ -52,7 +52,7 @@ def refuse_foreign_operators(model: ModelProto) -> None:
             has no fixed shape.
     """
     defined = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model.graph):
+    for node in list_nodes(model.graph):
         if node.domain in ("", "ai.onnx"):
             if node.op_type in _DYNAMIC_OPERATORS:
                 raise ExportError(
@@ -67,12 +67,13 @@ def refuse_foreign_operators(model: ModelProto) -> None:
             )
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def list_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Every node of a graph, those of its inner graphs too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from list_nodes(inner)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

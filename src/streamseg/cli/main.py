@@ -22,6 +22,7 @@ from streamseg.redaction import RedactingFilter
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Tell what this machine has, what is missing, and how to mend it."),
     "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
+    "import": ("import_onnx", "Turn an ONNX graph with state into a bundle."),
     "models": ("models", "List what can be imported, with sizes and published accuracy."),
     "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
     "build": ("build", "Build a bundle into TensorRT engines for this machine."),
