@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model_final_mask2former.pkl").write_bytes(pickle.dumps(content))
     write_frameworks(folder)
     torch.manual_seed(0)
-    whole = SegformerForSemanticSegmentation(SegformerConfig(num_labels=4))
+    whole = SegformerForSemanticSegmentation(SegformerConfig(num_labels=19))
     whole.save_pretrained(folder / "segformer-b0-ade-full")
     SegformerForImageClassification(SegformerConfig()).save_pretrained(folder / "mit-b0")
     return folder
