@@ -95,6 +95,57 @@ def windowed_selective_scan_reference(
     return y.to(u.dtype), state
 
 
+def windowed_mamba_layer_reference(
+    x: Tensor,
+    norm: Tensor,
+    u_proj: Tensor,
+    z_proj: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    dt_proj: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,  # noqa: N803
+    x_proj: Tensor,
+    skip: Tensor,
+    out_proj: Tensor,
+    conv_state: Tensor,
+    scan_state: Tensor,
+    geometry: WindowGeometry,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One Mamba layer with RMSNorm before it and the residual behind it.
+
+    Args:
+        x: ``[batch, M, features]`` in map order.
+        norm: ``[features]``, weight of the norm; its epsilon is 1e-5.
+        u_proj: ``[features, D]``.
+        z_proj: ``[features, D]``.
+        conv_weight: ``[D, K]``.
+        conv_bias: ``[D]``.
+        dt_proj: ``[rank, D]``.
+        dt_bias: ``[D]``.
+        A: ``[D, N]``, already ``-exp(A_log)``.
+        x_proj: ``[D, rank + 2 N]``.
+        skip: ``[D]``.
+        out_proj: ``[D, features]``.
+        conv_state: ``[batch, cells, D, K-1]``, oldest first; not modified.
+        scan_state: ``[batch, cells, D, N]``; not modified.
+        geometry: map, window and offset.
+    Returns:
+        x plus the layer's output, and both states after the frame.
+    Source: Mamba (arXiv 2312.00752) section 3.4; TV3S (CVPR 2025) eq. 2.
+    """
+    states, rank = A.shape[1], dt_proj.shape[0]
+    normed = x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * norm
+    u, next_conv = windowed_causal_conv_reference(
+        normed @ u_proj, conv_weight, conv_bias, conv_state, geometry
+    )
+    low, B, C = (u @ x_proj).split((rank, states, states), dim=-1)  # noqa: N806
+    y, next_scan = windowed_selective_scan_reference(
+        u, low @ dt_proj, dt_bias, A, B, C, skip, normed @ z_proj, scan_state, geometry
+    )
+    return x + y @ out_proj, next_conv, next_scan
+
+
 def upsample_argmax_reference(scores: Tensor, height: int, width: int) -> Tensor:
     """Class of every pixel: bilinear upsampling (align_corners off), then the largest score.
 

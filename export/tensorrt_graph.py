@@ -12,9 +12,15 @@ import onnx.inliner
 from onnx import ModelProto
 
 from streamseg.errors import ExportError
-from streamseg.plugins.table import DOMAIN, OPERATORS
+from streamseg.plugins.table import (
+    CAUSAL_CONV,
+    DOMAIN,
+    SELECTIVE_SCAN,
+    UPSAMPLE_ARGMAX,
+)
 
 PLUGIN_VERSION = "1"
+_PLUGINS = {operator.name: operator for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX)}
 
 
 def plugin_graph(model: ModelProto) -> ModelProto:
@@ -29,12 +35,12 @@ def plugin_graph(model: ModelProto) -> ModelProto:
     for node in graph.graph.node:
         if node.domain != DOMAIN:
             continue
-        if node.op_type not in OPERATORS:
+        if node.op_type not in _PLUGINS:
             raise ExportError(
                 f"node '{node.name}' is a {node.op_type}, which has no TensorRT plugin; there are: "
-                f"{', '.join(OPERATORS)}. Build with the lowered graph instead"
+                f"{', '.join(_PLUGINS)}. Build with the lowered graph instead"
             )
-        del node.input[len(OPERATORS[node.op_type].inputs) :]  # indices for the lowering
+        del node.input[len(_PLUGINS[node.op_type].inputs) :]  # indices for the lowering
         node.attribute.extend(
             [
                 onnx.helper.make_attribute("plugin_namespace", DOMAIN),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from streamseg.plugins.loader import find_library
 from streamseg.plugins.table import (
     CAUSAL_CONV,
     GEOMETRY,
+    MAMBA_LAYER,
+    PRECISIONS,
     SELECTIVE_SCAN,
     UPSAMPLE_ARGMAX,
     Operator,
@@ -28,6 +31,7 @@ from streamseg.plugins.table import (
 )
 
 Array = npt.NDArray[Any]
+_WEIGHTS = MAMBA_LAYER.positions("weight")
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 
@@ -45,6 +49,16 @@ def load(path: str | Path | None = None) -> NativeOps:
         PluginNotFound: see ``find_library``.
     """
     return NativeOps(find_library(path))
+
+
+class _LayerSizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("features", "channels", "taps", "states", "rank")
+    )
+
+
+class _LayerWeights(ctypes.Structure):
+    _fields_ = tuple((MAMBA_LAYER.input_names[i], ctypes.c_void_p) for i in _WEIGHTS)
 
 
 class NativeOps:
@@ -196,6 +210,38 @@ class NativeOps:
         )
         return labels
 
+    def pack_layer(self, *weights: Array, precision: str = "fp32") -> NativeLayer:
+        """Copy the weights of one Mamba layer and pack them for the instruction set in use.
+
+        Args:
+            weights: the operator's weights in the table's order, float32; products are stored
+                ``[inputs, outputs]``.
+            precision: of the products: ``fp32``, ``bf16`` or ``int8`` (a scale for every token).
+        Raises:
+            BackendError: shapes do not fit each other, a type or precision is unknown, or A > 0.
+        """
+        if precision not in PRECISIONS:
+            raise BackendError(
+                f"precision is '{precision}', expected one of: {', '.join(PRECISIONS)}"
+            )
+        dense = _dense(*weights)
+        if dense[0].dtype != np.float32:
+            raise BackendError(f"weights are {dense[0].dtype}, expected float32")
+        operator = Operator(
+            MAMBA_LAYER.name, (), tuple(MAMBA_LAYER.inputs[i] for i in _WEIGHTS), ()
+        )
+        sizes = Sizes(operator)
+        sizes.take([array.shape for array in dense])
+        layer = ctypes.c_void_p()
+        self._call(
+            "streamseg_layer_create",
+            ctypes.byref(_LayerSizes(*(sizes[name] for name, _ in _LayerSizes._fields_))),
+            ctypes.byref(_LayerWeights(*(array.ctypes.data for array in dense))),
+            PRECISIONS.index(precision),
+            ctypes.byref(layer),
+        )
+        return NativeLayer(self, layer, sizes)
+
     def _check(
         self, operator: Operator, inputs: tuple[Array, ...], geometry: Sequence[int], threads: int
     ) -> _Sizes:
@@ -219,6 +265,50 @@ class NativeOps:
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._c, name)(*arguments) != 0:
             raise BackendError(f"{name}: {self._c.streamseg_last_error().decode()}")
+
+
+class NativeLayer:
+    """A packed layer; made by ``NativeOps.pack_layer``."""
+
+    def __init__(self, ops: NativeOps, layer: ctypes.c_void_p, weights: Sizes) -> None:
+        self._ops, self._layer, self._weights = ops, layer, weights
+        weakref.finalize(self, ops._c.streamseg_layer_destroy, layer)
+
+    def run(
+        self,
+        x: Array,
+        conv_state: Array,
+        scan_state: Array,
+        *,
+        geometry: Sequence[int],
+        threads: int = 0,
+    ) -> tuple[Array, Array, Array]:
+        """Advance the layer by one frame.
+
+        Args:
+            x: ``[batch, M, features]`` float32.
+            conv_state: ``[batch, cells, D, K-1]`` float32; not modified.
+            scan_state: ``[batch, cells, D, N]`` float32; not modified.
+            geometry: the six integers.
+            threads: how many.
+        Returns:
+            x plus the layer's output, and both states after the frame.
+        """
+        inputs = _dense(x, conv_state, scan_state)
+        if inputs[0].dtype != np.float32:
+            raise BackendError(f"arrays are {inputs[0].dtype}, expected float32")
+        known = {name: self._weights[name] for name, _ in _LayerSizes._fields_}
+        known |= {"tokens": geometry[0] * geometry[1], "cells": self._ops.count_cells(geometry)}
+        operands = tuple(MAMBA_LAYER.inputs[i] for i in (0, -2, -1))
+        sizes = Sizes(Operator(MAMBA_LAYER.name, (), operands, ()), **known)
+        sizes.take([array.shape for array in inputs])
+        outputs = (np.empty_like(inputs[0]), np.empty_like(inputs[1]), np.empty_like(inputs[2]))
+        c_sizes = _sizes(geometry, sizes["batch"], 1, 1, threads)
+        pointers = (_pointer(array) for array in (*inputs, *outputs))
+        self._ops._call(
+            "streamseg_windowed_mamba_layer", self._layer, ctypes.byref(c_sizes), *pointers
+        )
+        return outputs
 
 
 def _pointer(array: Array | None) -> ctypes.c_void_p:

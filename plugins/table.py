@@ -2,7 +2,8 @@
 
 A map has the type of the graph's features, a weight and a state are float32, labels are integers,
 and an index is int32 and read only by the lowering. Axes that are not sizes of their own follow:
-``tokens`` and ``cells`` from the attributes, ``history`` is ``taps - 1``.
+``tokens`` and ``cells`` from the attributes, ``history`` is ``taps - 1`` and ``projections`` is
+``rank + 2 states``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from streamseg.errors import BackendError
 Role = Literal["map", "weight", "state", "labels"]
 DOMAIN = "streamseg"
 GEOMETRY = ("map_h", "map_w", "window_h", "window_w", "offset_h", "offset_w")
-_EXTENT, _PIXELS = 1 << 20, 32767
+_EXTENT, _PIXELS, _FEATURES = 1 << 20, 32767, 1 << 14
 _INT32 = (1 << 31) - 1
 
 # Axis -> its name in messages, and the least and largest size.
@@ -33,6 +34,9 @@ LIMITS: Mapping[str, tuple[str, int, int]] = {
     "columns": ("scores width", 1, _PIXELS),
     "height": ("height", 1, _PIXELS),
     "width": ("width", 1, _PIXELS),
+    "features": ("features", 1, _FEATURES),
+    "rank": ("rank", 1, _FEATURES),
+    "projections": ("rank + 2 * states", 3, _FEATURES + 128),
 }
 
 
@@ -129,8 +133,39 @@ UPSAMPLE_ARGMAX = Operator(
     (Operand("scores", "map", ("batch", "classes", "rows", "columns")),),
     (Operand("labels", "labels", ("batch", "height", "width")),),
 )
+PRECISIONS = ("fp32", "bf16", "int8")  # values of the attribute ``precision``
+_MAP = ("batch", "tokens", "features")
+_CONV_STATE = ("batch", "cells", "channels", "history")
+_SCAN_STATE = ("batch", "cells", "channels", "states")
+MAMBA_LAYER = Operator(
+    "WindowedMambaLayer",
+    (*_GEOMETRY, Attribute("precision", 0, len(PRECISIONS) - 1)),
+    (
+        Operand("x", "map", _MAP),
+        Operand("norm", "weight", ("features",)),
+        Operand("u_proj", "weight", ("features", "channels")),
+        Operand("z_proj", "weight", ("features", "channels")),
+        Operand("conv_weight", "weight", ("channels", "taps")),
+        Operand("conv_bias", "weight", ("channels",)),
+        Operand("dt_proj", "weight", ("rank", "channels")),
+        Operand("dt_bias", "weight", ("channels",)),
+        Operand("A", "weight", ("channels", "states")),
+        Operand("x_proj", "weight", ("channels", "projections")),
+        Operand("skip", "weight", ("channels",)),
+        Operand("out_proj", "weight", ("channels", "features")),
+        Operand("conv_state", "state", _CONV_STATE),
+        Operand("scan_state", "state", _SCAN_STATE),
+    ),
+    (
+        Operand("y", "map", _MAP),
+        Operand("next_conv_state", "state", _CONV_STATE),
+        Operand("next_scan_state", "state", _SCAN_STATE),
+    ),
+    ("order", "inverse", "tail"),
+)
 OPERATORS: Mapping[str, Operator] = {
-    operator.name: operator for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX)
+    operator.name: operator
+    for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX, MAMBA_LAYER)
 }
 
 
@@ -170,6 +205,9 @@ class Sizes:
         if axis == "history":
             taps = self._known.get("taps")
             return None if taps is None else taps - 1
+        if axis == "projections":
+            rank, states = self._known.get("rank"), self._known.get("states")
+            return None if rank is None or states is None else rank + 2 * states
         return self._known.get(axis)
 
 

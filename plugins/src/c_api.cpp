@@ -2,6 +2,7 @@
 
 #include <new>
 #include <string>
+#include <utility>
 
 #include "operators.h"
 
@@ -172,6 +173,51 @@ int streamseg_cells(const streamseg_sizes* sizes, int64_t* cells) {
 
 STREAMSEG_DEFINE(_f32, float)
 STREAMSEG_DEFINE(_f64, double)
+
+struct streamseg_layer {
+  LayerPack pack;
+};
+
+int streamseg_layer_create(const streamseg_layer_sizes* s, const streamseg_layer_weights* w,
+                           int precision, streamseg_layer** layer) {
+  return guarded([&] {
+    require_pointers(s, w, layer);
+    require_pointers(w->norm, w->u_proj, w->z_proj, w->conv_weight, w->conv_bias, w->dt_proj,
+                     w->dt_bias, w->A, w->x_proj, w->skip, w->out_proj);
+    for (const auto& [axis, value] : {std::pair{Axis::kFeatures, s->features},
+                                      std::pair{Axis::kChannels, s->channels},
+                                      std::pair{Axis::kTaps, s->taps},
+                                      std::pair{Axis::kStates, s->states},
+                                      std::pair{Axis::kRank, s->rank}}) {
+      require_limit(axis, value);
+    }
+    require_range("precision", precision, 0, 2);
+    *layer = new streamseg_layer{
+        LayerPack({s->features, s->channels, s->taps, s->states, s->rank},
+                  {w->norm, w->u_proj, w->z_proj, w->conv_weight, w->conv_bias, w->dt_proj,
+                   w->dt_bias, w->A, w->x_proj, w->skip, w->out_proj},
+                  static_cast<Precision>(precision))};
+  });
+}
+
+void streamseg_layer_destroy(streamseg_layer* layer) { delete layer; }
+
+int streamseg_windowed_mamba_layer(const streamseg_layer* layer, const streamseg_sizes* s,
+                                   const float* x, const float* conv_state,
+                                   const float* scan_state, float* y, float* next_conv_state,
+                                   float* next_scan_state) {
+  return guarded([&] {
+    require_pointers(layer, s, x, conv_state, scan_state, y, next_conv_state, next_scan_state);
+    const LayerSizes& of = layer->pack.layer().sizes;
+    const streamseg_sizes whole{s->map_h,    s->map_w,    s->window_h, s->window_w, s->offset_h,
+                                s->offset_w, s->batch,    of.channels, of.taps,     s->threads};
+    const WindowGrid grid = conv_grid(whole);
+    require_range("map_h * map_w * features", grid.tokens() * of.features, 1, INT32_MAX);
+    windowed_mamba_layer({grid, s->batch, nullptr, x, conv_state, scan_state, y, next_conv_state,
+                          next_scan_state},
+                         layer->pack, ThreadExecutor(s->threads));
+  });
+}
 
 int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes, int64_t height,
                               int64_t width, int64_t out_height, int64_t out_width,

@@ -61,6 +61,32 @@ STREAMSEG_DECLARE(_f32, float)
 STREAMSEG_DECLARE(_f64, double)
 #undef STREAMSEG_DECLARE
 
+/* A fused Mamba layer: RMSNorm, projections, convolution, scan, gate, residual, in one pass. The
+ * weights are copied and packed for the instruction set in use. Products are [inputs, outputs].
+ * `precision` of the products: 0 float32, 1 bfloat16, 2 int8 with a scale for every token. */
+typedef struct streamseg_layer streamseg_layer;
+
+typedef struct streamseg_layer_sizes {
+  int64_t features, channels, taps, states, rank;
+} streamseg_layer_sizes;
+
+typedef struct streamseg_layer_weights {
+  const float *norm, *u_proj, *z_proj, *conv_weight, *conv_bias, *dt_proj, *dt_bias, *A, *x_proj,
+      *skip, *out_proj;
+} streamseg_layer_weights;
+
+STREAMSEG_API int streamseg_layer_create(const streamseg_layer_sizes* sizes,
+                                         const streamseg_layer_weights* weights, int precision,
+                                         streamseg_layer** layer);
+STREAMSEG_API void streamseg_layer_destroy(streamseg_layer* layer);
+
+/* Of `sizes` the geometry, batch and threads are read. */
+STREAMSEG_API int streamseg_windowed_mamba_layer(const streamseg_layer* layer,
+                                                 const streamseg_sizes* sizes, const float* x,
+                                                 const float* conv_state, const float* scan_state,
+                                                 float* y, float* next_conv_state,
+                                                 float* next_scan_state);
+
 /* labels [batch, out_height, out_width] of logits [batch, classes, height, width]. */
 STREAMSEG_API int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes,
                                             int64_t height, int64_t width, int64_t out_height,

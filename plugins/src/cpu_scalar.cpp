@@ -7,5 +7,5 @@ const streamseg::KernelTable<float>* streamseg::scalar_kernels() {
 }
 
 const streamseg::KernelTable<double>* streamseg::scalar_kernels_f64() {
-  return kernel_table<ScalarLanes<double>>("scalar");
+  return wide_kernel_table<ScalarLanes<double>>("scalar");
 }

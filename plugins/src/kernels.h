@@ -4,22 +4,46 @@
 #include "conv_backward.h"
 #include "conv_kernel.h"
 #include "label_kernel.h"
+#include "layer_kernel.h"
 #include "scan_backward.h"
 #include "scan_kernel.h"
 
 namespace streamseg {
 namespace {
 
+// P: the matrix products of the fused layer.
+template <class V, class P = Products<V>>
+const KernelTable<float>* kernel_table(const char* name) {
+  static const KernelTable<float> table = {name,
+                                           V::kLanes,
+                                           ConvKernel<V>::run,
+                                           ConvBackward<V>::run,
+                                           ScanKernel<V>::pack_decay,
+                                           ScanKernel<V>::run,
+                                           ScanBackward<V>::run,
+                                           LabelKernel<V>::run,
+                                           LayerKernel<V, P>::run,
+                                           P::packed_bytes,
+                                           P::padded,
+                                           P::pack};
+  return &table;
+}
+
+// For checking gradients: neither labels nor whole layers.
 template <class V>
-const KernelTable<typename V::T>* kernel_table(const char* name) {
-  static const KernelTable<typename V::T> table = {name,
-                                                   V::kLanes,
-                                                   ConvKernel<V>::run,
-                                                   ConvBackward<V>::run,
-                                                   ScanKernel<V>::pack_decay,
-                                                   ScanKernel<V>::run,
-                                                   ScanBackward<V>::run,
-                                                   label_kernel<V>()};
+const KernelTable<double>* wide_kernel_table(const char* name) {
+  static const KernelTable<double> table = {name,
+                                            V::kLanes,
+                                            ConvKernel<V>::run,
+                                            ConvBackward<V>::run,
+                                            ScanKernel<V>::pack_decay,
+                                            ScanKernel<V>::run,
+                                            ScanBackward<V>::run,
+                                            nullptr,
+                                            nullptr,
+                                            nullptr,
+                                            nullptr,
+                                            nullptr};
   return &table;
 }
 

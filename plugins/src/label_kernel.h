@@ -84,15 +84,5 @@ struct LabelKernel {
   }
 };
 
-// Null for double: only gradients are checked in it.
-template <class V>
-constexpr auto label_kernel() -> void (*)(const ArgmaxProblem&, const Item&, Scratch&) {
-  if constexpr (sizeof(typename V::T) == sizeof(float)) {
-    return LabelKernel<V>::run;
-  } else {
-    return nullptr;
-  }
-}
-
 }  // namespace
 }  // namespace streamseg

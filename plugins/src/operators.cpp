@@ -21,6 +21,11 @@ Scratch& thread_scratch() {
   return scratch;
 }
 
+Scratch& layer_buffers() {
+  thread_local Scratch buffers;
+  return buffers;
+}
+
 void require(bool holds, const std::string& message) {
   if (!holds) throw InvalidArgument(message);
 }
@@ -30,7 +35,11 @@ bool supports(const KernelTable<float>* table) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const std::string name = table->name;
-  if (name == "avx512") {
+  if (name == "avx512bf16" && !(__builtin_cpu_supports("avx512vnni") &&
+                                __builtin_cpu_supports("avx512bf16"))) {
+    return false;
+  }
+  if (name == "avx512" || name == "avx512bf16") {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
@@ -43,7 +52,7 @@ bool supports(const KernelTable<float>* table) {
 const std::vector<const KernelTable<float>*>& supported_kernels() {
   static const std::vector<const KernelTable<float>*> tables = [] {
     std::vector<const KernelTable<float>*> found = {scalar_kernels()};
-    for (const auto* table : {neon_kernels(), avx2_kernels(), avx512_kernels()}) {
+    for (const auto* table : {neon_kernels(), avx2_kernels(), avx512_kernels(), avx512bf16_kernels()}) {
       if (supports(table)) found.push_back(table);
     }
     return found;
@@ -132,11 +141,11 @@ int64_t split_channels(int64_t pieces, int64_t channels, int64_t most, int64_t l
 }
 
 template <class T>
-void check_decay(const ScanProblem<T>& p) {
-  for (int64_t i = 0; i < p.channels * p.states; ++i) {
-    require(!(p.A[i] > 0), "A[" + std::to_string(i / p.states) + ", " +
-                               std::to_string(i % p.states) + "] is " + std::to_string(p.A[i]) +
-                               ", expected at most 0: pass -exp(A_log)");
+void check_decay(const T* A, int64_t channels, int64_t states) {
+  for (int64_t i = 0; i < channels * states; ++i) {
+    require(!(A[i] > 0), "A[" + std::to_string(i / states) + ", " + std::to_string(i % states) +
+                             "] is " + std::to_string(A[i]) +
+                             ", expected at most 0: pass -exp(A_log)");
   }
 }
 
@@ -246,7 +255,7 @@ void windowed_causal_conv_backward(ConvProblem<T> p, ConvGradients<T> g, T* weig
 
 template <class T>
 void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
-  check_decay(p);
+  check_decay(p.A, p.channels, p.states);
   Scratch decay;
   pack_decay(p, decay);
   const auto& table = kernels<T>();
@@ -259,7 +268,7 @@ void windowed_selective_scan(ScanProblem<T> p, const Executor& executor) {
 template <class T>
 void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* dt_bias, T* A,
                                       T* skip, const Executor& executor) {
-  check_decay(p);
+  check_decay(p.A, p.channels, p.states);
   Scratch decay;
   pack_decay(p, decay);
   const auto parts = static_cast<size_t>(p.batch * p.grid.cells());
@@ -276,6 +285,56 @@ void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* d
   sum_parts(biases, p.channels, dt_bias);
   sum_parts(skips, p.channels, skip);
   sum_parts(decays, p.channels * p.states, A);
+}
+
+LayerPack::LayerPack(const LayerSizes& s, const LayerWeights& w, Precision precision)
+    : kernels_(&active_kernels()) {
+  check_decay(w.A, s.channels, s.states);
+  // The small products feed the step size and the scan: rounding them to 8 bits costs accuracy and
+  // gains little.
+  const Precision small = precision == Precision::kInt8 ? Precision::kBfloat16 : precision;
+  layer_.sizes = s;
+  layer_.u_proj = pack(w.u_proj, s.features, s.channels, precision);
+  layer_.z_proj = pack(w.z_proj, s.features, s.channels, precision);
+  layer_.x_proj = pack(w.x_proj, s.channels, s.projections(), small);
+  layer_.dt_proj = pack(w.dt_proj, s.rank, s.channels, small);
+  layer_.out_proj = pack(w.out_proj, s.channels, s.features, precision);
+  LayerWeights& kept = layer_.weights;
+  kept.norm = keep(w.norm, s.features);
+  kept.conv_weight = keep(w.conv_weight, s.channels * s.taps);
+  kept.conv_bias = keep(w.conv_bias, s.channels);
+  kept.dt_bias = keep(w.dt_bias, s.channels);
+  kept.A = keep(w.A, s.channels * s.states);
+  kept.skip = keep(w.skip, s.channels);
+  const int64_t padded = (s.channels + kernels_->lanes - 1) / kernels_->lanes * kernels_->lanes;
+  auto* decay = static_cast<float*>(
+      memory_.emplace_back().reserve(static_cast<size_t>(padded * s.states) * sizeof(float)));
+  kernels_->pack_decay(w.A, s.channels, s.states, decay);
+  layer_.decay = decay;
+}
+
+const float* LayerPack::keep(const float* values, int64_t count) {
+  const auto bytes = static_cast<size_t>(count) * sizeof(float);
+  auto* copy = static_cast<float*>(memory_.emplace_back().reserve(bytes));
+  std::copy(values, values + count, copy);
+  return copy;
+}
+
+Packed LayerPack::pack(const float* weight, int64_t depth, int64_t columns, Precision precision) {
+  const auto padded = static_cast<size_t>(kernels_->padded_columns(columns));
+  void* panels = memory_.emplace_back().reserve(kernels_->packed_bytes(depth, columns, precision));
+  auto* scale = static_cast<float*>(memory_.emplace_back().reserve(padded * sizeof(float)));
+  auto* sums = static_cast<int32_t*>(memory_.emplace_back().reserve(padded * sizeof(int32_t)));
+  kernels_->pack_product(weight, depth, columns, precision, panels, scale, sums);
+  return {depth, columns, panels, scale, sums, precision};
+}
+
+void windowed_mamba_layer(LayerProblem p, const LayerPack& pack, const Executor& executor) {
+  p.layer = &pack.layer();
+  const auto& table = pack.kernels();
+  run_items(cell_items(p.grid, p.batch, 1, 1), executor, [&](const Item& item) {
+    table.layer(p, item, layer_buffers(), thread_scratch());
+  });
 }
 
 void upsample_argmax(ArgmaxProblem p, const Executor& executor) {

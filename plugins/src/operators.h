@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <string>
 
 #include "ops.h"
@@ -51,6 +52,27 @@ void windowed_selective_scan(ScanProblem<T> problem, const Executor& executor);
 template <class T>
 void windowed_selective_scan_backward(ScanProblem<T> problem, ScanGradients<T> gradients,
                                       T* dt_bias, T* A, T* skip, const Executor& executor);
+
+// A layer's weights, checked, copied and packed for the instruction set in use at that time.
+class LayerPack {
+ public:
+  LayerPack(const LayerPack&) = delete;
+  LayerPack& operator=(const LayerPack&) = delete;
+  LayerPack(const LayerSizes& sizes, const LayerWeights& weights, Precision precision);
+  const PackedLayer& layer() const { return layer_; }
+  const KernelTable<float>& kernels() const { return *kernels_; }
+
+ private:
+  const float* keep(const float* values, int64_t count);
+  Packed pack(const float* weight, int64_t depth, int64_t columns, Precision precision);
+
+  const KernelTable<float>* kernels_;
+  PackedLayer layer_{};
+  std::deque<Scratch> memory_;
+};
+
+// `problem.layer` is set here.
+void windowed_mamba_layer(LayerProblem problem, const LayerPack& pack, const Executor& executor);
 
 void upsample_argmax(ArgmaxProblem problem, const Executor& executor);
 

@@ -26,7 +26,7 @@ enum class Role : uint8_t { kMap, kWeight, kState, kLabels, kIndex };
 
 enum class Axis : uint8_t {
   kBatch, kTokens, kCells, kChannels, kTaps, kHistory, kStates, kClasses, kRows, kColumns, kHeight,
-  kWidth, kCount
+  kWidth, kFeatures, kRank, kProjections, kCount
 };
 
 struct Limit {
@@ -36,7 +36,8 @@ struct Limit {
   int64_t high;
 };
 
-// In the order of Axis. Tokens, cells and history follow from attributes and other axes.
+// In the order of Axis. Tokens, cells, history and projections follow from attributes and
+// other axes.
 inline constexpr Limit kLimits[] = {
     {Axis::kBatch, "batch", 1, 65535},
     {Axis::kTokens, "map_h * map_w", 1, INT32_MAX},
@@ -50,6 +51,9 @@ inline constexpr Limit kLimits[] = {
     {Axis::kColumns, "scores width", 1, kMaxPixels},
     {Axis::kHeight, "height", 1, kMaxPixels},
     {Axis::kWidth, "width", 1, kMaxPixels},
+    {Axis::kFeatures, "features", 1, kMaxFeatures},
+    {Axis::kRank, "rank", 1, kMaxFeatures},
+    {Axis::kProjections, "rank + 2 * states", 3, kMaxFeatures + 2 * kMaxStates},
 };
 
 struct Operand {
@@ -65,8 +69,8 @@ struct Attribute {
   int64_t high;
 };
 
-constexpr size_t kMaxInputs = 12;
-constexpr size_t kMaxAttributes = 6;
+constexpr size_t kMaxInputs = 14;
+constexpr size_t kMaxAttributes = 7;
 
 struct Operator {
   const char* name;
@@ -75,22 +79,22 @@ struct Operator {
   size_t input_count;  // without the indices
   Operand inputs[kMaxInputs];
   size_t output_count;
-  Operand outputs[2];
+  Operand outputs[3];
   size_t index_count;  // trailing inputs of the lowering
   const char* indices[3];
 
-  constexpr bool windowed() const { return attribute_count == 6; }
+  constexpr bool windowed() const { return attribute_count >= 6; }
 };
 
 // Offsets end before their window; `Sizes` checks that.
-#define STREAMSEG_GEOMETRY                                                                    \
-  6, {                                                                                        \
-    {"map_h", 1, kMaxExtent}, {"map_w", 1, kMaxExtent}, {"window_h", 1, kMaxExtent},          \
-        {"window_w", 1, kMaxExtent}, {"offset_h", 0, kMaxExtent}, {"offset_w", 0, kMaxExtent} \
-  }
+#define STREAMSEG_GEOMETRY                                                                  \
+  {"map_h", 1, kMaxExtent}, {"map_w", 1, kMaxExtent}, {"window_h", 1, kMaxExtent},          \
+      {"window_w", 1, kMaxExtent}, {"offset_h", 0, kMaxExtent}, {"offset_w", 0, kMaxExtent}
 
 inline constexpr Operator kCausalConv = {
-    "WindowedCausalConv", STREAMSEG_GEOMETRY,
+    "WindowedCausalConv",
+    6,
+    {STREAMSEG_GEOMETRY},
     4,
     {{"x", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
      {"weight", Role::kWeight, 2, {Axis::kChannels, Axis::kTaps}},
@@ -104,7 +108,9 @@ inline constexpr Operator kCausalConv = {
     {"order", "inverse", "tail"}};
 
 inline constexpr Operator kSelectiveScan = {
-    "WindowedSelectiveScan", STREAMSEG_GEOMETRY,
+    "WindowedSelectiveScan",
+    6,
+    {STREAMSEG_GEOMETRY},
     9,
     {{"u", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
      {"dt", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kChannels}},
@@ -133,9 +139,43 @@ inline constexpr Operator kUpsampleArgmax = {
     0,
     {}};
 
+// A whole layer: x + out_proj(scan(...)), with RMSNorm (epsilon 1e-5) first. Products are stored
+// [inputs, outputs]; `precision` is that of the products: 0 float32, 1 bfloat16, 2 int8 with a scale
+// for every token (x_proj and dt_proj then in bfloat16).
+inline constexpr Operator kMambaLayer = {
+    "WindowedMambaLayer",
+    7,
+    {STREAMSEG_GEOMETRY, {"precision", 0, 2}},
+    14,
+    {{"x", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kFeatures}},
+     {"norm", Role::kWeight, 1, {Axis::kFeatures}},
+     {"u_proj", Role::kWeight, 2, {Axis::kFeatures, Axis::kChannels}},
+     {"z_proj", Role::kWeight, 2, {Axis::kFeatures, Axis::kChannels}},
+     {"conv_weight", Role::kWeight, 2, {Axis::kChannels, Axis::kTaps}},
+     {"conv_bias", Role::kWeight, 1, {Axis::kChannels}},
+     {"dt_proj", Role::kWeight, 2, {Axis::kRank, Axis::kChannels}},
+     {"dt_bias", Role::kWeight, 1, {Axis::kChannels}},
+     {"A", Role::kWeight, 2, {Axis::kChannels, Axis::kStates}},
+     {"x_proj", Role::kWeight, 2, {Axis::kChannels, Axis::kProjections}},
+     {"skip", Role::kWeight, 1, {Axis::kChannels}},
+     {"out_proj", Role::kWeight, 2, {Axis::kChannels, Axis::kFeatures}},
+     {"conv_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kHistory}},
+     {"scan_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kStates}}},
+    3,
+    {{"y", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kFeatures}},
+     {"next_conv_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kHistory}},
+     {"next_scan_state", Role::kState, 4,
+      {Axis::kBatch, Axis::kCells, Axis::kChannels, Axis::kStates}}},
+    3,
+    {"order", "inverse", "tail"}};
+
 #undef STREAMSEG_GEOMETRY
 
-inline constexpr const Operator* kOperators[] = {&kCausalConv, &kSelectiveScan, &kUpsampleArgmax};
+inline constexpr const Operator* kOperators[] = {&kCausalConv, &kSelectiveScan, &kUpsampleArgmax,
+                                                &kMambaLayer};
 
 inline void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (low <= value && value <= high) return;
@@ -157,7 +197,8 @@ class Sizes {
     values_.fill(-1);
     for (size_t i = 0; i < op.attribute_count; ++i) {
       const Attribute& attribute = op.attributes[i];
-      const int64_t high = i >= 4 ? attributes[i - 2] - 1 : attribute.high;
+      const bool offset = i == 4 || i == 5;
+      const int64_t high = offset ? attributes[i - 2] - 1 : attribute.high;
       require_range(attribute.name, attributes[i], attribute.low, high);
     }
     if (op.windowed()) {
@@ -174,9 +215,13 @@ class Sizes {
   const WindowGrid& grid() const { return grid_; }
 
   int64_t operator[](Axis axis) const {
-    if (axis != Axis::kHistory) return values_[static_cast<size_t>(axis)];
-    const int64_t taps = (*this)[Axis::kTaps];
-    return taps < 0 ? -1 : taps - 1;
+    const auto value = [&](Axis a) { return values_[static_cast<size_t>(a)]; };
+    if (axis == Axis::kHistory) return value(Axis::kTaps) < 0 ? -1 : value(Axis::kTaps) - 1;
+    if (axis == Axis::kProjections) {
+      const bool known = value(Axis::kRank) >= 0 && value(Axis::kStates) >= 0;
+      return known ? value(Axis::kRank) + 2 * value(Axis::kStates) : -1;
+    }
+    return value(axis);
   }
 
   // Shape of an operand as far as it is known.

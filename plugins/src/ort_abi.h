@@ -85,6 +85,12 @@ struct Api {
   Status* compute_stream(const KernelContext* context, void** out) const {
     return get<193, Status*(const KernelContext*, void**)>()(context, out);
   }
+  // The constant that is input `index`; `constant` is 0 where the graph computes it.
+  Status* constant_input(const KernelInfo* info, size_t index, int* constant,
+                         const Value** out) const {
+    return get<249, Status*(const KernelInfo*, size_t, int*, const Value**)>()(info, index, constant,
+                                                                               out);
+  }
   // Calls task(argument, i) for i in [0, total) on the session's own threads.
   Status* parallel_for(const KernelContext* context, void (*task)(void*, size_t), size_t total,
                        size_t batches, void* argument) const {

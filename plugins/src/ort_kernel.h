@@ -63,10 +63,7 @@ struct Tensor {
   }
 };
 
-inline Tensor read_input(const Api& api, const KernelContext* context, size_t index,
-                         const char* name, int wanted) {
-  const Value* value = nullptr;
-  check(api.input(context, index, &value));
+inline Tensor read_value(const Api& api, const Value* value, const char* name, int wanted) {
   if (value == nullptr) throw std::invalid_argument(std::string(name) + " is missing");
   TensorInfo* info = nullptr;
   check(api.tensor_info(value, &info));
@@ -90,6 +87,26 @@ inline Tensor read_input(const Api& api, const KernelContext* context, size_t in
   check(api.tensor_data(const_cast<Value*>(value), &data));
   tensor.data = data;
   return tensor;
+}
+
+inline Tensor read_input(const Api& api, const KernelContext* context, size_t index,
+                         const char* name, int wanted) {
+  const Value* value = nullptr;
+  check(api.input(context, index, &value));
+  return read_value(api, value, name, wanted);
+}
+
+// An input that is a constant of the graph, read when the kernel is made.
+inline Tensor read_constant(const Api& api, const KernelInfo* info, size_t index,
+                            const Operand& operand) {
+  int constant = 0;
+  const Value* value = nullptr;
+  check(api.constant_input(info, index, &constant, &value));
+  if (constant == 0) {
+    throw std::invalid_argument(std::string(operand.name) +
+                                " is computed in the graph, expected a constant");
+  }
+  return read_value(api, value, operand.name, kFloat);
 }
 
 inline void* make_output(const Api& api, KernelContext* context, size_t index, const Shape& shape) {
@@ -152,7 +169,6 @@ struct TableKernel {
   const Api& api;
   Sizes sizes;
 
- private:
   static std::array<int64_t, kMaxAttributes> read_attributes(const Api& api,
                                                              const KernelInfo* info) {
     std::array<int64_t, kMaxAttributes> values{};

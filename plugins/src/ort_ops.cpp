@@ -102,6 +102,43 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
   }
 };
 
+// Weights are constants, checked and packed when the session is made.
+struct LayerKernel : TableKernel<kMambaLayer, kFloat> {
+  static constexpr const char* kProvider = nullptr;
+
+  LayerKernel(const Api& given, const KernelInfo* info)
+      : TableKernel(given, info), pack_(read_pack(info)) {}
+
+  void compute(KernelContext* context) const {
+    const auto call = open(context);
+    auto* y = static_cast<float*>(output(context, call, 0));
+    auto* conv = static_cast<float*>(output(context, call, 1));
+    auto* scan = static_cast<float*>(output(context, call, 2));
+    windowed_mamba_layer({call.sizes.grid(), call.sizes[Axis::kBatch], nullptr,
+                          call.inputs[0].floats(), call.inputs[12].floats(),
+                          call.inputs[13].floats(), y, conv, scan},
+                         pack_, SessionExecutor(api, context));
+  }
+
+ private:
+  LayerPack read_pack(const KernelInfo* info) {
+    std::array<const float*, kInputs> w{};
+    for (size_t i = 0; i < kInputs; ++i) {
+      const Operand& operand = kMambaLayer.inputs[i];
+      if (operand.role != Role::kWeight) continue;
+      const Tensor tensor = read_constant(api, info, i, operand);
+      sizes.take(operand, tensor.shape.data(), static_cast<int64_t>(tensor.shape.size()));
+      w[i] = tensor.floats();
+    }
+    const LayerSizes of{sizes[Axis::kFeatures], sizes[Axis::kChannels], sizes[Axis::kTaps],
+                        sizes[Axis::kStates], sizes[Axis::kRank]};
+    return LayerPack(of, {w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]},
+                     static_cast<Precision>(read_attribute(api, info, "precision")));
+  }
+
+  LayerPack pack_;
+};
+
 struct LabelsKernel : TableKernel<kUpsampleArgmax, kFloat> {
   static constexpr const char* kProvider = nullptr;
   using TableKernel::TableKernel;
@@ -127,5 +164,5 @@ extern "C" STREAMSEG_API streamseg::ort::Status* RegisterCustomOps(
   using namespace streamseg;
   return register_kernels<WindowedKernel<kCausalConv, kFloat>, WindowedKernel<kCausalConv, kFloat16>,
                           WindowedKernel<kSelectiveScan, kFloat>,
-                          WindowedKernel<kSelectiveScan, kFloat16>, LabelsKernel>(options, base);
+                          WindowedKernel<kSelectiveScan, kFloat16>, LabelsKernel, LayerKernel>(options, base);
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "layer.h"
 #include "windows.h"
 
 namespace streamseg {
@@ -119,12 +120,19 @@ struct KernelTable {
   void (*scan)(const ScanProblem<T>&, const Item&, Scratch&);
   void (*scan_backward)(const ScanProblem<T>&, const ScanGradients<T>&, const Item&, Scratch&);
   void (*upsample_argmax)(const ArgmaxProblem&, const Item&, Scratch&);
+  // These four are null for double. `layer` keeps its buffers in the first scratch.
+  void (*layer)(const LayerProblem&, const Item&, Scratch&, Scratch&);
+  size_t (*packed_bytes)(int64_t depth, int64_t columns, Precision precision);
+  int64_t (*padded_columns)(int64_t columns);
+  void (*pack_product)(const float* weight, int64_t depth, int64_t columns, Precision precision,
+                       void* panels, float* scale, int32_t* sums);
 };
 
 const KernelTable<float>* scalar_kernels();
 const KernelTable<double>* scalar_kernels_f64();
 const KernelTable<float>* avx2_kernels();
 const KernelTable<float>* avx512_kernels();
+const KernelTable<float>* avx512bf16_kernels();
 const KernelTable<float>* neon_kernels();
 
 }  // namespace streamseg

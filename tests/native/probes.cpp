@@ -33,7 +33,8 @@ const char* role_name(Role role) {
 
 const char* axis_name(Axis axis) {
   const char* names[] = {"batch",  "tokens",  "cells", "channels", "taps",   "history",
-                         "states", "classes", "rows",  "columns",  "height", "width"};
+                         "states", "classes", "rows",  "columns",  "height", "width",
+                         "features", "rank", "projections"};
   static_assert(sizeof(names) / sizeof(*names) == static_cast<size_t>(Axis::kCount));
   return names[static_cast<size_t>(axis)];
 }

@@ -1,0 +1,14 @@
+// Kernels for AVX-512 with VNNI and BF16; null where the target has no such instructions.
+#include "problem.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#include "kernels.h"
+#include "lanes_avx512.h"
+#include "products_avx512.h"
+
+const streamseg::KernelTable<float>* streamseg::avx512bf16_kernels() {
+  return kernel_table<Avx512Lanes, Avx512Products>("avx512bf16");
+}
+#else
+const streamseg::KernelTable<float>* streamseg::avx512bf16_kernels() { return nullptr; }
+#endif
