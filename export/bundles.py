@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamseg._version import __version__
 from streamseg.errors import ExportError
 from streamseg.export.contract import check_contract
+from streamseg.export.fusion import LAYER_PRECISIONS, fuse_layers
 from streamseg.export.graph import TracedGraph, trace_step
 from streamseg.export.parity import ParityMeter, moving_pattern, noise
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
@@ -42,6 +43,8 @@ PARITY_FRAMES = 4
 PARITY_LIMIT = 5e-3
 # Of float16, relative: rounding alone costs up to 6e-3, an overflow or a wrong cast far more.
 HALF_PARITY_LIMIT = 2e-2
+# Relative, of bundles whose temporal layers are fused with rounded products.
+LAYER_PARITY_LIMITS = {"bf16": 2e-2, "int8-dynamic": 1e-1}
 # Ties aside, labels are equal; a graph that no state shows would be caught here.
 AGREEMENT_LIMIT = 0.95
 
@@ -76,7 +79,8 @@ def export_bundle(
         size: (H, W) that the graph runs at.
         logits: also output float32 logits ``[1, K, H, W]``.
         resize: how the runtime fits frames, ``stretch`` or ``letterbox``.
-        precision: ``fp32`` or ``fp16``, baked into the graphs.
+        precision: ``fp32`` or ``fp16``, baked into the graphs; ``bf16`` or ``int8-dynamic`` have
+            the temporal layers as one operator each, with products of that kind on the CPU.
     Raises:
         ExportError: the size is not possible, the exporter failed, or the bundle's outputs differ
             from PyTorch's.
@@ -85,8 +89,9 @@ def export_bundle(
     started = time.perf_counter()
     if resize not in RESIZE_RULES:
         raise ExportError(f"resize is '{resize}', expected one of {', '.join(RESIZE_RULES)}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
+    known = (*PRECISIONS, *LAYER_PRECISIONS)
+    if precision not in known:
+        raise ExportError(f"precision is '{precision}', expected one of {', '.join(known)}")
     warnings = tuple(model.check_size(size))
     for warning in warnings:
         logger.warning("%s", warning)
@@ -97,6 +102,10 @@ def export_bundle(
         full: dict[str, bytes] = {}
         for name in model.graphs(size):
             traced[name] = trace_step(model, size, graph=name, logits=logits)
+            if precision in LAYER_PRECISIONS:
+                full[name] = traced[name].model.SerializeToString(deterministic=True)
+                fused = fuse_layers(traced[name].model, LAYER_PRECISIONS[precision])
+                traced[name] = replace(traced[name], model=fused)
             if precision == "fp16":
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
                 traced[name] = _halve(traced[name], model.state_spec(size))
@@ -108,6 +117,11 @@ def export_bundle(
                 manifest,
                 state=half_state(manifest.state),
                 precision={"layers": "float16", "rest": "float32"},
+            )
+        if precision in LAYER_PRECISIONS:
+            manifest = replace(
+                manifest,
+                precision={"layers": "float32", "rest": "float32", "temporal": precision},
             )
         _write_manifest(folder, manifest)
         parity = measure_parity(model, folder, size=size)
@@ -177,13 +191,16 @@ def measure_parity(
 
     The clip reaches every row of the schedule; given states hold seeded noise.
 
+    Where temporal layers are fused, the graph is compared by its lowering, which is float32
+    throughout, and then once more as it runs here; those figures are returned.
+
     Returns:
         For the manifest: frames, what it was compared with, the largest absolute and relative
         (Euclidean) differences of state and (where the bundle has them) logits, the limit that
         they kept, and the share of equal labels.
     Raises:
-        ExportError: a difference above ``PARITY_LIMIT`` (float16: ``HALF_PARITY_LIMIT``, relative),
-            or labels that agree too little.
+        ExportError: a difference above ``PARITY_LIMIT`` (float16: ``HALF_PARITY_LIMIT``, fused
+            layers: ``LAYER_PARITY_LIMITS``, relative), or labels that agree too little.
     """
     manifest = read_bundle(bundle).manifest
     if frames is None:
@@ -192,21 +209,35 @@ def measure_parity(
     given = {
         spec.name: noise(spec.shape, spec.dtype) for spec in manifest.state if spec.kind == "given"
     }
-    with open_stream(bundle, native=False) as stream, torch.no_grad():
-        for name, content in given.items():
-            stream.give(name, content)
-        replay = Replay(
-            model, size, given={name: torch.from_numpy(array) for name, array in given.items()}
-        )
-        found = _compare(replay, stream, clip)
+
+    def measure(native: bool | None) -> dict[str, Any]:
+        with open_stream(bundle, native=native) as stream, torch.no_grad():
+            for name, content in given.items():
+                stream.give(name, content)
+            replay = Replay(
+                model, size, given={name: torch.from_numpy(array) for name, array in given.items()}
+            )
+            return _compare(replay, stream, clip)
+
+    found = measure(native=False)
     half = manifest.precision_name == "fp16"
-    measure, limit = ("relative", HALF_PARITY_LIMIT) if half else ("max_abs", PARITY_LIMIT)
+    result = _judge(found, "relative" if half else "max_abs", HALF_PARITY_LIMIT if half else None)
+    layers = str(manifest.precision.get("temporal", ""))
+    if layers:
+        result = _judge(measure(native=None), "relative", LAYER_PARITY_LIMITS[layers])
+    return result
+
+
+def _judge(found: dict[str, Any], measure: str, limit: float | None) -> dict[str, Any]:
+    """The figures with their limit; ``ExportError`` where they exceed it."""
+    rounded = limit is not None
+    limit = PARITY_LIMIT if limit is None else limit
     worst = max(found[f"state_{measure}"], found[f"logits_{measure}"] or 0.0)
     if not worst <= limit:
         raise ExportError(
-            f"the exported graph differs from PyTorch by {worst:.2g} after {frames} frames, "
-            f"expected at most {limit:g}; nothing was written"
-            + (". This model does not keep its accuracy in float16: export fp32" if half else "")
+            f"the exported graph differs from PyTorch by {worst:.2g} after {found['frames']} "
+            f"frames, expected at most {limit:g}; nothing was written"
+            + (". This model loses its accuracy in this precision: export fp32" if rounded else "")
         )
     if not found["labels_agreement"] >= AGREEMENT_LIMIT:
         raise ExportError(

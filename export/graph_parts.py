@@ -14,7 +14,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from streamseg.errors import ExportError
-from streamseg.plugins.table import CAUSAL_CONV, DOMAIN, GEOMETRY, SELECTIVE_SCAN
+from streamseg.plugins.table import CAUSAL_CONV, DOMAIN, GEOMETRY, MAMBA_LAYER, SELECTIVE_SCAN
 
 CONSTANTS = {
     operator.name: tuple(operator.input_names[i] for i in operator.positions("weight"))
@@ -82,6 +82,12 @@ class _Splitter:
 
     def parts(self) -> list[Part]:
         """Every part; the last one puts out what the graph does."""
+        fused = [node.name for node in self._graph.node if node.op_type == MAMBA_LAYER.name]
+        if fused:
+            raise ExportError(
+                f"the graph has fused layers ('{fused[0]}'), expected their parts: export the "
+                "checkpoint with --precision fp32"
+            )
         kernels = [node for node in self._graph.node if _is_kernel(node)]
         wanted: list[tuple[Sequence[str], NodeProto | None]] = [
             (self._operands(node), node) for node in kernels

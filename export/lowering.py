@@ -25,6 +25,7 @@ from streamseg.plugins.table import (
     CAUSAL_CONV,
     DOMAIN,
     GEOMETRY,
+    MAMBA_LAYER,
     OPERATORS,
     SELECTIVE_SCAN,
     UPSAMPLE_ARGMAX,
@@ -240,6 +241,38 @@ _SCAN_FUNCTION = f"""
       silu = Mul (z_wide, gate)
       gated = Mul (summed, silu)
       y = CastLike (gated, u)
+    }}"""
+
+_SAME_PLACE = ", ".join(f"{name}: int = @{name}" for name in GEOMETRY)
+# Products stay float32 whatever ``precision`` says: rounding them would only cost time.
+LAYER_FUNCTION = f"""
+    <opset_import: ["" : {OPSET}, "{DOMAIN}" : {DOMAIN_VERSION}], domain: "{DOMAIN}">
+    {MAMBA_LAYER.name} <{", ".join(MAMBA_LAYER.attribute_names)}>
+        ({", ".join((*MAMBA_LAYER.input_names, *MAMBA_LAYER.indices))})
+        => (y, next_conv_state, next_scan_state)
+    {{
+      square = Mul (x, x)
+      last = Constant <value = int64[1] {{-1}}> ()
+      mean = ReduceMean <keepdims = 1> (square, last)
+      epsilon = Constant <value = float {{1e-5}}> ()
+      shifted = Add (mean, epsilon)
+      root = Sqrt (shifted)
+      quotient = Div (x, root)
+      normed = Mul (quotient, norm)
+      u = MatMul (normed, u_proj)
+      z = MatMul (normed, z_proj)
+      convolved, next_conv_state = {DOMAIN}.{CAUSAL_CONV.name} <{_SAME_PLACE}>
+          (u, conv_weight, conv_bias, conv_state, order, inverse, tail)
+      projected = MatMul (convolved, x_proj)
+      rank = Shape <start = 0, end = 1> (dt_proj)
+      states = Shape <start = 1, end = 2> (A)
+      sizes = Concat <axis = 0> (rank, states, states)
+      low, B, C = Split <axis = -1> (projected, sizes)
+      dt = MatMul (low, dt_proj)
+      scanned, next_scan_state = {DOMAIN}.{SELECTIVE_SCAN.name} <{_SAME_PLACE}>
+          (convolved, dt, dt_bias, A, B, C, skip, z, scan_state, order, inverse)
+      added = MatMul (scanned, out_proj)
+      y = Add (x, added)
     }}"""
 
 _LABELS_FUNCTION = f"""

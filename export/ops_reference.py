@@ -139,7 +139,7 @@ def windowed_mamba_layer_reference(
     u, next_conv = windowed_causal_conv_reference(
         normed @ u_proj, conv_weight, conv_bias, conv_state, geometry
     )
-    low, B, C = (u @ x_proj).split((rank, states, states), dim=-1)  # noqa: N806
+    low, B, C = torch.split(u @ x_proj, [rank, states, states], dim=-1)  # noqa: N806
     y, next_scan = windowed_selective_scan_reference(
         u, low @ dt_proj, dt_bias, A, B, C, skip, normed @ z_proj, scan_state, geometry
     )

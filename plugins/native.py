@@ -32,6 +32,7 @@ from streamseg.plugins.table import (
 
 Array = npt.NDArray[Any]
 _WEIGHTS = MAMBA_LAYER.positions("weight")
+_LAYER_AXES = ("features", "channels", "taps", "states", "rank")
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 
@@ -52,9 +53,7 @@ def load(path: str | Path | None = None) -> NativeOps:
 
 
 class _LayerSizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("features", "channels", "taps", "states", "rank")
-    )
+    _fields_ = tuple((name, ctypes.c_int64) for name in _LAYER_AXES)
 
 
 class _LayerWeights(ctypes.Structure):
@@ -235,7 +234,7 @@ class NativeOps:
         layer = ctypes.c_void_p()
         self._call(
             "streamseg_layer_create",
-            ctypes.byref(_LayerSizes(*(sizes[name] for name, _ in _LayerSizes._fields_))),
+            ctypes.byref(_LayerSizes(*(sizes[name] for name in _LAYER_AXES))),
             ctypes.byref(_LayerWeights(*(array.ctypes.data for array in dense))),
             PRECISIONS.index(precision),
             ctypes.byref(layer),
@@ -297,7 +296,7 @@ class NativeLayer:
         inputs = _dense(x, conv_state, scan_state)
         if inputs[0].dtype != np.float32:
             raise BackendError(f"arrays are {inputs[0].dtype}, expected float32")
-        known = {name: self._weights[name] for name, _ in _LayerSizes._fields_}
+        known = {name: self._weights[name] for name in _LAYER_AXES}
         known |= {"tokens": geometry[0] * geometry[1], "cells": self._ops.count_cells(geometry)}
         operands = tuple(MAMBA_LAYER.inputs[i] for i in (0, -2, -1))
         sizes = Sizes(Operator(MAMBA_LAYER.name, (), operands, ()), **known)

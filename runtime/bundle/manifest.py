@@ -135,7 +135,9 @@ class Manifest:
 
     @property
     def precision_name(self) -> str:
-        """``fp32``, ``fp16``, ``int8``, or ``int8+fp16``."""
+        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused layers have."""
+        if "temporal" in self.precision:
+            return str(self.precision["temporal"])
         names = {"float32": "fp32", "float16": "fp16"}
         layers = str(self.precision.get("layers", "float32"))
         rest = str(self.precision.get("rest", "float32"))

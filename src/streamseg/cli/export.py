@@ -42,10 +42,11 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
 @setting_options
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8-dynamic"]),
     default="fp32",
     show_default=True,
-    help="fp16: half the size, for GPUs; state, norms and softmax stay float32.",
+    help="fp16: half the size, for GPUs; state, norms, softmax stay float32. bf16, int8-dynamic: "
+    "products of the temporal layers of TV3S in that precision, for CPUs.",
 )
 @click.option("--logits", is_flag=True, help="Also output float32 logits.")
 @click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
