@@ -112,12 +112,13 @@ class CapturedBuffers(DeviceBuffers):
         outputs = {feed.tensor: self.state[feed.state][feed.buffer] for feed in plan.writes}
         for tensor in self._executable.manifest.graphs[plan.graph].outputs:
             outputs[tensor] = slot.device_outputs[tensor]
+        rebound = {tensor: inputs[tensor] for tensor in entry.host_inputs}
         for tensor, array in inputs.items():
-            _bind_input(binding, tensor, array)
+            if tensor not in rebound:
+                _bind_input(binding, tensor, array)
         for tensor, array in outputs.items():
             kind = np.dtype(array.dtype).type
             binding.bind_output(tensor, "cuda", 0, kind, list(array.shape), array.pointer)
-        rebound = {tensor: inputs[tensor] for tensor in entry.host_inputs}
         return BoundStep(binding, self._options(entry.captures and not rebound), rebound)
 
     def _options(self, capture: bool) -> Any:

@@ -38,7 +38,7 @@ from tests.runtime.backends.fake_device import (
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 512
-RUBBISH = 0xA5
+RUBBISH = 0xFF  # NaN as a float, 255 as a label
 
 
 class cudaError_t(enum.IntEnum):
@@ -161,12 +161,9 @@ class FakeCuda(FakeDevice):
 
     def held(self) -> dict[str, int]:
         """What was made and not released."""
-        counts = {
-            "arrays": len(self.arrays),
-            "streams": len(self.queues) - 1,
-            "events": len(self.events),
-            "graphs": len(self.graphs) + len(self.executables),
-        }
+        graphs = len(self.graphs) + len(self.executables)
+        counts = {"arrays": len(self.arrays), "streams": len(self.queues) - 1, "graphs": graphs}
+        counts["events"] = len(self.events)
         return {name: count for name, count in counts.items() if count}
 
     def view(self, address: int, size: int) -> Array:
@@ -285,8 +282,8 @@ class FakeCuda(FakeDevice):
         array = self.arrays.pop(int(devPtr))
         self.places.pop(int(devPtr), None)
         area = (int(devPtr), int(devPtr) + len(array))
-        for name in self.pending(area):
-            self.violate(f"memory was released under {name}")
+        for access in self.unfinished(area):
+            self.violate(f"memory was released under {access.name}")
         self.accesses = [a for a in self.accesses if not overlap(a.area, area)]
         np.frombuffer(array, np.uint8)[:] = RUBBISH
         self.spare.append(array)

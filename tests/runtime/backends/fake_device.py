@@ -175,6 +175,20 @@ class FakeDevice:
             if any(overlap(area, access.area) for area in areas):
                 self.violate(f"race: {work.name} and {access.name} on the same memory")
 
+    def unfinished(self, area: Range) -> list[Access]:
+        """Work on an area that the host has not waited for, whether it has run or not."""
+        return [
+            access
+            for access in self.accesses
+            if self.host.get(access.queue, 0) < access.number and overlap(area, access.area)
+        ]
+
+    def read_on_host(self, area: Range) -> None:
+        """The host reads an area now, by a copy that waits for no stream."""
+        for access in self.unfinished(area):
+            if access.writes:
+                self.violate(f"race: a copy to the host and {access.name} on the same memory")
+
     def pending(self, area: Range, *, writes_only: bool = False) -> list[str]:
         """Names of work that has not run and touches an area."""
         names = []

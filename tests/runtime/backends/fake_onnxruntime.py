@@ -166,6 +166,7 @@ class Binding:
         if name in self.session.module.host_inputs:
             with self.cuda.lock:
                 self.cuda.idle()
+                self.cuda.read_on_host(tensor.area)
                 self._copy(name, tensor.view(self.cuda).copy())
         else:
             self.inputs[name] = tensor

@@ -27,8 +27,10 @@ SAMPLE = Path(__file__).parents[3] / "samples/pycuda_stream.py"
 class Buffer:
     """Device memory of another library, written on that library's stream, or at once."""
 
-    def __init__(self, cuda: FakeCuda, shape: tuple[int, ...], *, offset: int = 0) -> None:
-        self.cuda, self.shape = cuda, shape
+    def __init__(
+        self, cuda: FakeCuda, shape: tuple[int, ...], *, offset: int = 0, version: int = 3
+    ) -> None:
+        self.cuda, self.shape, self.version = cuda, shape, version
         self.base = cuda.cudaMalloc(int(np.prod(shape)) + offset)[1]
         self.pointer = self.base + offset
         self.stream: Any = None
@@ -49,13 +51,15 @@ class Buffer:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
+        interface = {
             "shape": self.shape,
             "typestr": "|u1",
             "data": (self.pointer, False),
-            "version": 3,
-            "stream": None if self.stream is None else int(self.stream),
+            "version": self.version,
         }
+        if self.version >= 3:
+            interface["stream"] = None if self.stream is None else int(self.stream)
+        return interface
 
 
 def read_labels(cuda: FakeCuda, labels: Any) -> NDArray[np.uint8]:
