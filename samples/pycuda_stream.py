@@ -3,7 +3,8 @@
     python samples/pycuda_stream.py street/ --source clip.mp4 --frames 100
 
 Frames are uploaded here because a file is the source; with a camera or a decoder on the GPU they
-are there already. Needs a GPU, PyCUDA (pip install pycuda) and, for --backend tensorrt, an engine.
+are there already. Needs a GPU, PyCUDA (pip install 'streamseg[pycuda]', which builds it with CUDA's
+toolkit) and, for --backend tensorrt, an engine.
 """
 
 from __future__ import annotations
@@ -36,16 +37,18 @@ def main() -> None:
     ):
         size = stream.manifest.frame
         on_device = gpuarray.empty((size.height, size.width, 3), np.uint8)
-        pixels = np.zeros(256, np.int64)
+        pixels, side = np.zeros(256, np.int64), cuda.Stream()
         for number, frame in enumerate(source):
             if number == arguments.frames:
                 break
             # The model's size: a frame on the device is not resized.
-            on_device.set(cv2.resize(frame.image, (size.width, size.height)))
-            labels = stream.step_device(on_device).labels
-            # The same memory as PyCUDA sees it; the step may still be at work on it.
+            image = cv2.resize(frame.image, (size.width, size.height))
+            on_device.set_async(image, stream=side)
+            # Given the stream, the step waits for the frame, and that stream for the labels;
+            # PyCUDA's arrays name none, and without it the whole device would be waited for.
+            labels = stream.step_device(on_device, stream=side).labels
             ours = gpuarray.GPUArray(labels.shape, np.uint8, gpudata=labels.pointer)
-            cuda.Context.synchronize()
+            side.synchronize()
             pixels += np.bincount(ours.get().ravel(), minlength=256)
         for entry in stream.manifest.classes:
             share = pixels[entry.id] / max(pixels.sum(), 1)

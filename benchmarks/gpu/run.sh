@@ -1,35 +1,48 @@
 #!/usr/bin/env bash
-# Build, check and time the CUDA operators on this machine's GPU within ten minutes; JSON goes to $OUT
-# (or build/gpu). Needs nvcc, CMake and a python3 with torch; prepare.sh says what to bring along to a
-# machine without network. `run.sh --twin` rehearses all but the GPU itself on the CPU.
+# Build, check and time the GPU path on this machine within eight minutes; JSON goes to $OUT (or
+# build/gpu), each part's as soon as it is done. Needs nvcc, CMake and a python3 with torch; prepare.sh
+# says what to bring along to a machine without network.
+#   run.sh            everything
+#   run.sh first      build, kernels, plugins, backend="cuda" against the CPU and its times
+#   run.sh second     whole frame, peers, compute-sanitizer, a training step in float16, PyCUDA
+#   run.sh --twin     a rehearsal on the CPU of all but the GPU itself
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
-twin=${1:-}
-[[ -z $twin || $twin == --twin ]] || { echo "usage: run.sh [--twin]" >&2; exit 2; }
+what=${1:-all}
+[[ $what =~ ^(all|first|second|--twin)$ ]] || { echo "usage: run.sh [first|second|--twin]" >&2; exit 2; }
 export PATH=$PATH:/usr/local/cuda/bin
 export COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}
+deadline=$((SECONDS + ${LIMIT:-480}))
 failed=()
-part() { # name, command...: a part that fails must not cost the others' results
-  local name=$1
-  shift
-  echo "== $name"
-  "$@" || failed+=("$name")
+part() { # name, seconds at most, command...: a part that fails must not cost the others' results
+  local name=$1 most=$2 left=$((deadline - SECONDS))
+  shift 2
+  if ((left < 10)); then
+    echo "== $name: no time left"
+    failed+=("$name (no time)")
+    return
+  fi
+  echo "== $name ($((SECONDS)) s)"
+  timeout "$((most < left ? most : left))" "$@" || failed+=("$name")
 }
 
 # The interpreter with torch, with this checkout in the place of an installed package.
 python=python3
 [[ -x .venv/bin/python ]] && python=$PWD/.venv/bin/python
-if [[ -z $twin ]]; then
+if [[ $what != --twin ]]; then
   command -v nvidia-smi > /dev/null || { echo "run.sh: no GPU here; try: run.sh --twin" >&2; exit 2; }
   if [[ ! -x .venv/bin/python ]]; then
     rm -rf build/gpu_path && mkdir -p build/gpu_path/streamseg
     ln -s "$PWD"/src/streamseg/* build/gpu_path/streamseg/
-    ln -s "$PWD"/{export,runtime,plugins,calibration,training} build/gpu_path/streamseg/
-    wheels=(.whl/*.whl)
-    if [[ -e ${wheels[0]} ]]; then
-      python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu_site .whl/*.whl
+    shopt -s nullglob
+    pieces=(.whl_onnxruntime/*.whl.part*)
+    if ((${#pieces[@]})); then cat "${pieces[@]}" > "${pieces[0]%.part0}"; fi
+    wheels=(.whl/*.whl .whl_onnxruntime/*.whl)
+    if ((${#wheels[@]})); then
+      python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu_site "${wheels[@]}"
     fi
+    shopt -u nullglob
     export PYTHONPATH=$PWD/build/gpu_path:$PWD/build/gpu_site
   fi
 fi
@@ -43,15 +56,20 @@ build() { # folder, CMake options
     | { grep -E "error|[1-9][0-9]* bytes spill" || true; }
 }
 
-cmake -S . -B build/native > "$out/build.log"
+: > "$out/build.log"
+cmake -S . -B build/native >> "$out/build.log"
 cmake --build build/native --parallel >> "$out/build.log"
 export STREAMSEG_OPS=$PWD/build/native/libstreamseg_ops.so
 
-if [[ -n $twin ]]; then
+if [[ $what == --twin ]]; then
   build build/cuda_twin -DSTREAMSEG_CUDA_TWIN=ON
   build/cuda_twin/kernel_bench --parity | tee "$out/kernels.json"
   OMP_NUM_THREADS=1 "$python" benchmarks/gpu/measure.py --out "$out/torch.json" \
     --twin build/cuda_twin/libstreamseg_cuda_twin.so
+  if [[ -d ${BUNDLES:-build/gpu_bundles} ]]; then
+    OMP_NUM_THREADS=1 "$python" benchmarks/gpu/cuda_backend.py "${BUNDLES:-build/gpu_bundles}" \
+      --out "$out/onnxruntime_cuda.json" --rehearse
+  fi
   exit
 fi
 
@@ -63,21 +81,42 @@ STREAMSEG_CUDA=1 "$python" setup.py -q build_cuda --inplace >> "$out/build.log" 
 wait
 if grep -E "[1-9][0-9]* bytes spill" "$out/build.log"; then failed+=("spills"); fi
 
-part "kernel parity and times" bash -c "set -o pipefail; build/cuda/kernel_bench | tee '$out/kernels.json'"
-# The same without the polynomial for decays near 1: what it costs, and what it saves.
-build/cuda_plain/kernel_bench > "$out/kernels_plain_exp2.json" || echo "   the plain exponential misses a bar"
-if [[ -x build/cuda/plugin_host ]]; then
-  export STREAMSEG_CUDA_BUILD=$PWD/build/cuda
-  part "plugin enqueue" bash -c "set -o pipefail; '$python' -m pytest -m gpu \
-    tests/plugins/test_tensorrt_plugins.py 2>&1 | tee '$out/plugins.txt'"
-else
-  echo "   no TensorRT headers in build/tensorrt_headers: no plugin enqueue (see prepare.sh)"
-  failed+=("plugin enqueue")
+if [[ $what != second ]]; then
+  part "kernel parity and times" 40 bash -c "set -o pipefail; build/cuda/kernel_bench | tee '$out/kernels.json'"
+  if [[ -d build/gpu_bundles ]] && "$python" -c "import onnxruntime" 2> /dev/null; then
+    part 'backend="cuda" against the CPU, and its times' 150 \
+      "$python" benchmarks/gpu/cuda_backend.py build/gpu_bundles --out "$out/onnxruntime_cuda.json"
+  else
+    echo "   no bundles in build/gpu_bundles, or no ONNX Runtime: no backend=\"cuda\" (see prepare.sh)"
+    failed+=('backend="cuda"')
+  fi
+  if [[ -x build/cuda/plugin_host ]]; then
+    export STREAMSEG_CUDA_BUILD=$PWD/build/cuda
+    part "plugin enqueue" 90 bash -c "set -o pipefail; '$python' -m pytest -m gpu \
+      tests/plugins/test_tensorrt_plugins.py 2>&1 | tee '$out/plugins.txt'"
+  else
+    echo "   no TensorRT headers in build/tensorrt_headers: no plugin enqueue (see prepare.sh)"
+    failed+=("plugin enqueue")
+  fi
 fi
-part "operators, frame, peers" "$python" benchmarks/gpu/measure.py --out "$out/torch.json"
-if command -v ncu > /dev/null; then
-  ncu --clock-control none --kernel-name regex:scan --launch-skip 8 --launch-count 2 \
-    --section SpeedOfLight build/cuda/kernel_bench > "$out/ncu.txt" 2>&1 || echo "   ncu cannot measure here"
+if [[ $what != first ]]; then
+  part "operators, frame, peers" 150 "$python" benchmarks/gpu/measure.py --out "$out/torch.json"
+  # The kernel at the geometry that is timed: the last launches, not those of the parity run.
+  if command -v ncu > /dev/null; then
+    part "profile" 40 bash -c "ncu --clock-control none --kernel-name regex:scan --launch-skip 60 \
+      --launch-count 2 --section SpeedOfLight --section Occupancy build/cuda/kernel_bench > '$out/ncu.txt' 2>&1"
+  fi
+  # The same without the polynomial for decays near 1: what it costs, and what it saves.
+  part "plain exponential" 20 bash -c "build/cuda_plain/kernel_bench > '$out/kernels_plain_exp2.json' \
+    || echo '   the plain exponential misses a bar'"
+  if command -v compute-sanitizer > /dev/null; then
+    for tool in memcheck racecheck initcheck; do
+      part "compute-sanitizer $tool" 40 bash -c "set -o pipefail; compute-sanitizer --tool $tool \
+        --error-exitcode 1 build/cuda/kernel_bench --parity 2>&1 | tail -5 | tee '$out/sanitizer_$tool.txt'"
+    done
+  fi
+  part "training step in float16" 40 "$python" benchmarks/gpu/training_step.py --out "$out/training.json"
+  part "PyCUDA" 100 benchmarks/gpu/pycuda.sh "$python" "$out"
 fi
 if [[ ${#failed[@]} -gt 0 ]]; then
   printf 'run.sh: failed: %s\n' "${failed[@]}" >&2

@@ -376,6 +376,6 @@ def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path: Path) -> None:
     assert "prepare.sh" in found["scan"]["mamba_ssm"] or "no GPU" in found["scan"]["mamba_ssm"]
 
 
-@pytest.mark.parametrize("name", ["run.sh", "prepare.sh"])
+@pytest.mark.parametrize("name", ["run.sh", "prepare.sh", "pycuda.sh"])
 def test_gpu_scripts_parse(name: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "benchmarks/gpu" / name)], check=True)

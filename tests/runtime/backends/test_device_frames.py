@@ -247,8 +247,14 @@ def install_pycuda(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> list[Any]
             self.ptr = cuda.cudaMalloc(size)[1] if gpudata is None else gpudata
             made.append(self)
 
-        def set(self, array: NDArray[Any]) -> None:
-            cuda.view(self.ptr, self.size).view(self.dtype).reshape(self.shape)[...] = array
+        def set_async(self, array: NDArray[Any], stream: Stream) -> None:
+            content = array.copy()
+
+            def copy() -> None:
+                cuda.view(self.ptr, self.size)[:] = content.reshape(-1)
+
+            area = [(self.ptr, self.ptr + self.size)]
+            cuda.add(stream.handle, Work("PyCUDA", [copy], [], area))
 
         def get(self) -> NDArray[Any]:
             return cuda.view(self.ptr, self.size).view(self.dtype).reshape(self.shape).copy()
@@ -263,14 +269,19 @@ def install_pycuda(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> list[Any]
                 "version": 2,
             }
 
-    class Context:
-        @staticmethod
-        def synchronize() -> None:
-            cuda.cudaDeviceSynchronize()
+    class Stream:
+        def __init__(self) -> None:
+            self.handle = int(cuda.cudaStreamCreateWithFlags(1)[1])
+
+        def synchronize(self) -> None:
+            cuda.drain(self.handle)
+
+        def __del__(self) -> None:
+            cuda.cudaStreamDestroy(self.handle)
 
     package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
     gpuarray = types.ModuleType("pycuda.gpuarray")
-    driver.Context = Context  # type: ignore[attr-defined]
+    driver.Stream = Stream  # type: ignore[attr-defined]
     gpuarray.GPUArray = GPUArray  # type: ignore[attr-defined]
     gpuarray.empty = GPUArray  # type: ignore[attr-defined]
     package.driver, package.gpuarray = driver, gpuarray  # type: ignore[attr-defined]
