@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -81,6 +81,12 @@ web-tools:
 web-build: web-tools
 	npm run --prefix web build
 	web/kernel/build.sh web/kernels.wasm
+
+# What the C++ runtime, its tests and its GStreamer element are built with.
+CPP_PACKAGES := cmake g++ pkg-config nlohmann-json3-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools
+cpp-tools:
+	dpkg -s $(CPP_PACKAGES) >/dev/null 2>&1 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(CPP_PACKAGES) >/dev/null; }
 
 # NVIDIA's Triton server without its ONNX Runtime backend, which a stand-in replaces. For tests only.
 triton-server: setup

@@ -1,0 +1,66 @@
+// The manifest of a bundle; docs/bundle-format.md describes every field.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace streamseg {
+
+enum class Kind { carry, ring, key, given };
+
+struct StateSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  int element_type;     // ONNX's number
+  size_t element_size;  // bytes
+  std::string init;
+  Kind kind;
+  int64_t slots;
+
+  size_t bytes() const;
+  // A carried state swaps two buffers, so that no step copies it.
+  size_t buffers() const { return kind == Kind::carry ? 2 : static_cast<size_t>(slots); }
+};
+
+struct GraphSpec {
+  std::string file;
+  std::vector<std::string> reads;
+  std::vector<std::string> writes;
+  std::vector<std::string> outputs;
+  std::map<std::string, int64_t> ring_reads;
+};
+
+struct ScheduleRow {
+  int64_t from;
+  std::string graph;
+  int64_t every;
+  std::map<std::string, std::vector<int64_t>> ages;
+};
+
+struct ClassInfo {
+  std::string name;
+  uint8_t color[3];
+};
+
+struct Manifest {
+  int height;
+  int width;
+  bool letterbox;
+  uint8_t fill[3];  // of a letterbox's margin: the mean colour
+  std::vector<StateSpec> state;
+  std::map<std::string, GraphSpec> graphs;
+  std::vector<ScheduleRow> schedule;
+  std::vector<ClassInfo> classes;
+  std::map<std::string, std::string> files;
+
+  const StateSpec& state_named(const std::string& name) const;
+  // The last row that covers a step; every step has one.
+  const ScheduleRow& row_at(uint64_t step) const;
+};
+
+// Throws Failure (STREAMSEG_INVALID_BUNDLE) for text that is not a manifest of format 1.
+Manifest parse_manifest(const std::string& text);
+
+}  // namespace streamseg

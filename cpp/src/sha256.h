@@ -1,0 +1,13 @@
+// SHA-256 (FIPS 180-4).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace streamseg {
+
+// As the manifest writes it: "sha256:" and 64 hex digits.
+std::string digest(const uint8_t* data, size_t size);
+
+}  // namespace streamseg

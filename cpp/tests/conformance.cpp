@@ -1,0 +1,86 @@
+// Plays the conformance set: conformance DATA ONNXRUNTIME. Exits 1 at the first label that differs.
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "fit.h"
+#include "streamseg/streamseg.hpp"
+
+namespace {
+
+std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+nlohmann::json read_json(const std::string& path) {
+  const auto content = read_file(path);
+  return nlohmann::json::parse(content.begin(), content.end());
+}
+
+bool play(const std::string& folder, const char* onnxruntime) {
+  const auto about = read_json(folder + "/case.json");
+  const int height = about["height"], width = about["width"];
+  const auto frames = read_file(folder + "/frames.bin"), labels = read_file(folder + "/labels.bin");
+  const size_t pixels = static_cast<size_t>(height) * static_cast<size_t>(width);
+  streamseg::Stream first(folder + "/bundle", {onnxruntime, nullptr, 1});
+  auto stream = first.sibling();
+  std::map<std::string, std::vector<uint8_t>> kept;
+  size_t step = 0;
+  for (const std::string action : about["actions"]) {
+    const auto space = action.find(' ');
+    const std::string name = space == std::string::npos ? "" : action.substr(space + 1);
+    if (action == "reset") {
+      stream.reset();
+    } else if (action.rfind("snapshot", 0) == 0) {
+      kept[name] = stream.snapshot();
+    } else if (action.rfind("restore", 0) == 0) {
+      stream.restore(kept.at(name));
+    } else {
+      const uint8_t* data = frames.data() + step * pixels * 3;
+      const auto found = stream.step({data, height, width, width * 3, STREAMSEG_RGB});
+      if (std::memcmp(found.data(), labels.data() + step * pixels, pixels) != 0) {
+        std::printf("%s: labels of step %zu differ\n", folder.c_str(), step);
+        return false;
+      }
+      ++step;
+    }
+  }
+  std::printf("%s: %zu steps equal\n", folder.c_str(), step);
+  return step == about["steps"].get<size_t>();
+}
+
+bool check_geometry(const std::string& path) {
+  for (const auto& row : read_json(path)) {
+    const auto region = streamseg::place_frame(row["frame"][0], row["frame"][1], row["model"][0], row["model"][1],
+                                               row["resize"] == "letterbox");
+    const std::vector<int> found = {region.top, region.bottom, region.left, region.right};
+    auto rows = streamseg::nearest_indices(region.height(), row["frame"][0]);
+    auto columns = streamseg::nearest_indices(region.width(), row["frame"][1]);
+    for (auto& y : rows) y += region.top;
+    for (auto& x : columns) x += region.left;
+    if (found != row["region"].get<std::vector<int>>() || rows != row["rows"].get<std::vector<int>>() ||
+        columns != row["columns"].get<std::vector<int>>()) {
+      std::printf("geometry differs: %s\n", row.dump().substr(0, 120).c_str());
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+  if (count != 3) return 2;
+  const std::string data = values[1];
+  bool good = check_geometry(data + "/geometry.json");
+  for (const char* name : {"stateless", "carry", "ring", "key", "given", "dtypes", "mixed"}) {
+    good = play(data + "/" + name, values[2]) && good;
+  }
+  return good ? 0 : 1;
+}
