@@ -83,7 +83,7 @@ class CudaKernels:
         if not self.serves(CAUSAL_CONV, tensors):
             return windowed_causal_conv_reference(*_call(tensors, geometry))
         x, weight = tensors[:2]
-        sizes = device.Sizes(geometry, x.shape[0], x.shape[2], weight.shape[1])
+        sizes = device.CallSizes(geometry, x.shape[0], x.shape[2], weight.shape[1])
         return self._run(CAUSAL_CONV, self._ops().causal_conv, sizes, tensors)
 
     def selective_scan(self, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class CudaKernels:
         if not self.serves(SELECTIVE_SCAN, tensors):
             return windowed_selective_scan_reference(*_call(tensors, geometry))
         u, states = tensors[0], tensors[3].shape[1]
-        sizes = device.Sizes(geometry, u.shape[0], u.shape[2], states)
+        sizes = device.CallSizes(geometry, u.shape[0], u.shape[2], states)
         return self._run(SELECTIVE_SCAN, self._ops().selective_scan, sizes, tensors)
 
     def upsample_argmax(self, scores: Tensor, height: int, width: int) -> Tensor:
@@ -116,7 +116,7 @@ class CudaKernels:
         self,
         operator: Operator,
         launch: Callable[..., None],
-        sizes: device.Sizes,
+        sizes: device.CallSizes,
         tensors: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Launch a windowed operator: its map comes first, its state last."""

@@ -34,7 +34,7 @@ _SIGNATURES: dict[str, list[object]] = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CallSizes:
     """Sizes of one call: six integers of geometry, batch, channels, and taps or states."""
 
     geometry: Sequence[int]
@@ -79,7 +79,7 @@ class DeviceOps:
 
     def causal_conv(
         self,
-        sizes: Sizes,
+        sizes: CallSizes,
         *,
         x: int,
         weight: int,
@@ -96,7 +96,7 @@ class DeviceOps:
 
     def selective_scan(
         self,
-        sizes: Sizes,
+        sizes: CallSizes,
         *,
         u: int,
         dt: int,

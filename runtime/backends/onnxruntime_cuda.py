@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from streamseg.errors import BackendError, PluginNotFound
@@ -19,7 +18,11 @@ from streamseg.runtime.backends.onnxruntime import (
     lowering_reason,
     open_session,
 )
-from streamseg.runtime.backends.onnxruntime_cuda_lane import CapturedBuffers, OnnxRuntimeCudaLane
+from streamseg.runtime.backends.onnxruntime_cuda_lane import (
+    CapturedBuffers,
+    CudaSession,
+    OnnxRuntimeCudaLane,
+)
 from streamseg.runtime.bundle.bundle import Bundle
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -97,22 +100,6 @@ def _find_native(options: BackendOptions) -> str | None:
             raise
         logger.warning("running the lowering, many times slower: %s", error)
         return None
-
-
-@dataclass(frozen=True)
-class CudaSession:
-    """A session, and what its placement of the graph asks of whoever binds its inputs.
-
-    Attributes:
-        session: ONNX Runtime's.
-        captures: it keeps steps as CUDA graphs.
-        host_inputs: inputs whose consumer may be on the host. ONNX Runtime copies these when they
-            are bound, so that they have to be bound anew for every step.
-    """
-
-    session: Any
-    captures: bool
-    host_inputs: frozenset[str]
 
 
 class OnnxRuntimeCudaExecutable(Executable):

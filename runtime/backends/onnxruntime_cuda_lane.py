@@ -3,30 +3,78 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from streamseg.errors import BackendError
 from streamseg.runtime.backends.arrays import DeviceFrame
-from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.cuda import Cuda, DeviceArray
 from streamseg.runtime.backends.device_buffers import DeviceBuffers, StepSlot
 from streamseg.runtime.backends.device_lane import DeviceLane
 from streamseg.runtime.backends.interface import StepPlan, plan_step
 from streamseg.runtime.backends.onnxruntime import first_line
 from streamseg.runtime.bundle.manifest import Manifest
 
-if TYPE_CHECKING:
-    from streamseg.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaExecutable
-
 # Steps kept as CUDA graphs, for each lane; the rest are launched kernel by kernel.
 MAX_GRAPHS = 64
 # Steps looked at to find those that recur.
 HORIZON = 1024
 NO_GRAPH = -1  # ONNX Runtime's mark for a run that is neither captured nor replayed
+
+
+@dataclass(frozen=True)
+class CudaSession:
+    """A session, and what its placement of the graph asks of whoever binds its inputs.
+
+    Attributes:
+        session: ONNX Runtime's.
+        captures: it keeps steps as CUDA graphs.
+        host_inputs: inputs whose consumer may be on the host. ONNX Runtime copies these when they
+            are bound, so that they have to be bound anew for every step.
+    """
+
+    session: Any
+    captures: bool
+    host_inputs: frozenset[str]
+
+
+class SharedSessions(Protocol):
+    """What a lane needs of its executable: one stream, one thread, a session for each graph."""
+
+    @property
+    def runtime(self) -> Any:
+        """The module of ONNX Runtime."""
+
+    @property
+    def cuda(self) -> Cuda:
+        """The device."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle."""
+
+    @property
+    def steps(self) -> Any:
+        """The stream that all steps run on."""
+
+    @property
+    def worker(self) -> ThreadPoolExecutor:
+        """The thread that all steps run in."""
+
+    @property
+    def graph_ids(self) -> Iterator[int]:
+        """Numbers of CUDA graphs that are not used yet."""
+
+    @property
+    def sessions(self) -> Mapping[str, CudaSession]:
+        """By graph."""
+
+    def take_back(self, buffers: CapturedBuffers) -> None:
+        """Keep the buffers of a lane that closes for the next one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +98,7 @@ class CapturedBuffers(DeviceBuffers):
     They outlive their lane: the addresses are baked into graphs that live as long as the session.
     """
 
-    def __init__(self, executable: OnnxRuntimeCudaExecutable) -> None:
+    def __init__(self, executable: SharedSessions) -> None:
         super().__init__(executable.cuda, executable.manifest, executable.steps)
         self._executable = executable
         self.bindings: dict[tuple[StepPlan, int], BoundStep] = {}
@@ -161,7 +209,7 @@ def recurring_plans(manifest: Manifest, limit: int) -> Iterator[StepPlan]:
 class OnnxRuntimeCudaLane(DeviceLane):
     """Steps run in the executable's thread, on buffers that were bound and captured before."""
 
-    def __init__(self, executable: OnnxRuntimeCudaExecutable, buffers: CapturedBuffers) -> None:
+    def __init__(self, executable: SharedSessions, buffers: CapturedBuffers) -> None:
         super().__init__(buffers, executable.manifest)
         self._executable, self._captured = executable, buffers
         with self._cuda.device():
