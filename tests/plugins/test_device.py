@@ -27,7 +27,7 @@ from streamseg.export.ops import (
     windowed_selective_scan_reference,
 )
 from streamseg.export.windows import WindowGeometry
-from streamseg.plugins.device import DeviceOps, Sizes
+from streamseg.plugins.device import CallSizes, DeviceOps
 
 from .cuda_builds import ROOT, build_cuda, build_twin
 
@@ -61,7 +61,7 @@ def run_conv(
     x, weight, bias, state = inputs
     y, next_state = np.full_like(x, np.nan), np.full_like(state, np.nan)
     ops.causal_conv(
-        Sizes(astuple(geometry), x.shape[0], x.shape[2], weight.shape[1]),
+        CallSizes(astuple(geometry), x.shape[0], x.shape[2], weight.shape[1]),
         half=half,
         **addresses(x=x, weight=weight, bias=bias, state=state, y=y, next_state=next_state),
     )
@@ -75,7 +75,7 @@ def run_scan(
     y, next_state = np.full_like(u, np.nan), np.full_like(state, np.nan)
     names = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state")
     ops.selective_scan(
-        Sizes(astuple(geometry), u.shape[0], u.shape[2], state.shape[3]),
+        CallSizes(astuple(geometry), u.shape[0], u.shape[2], state.shape[3]),
         half=half,
         split=split,
         **addresses(**dict(zip(names, inputs, strict=True)), y=y, next_state=next_state),
@@ -321,7 +321,7 @@ def test_bad_sizes_are_refused_by_name(
 ) -> None:
     names = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state", "y", "next_state")
     with pytest.raises(BackendError, match=told):
-        twin.selective_scan(Sizes(geometry, 1, 8, depth), **dict.fromkeys(names, 1))
+        twin.selective_scan(CallSizes(geometry, 1, 8, depth), **dict.fromkeys(names, 1))
 
 
 def test_null_array_is_refused(twin: DeviceOps) -> None:
