@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import streamseg
 from streamseg.errors import BackendError, FrameMismatch
-from tests.runtime.backends.conftest import Machine
+from tests.runtime.backends.conftest import Machine, MakeMachine
 from tests.runtime.backends.fake_cuda import FakeCuda
 from tests.runtime.backends.fake_device import Work
 from tests.runtime.backends.test_tensorrt import frames, open_both, run, same
@@ -175,6 +175,28 @@ def test_unusable_frames_are_refused(
             stream.step_device(frame)
         assert stream.steps == 0
     frame.free()
+
+
+def test_frames_on_another_device_and_in_host_memory_are_refused(
+    make_machine: MakeMachine,
+) -> None:
+    machine = make_machine(devices=2)
+    machine.build()
+    cuda = machine.cuda
+    cuda.cudaSetDevice(1)
+    elsewhere = Buffer(cuda, (HEIGHT, WIDTH, 3))
+    cuda.cudaSetDevice(0)
+    host = Buffer(cuda, (HEIGHT, WIDTH, 3))
+    memory = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    host.pointer = memory.ctypes.data
+    with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
+        with pytest.raises(FrameMismatch, match="lies on CUDA device 1, expected CUDA device 0"):
+            stream.step_device(elsewhere)
+        with pytest.raises(FrameMismatch, match="lies in host memory"):
+            stream.step_device(host)
+        assert stream.steps == 0
+    for frame in (elsewhere, host):
+        frame.free()
 
 
 def test_the_cpu_backend_takes_no_device_frames(machine: Machine) -> None:
