@@ -42,7 +42,7 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
 
  private:
   static int run(const Sizes& s, const Tensor* in, void* y, float* next, void* stream) {
-    constexpr bool conv = &kOp == &kCausalConv;
+    constexpr bool conv = kOp.input_count == kCausalConv.input_count;
     const auto sizes = cuda_sizes(s, conv ? Axis::kTaps : Axis::kStates);
     constexpr bool half = kMap == kFloat16;
     if constexpr (conv) {

@@ -180,6 +180,115 @@ void test_conv(Case c, std::mt19937& random) {
   expect(relative_error(ours_gs, gs) <= 1e-5, c.name + " conv gradient of state");
 }
 
+// A product in double precision: [rows, depth] times [depth, columns].
+std::vector<double> multiply(const std::vector<double>& a, const std::vector<double>& b,
+                             int64_t rows, int64_t depth, int64_t columns) {
+  std::vector<double> c(size_t(rows * columns));
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < columns; ++j) {
+        c[size_t(i * columns + j)] += a[size_t(i * depth + k)] * b[size_t(k * columns + j)];
+      }
+    }
+  }
+  return c;
+}
+
+std::vector<double> columns_of(const std::vector<double>& a, int64_t width, int64_t begin,
+                               int64_t count) {
+  std::vector<double> part;
+  for (size_t row = 0; row < a.size(); row += size_t(width)) {
+    part.insert(part.end(), a.begin() + long(row) + begin, a.begin() + long(row) + begin + count);
+  }
+  return part;
+}
+
+double norm_of(const std::vector<double>& x) {
+  double sum = 0;
+  for (const double value : x) sum += value * value;
+  return std::sqrt(sum);
+}
+
+// The layer against its parts in double precision.
+void test_layer(Case c, std::mt19937& random) {
+  const streamseg_layer_sizes z{21, 37, 4, 5, 3};
+  const int64_t rows = c.sizes.batch * c.sizes.map_h * c.sizes.map_w;
+  const int64_t wide = z.rank + 2 * z.states;
+  const auto numbers = [&](int64_t count, double low, double high) {
+    return random_numbers(random, count, low, high);
+  };
+  const auto x = numbers(rows * z.features, -1, 1), norm = numbers(z.features, 0.8, 1.2);
+  const auto u_proj = numbers(z.features * z.channels, -0.3, 0.3);
+  const auto z_proj = numbers(z.features * z.channels, -0.3, 0.3);
+  const auto taps = numbers(z.channels * z.taps, -0.5, 0.5), bias = numbers(z.channels, -0.1, 0.1);
+  const auto dt_proj = numbers(z.rank * z.channels, -0.5, 0.5), dt_bias = numbers(z.channels, -4, -2);
+  const auto A = numbers(z.channels * z.states, -8, -0.2), x_proj = numbers(z.channels * wide, -0.3, 0.3);
+  const auto skip = numbers(z.channels, -1, 1), out = numbers(z.channels * z.features, -0.3, 0.3);
+  const auto conv = numbers(c.sizes.batch * c.cells * z.channels * (z.taps - 1), -1, 1);
+  const auto scan = numbers(c.sizes.batch * c.cells * z.channels * z.states, -1, 1);
+
+  std::vector<double> normed = as<double>(x);
+  for (int64_t i = 0; i < rows; ++i) {
+    double sum = 0;
+    for (int64_t e = 0; e < z.features; ++e) sum += std::pow(normed[size_t(i * z.features + e)], 2);
+    for (int64_t e = 0; e < z.features; ++e) {
+      normed[size_t(i * z.features + e)] *= double(norm[size_t(e)]) / std::sqrt(sum / double(z.features) + 1e-5);
+    }
+  }
+  const auto u = multiply(normed, as<double>(u_proj), rows, z.features, z.channels);
+  const auto gate = multiply(normed, as<double>(z_proj), rows, z.features, z.channels);
+  std::vector<double> v(u.size()), next_conv(conv.size()), y(u.size()), next_scan(scan.size());
+  streamseg_sizes s = c.sizes;
+  s.channels = z.channels;
+  s.depth = z.taps;
+  const auto wide_taps = as<double>(taps), wide_bias = as<double>(bias), old = as<double>(conv);
+  bool ran = streamseg_windowed_causal_conv_f64(&s, u.data(), wide_taps.data(), wide_bias.data(), old.data(),
+                                                v.data(), next_conv.data()) == 0;
+  const auto low = multiply(v, as<double>(x_proj), rows, z.channels, wide);
+  const auto dt = multiply(columns_of(low, wide, 0, z.rank), as<double>(dt_proj), rows, z.rank, z.channels);
+  const auto B = columns_of(low, wide, z.rank, z.states);
+  const auto C = columns_of(low, wide, z.rank + z.states, z.states);
+  const auto wide_dt = as<double>(dt_bias), wide_A = as<double>(A), wide_skip = as<double>(skip);
+  const auto old_scan = as<double>(scan);
+  s.depth = z.states;
+  ran &= streamseg_windowed_selective_scan_f64(&s, v.data(), dt.data(), wide_dt.data(), wide_A.data(), B.data(),
+                                               C.data(), wide_skip.data(), gate.data(), old_scan.data(), y.data(),
+                                               next_scan.data()) == 0;
+  expect(ran, c.name + " layer's parts run");
+  const auto added = multiply(y, as<double>(out), rows, z.channels, z.features);
+
+  const streamseg_layer_weights weights{norm.data(), u_proj.data(), z_proj.data(), taps.data(), bias.data(),
+                                        dt_proj.data(), dt_bias.data(), A.data(), x_proj.data(), skip.data(),
+                                        out.data()};
+  const double limits[] = {3e-6, 1e-2, 5e-2};
+  for (int precision = 0; precision < 3; ++precision) {
+    const std::string name = c.name + " layer " + std::to_string(precision);
+    streamseg_layer* layer = nullptr;
+    expect(streamseg_layer_create(&z, &weights, precision, &layer) == 0, name + " is packed");
+    std::vector<float> first;
+    for (const int64_t threads : {1, 3}) {
+      s.threads = threads;
+      std::vector<float> got(x.size()), got_conv(conv.size()), got_scan(scan.size());
+      expect(streamseg_windowed_mamba_layer(layer, &s, x.data(), conv.data(), scan.data(), got.data(),
+                                            got_conv.data(), got_scan.data()) == 0,
+             name + " runs");
+      std::vector<double> wrong(added), wrong_scan(next_scan);
+      for (size_t i = 0; i < got.size(); ++i) wrong[i] -= double(got[i]) - double(x[i]);
+      for (size_t i = 0; i < got_scan.size(); ++i) wrong_scan[i] -= double(got_scan[i]);
+      const double error = norm_of(wrong) / norm_of(added);
+      const double state = norm_of(wrong_scan) / norm_of(next_scan);
+      expect(error <= limits[precision], name + " error " + std::to_string(error));
+      expect(state <= limits[precision], name + " state error " + std::to_string(state));
+      if (threads == 1) first = got;
+      expect(got == first, name + " does not depend on the number of threads");
+    }
+    streamseg_layer_destroy(layer);
+  }
+  streamseg_layer* layer = nullptr;
+  expect(streamseg_layer_create(&z, &weights, 3, &layer) == STREAMSEG_INVALID_ARGUMENT,
+         "an unknown precision is refused");
+}
+
 void test_argmax(std::mt19937& random, int64_t h, int64_t w, int64_t height, int64_t width) {
   const int64_t classes = 7;
   const auto logits = random_numbers(random, classes * h * w, -1, 1);
@@ -314,6 +423,7 @@ int main() {
       Case c{sizes, 0, level + " " + std::to_string(sizes.map_h) + "x" + std::to_string(sizes.map_w)};
       expect(streamseg_cells(&c.sizes, &c.cells) == 0, "cells are counted");
       test_scan(c, random);
+      test_layer(c, random);
       for (const int64_t taps : {1, 2, 4, 7}) {
         c.sizes.depth = taps;
         test_conv(c, random);
