@@ -100,8 +100,8 @@ mamba-reference: setup
 	rm -rf build/mamba && mkdir -p build/mamba
 	MAMBA_SKIP_CUDA_BUILD=TRUE $(BIN)/python -m pip download -q --no-deps --no-build-isolation \
 	  --no-binary :all: -d build/mamba mamba-ssm==2.3.2.post1
-	tar -xzf build/mamba/*.tar.gz -C build/mamba && rm -rf build/mamba_ssm
-	mv build/mamba/mamba_ssm-* build/mamba_ssm && rm -rf build/mamba
+	rm -rf build/mamba_ssm && mkdir build/mamba_ssm
+	tar -xzf build/mamba/*.tar.gz -C build/mamba_ssm --strip-components=1 && rm -rf build/mamba
 
 test: setup
 	$(BIN)/python -m pytest
