@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,22 @@ tensorrt-rtx:
 	build/rtx/bin/python -m pip install -q tensorrt-rtx-cu13==1.7.1.116 numpy onnx
 	mkdir -p build/rtx/link
 	ln -sf $$(build/rtx/bin/python -c 'import tensorrt_rtx_libs as t; print(t.__path__[0])')/libtensorrt_rtx.so.1 build/rtx/link/libtensorrt_rtx.so
+
+# TensorRT's lean runtimes, which are real wheels and load our plugins without a GPU. For tests only.
+LEAN := 10.15.1.29 10.16.1.11 11.0.0.114 11.2.1.2 11.4.0.106
+tensorrt-lean: $(LEAN:%=build/tensorrt_lean/%)
+build/tensorrt_lean/%: | setup
+	rm -rf $@.part && $(BIN)/python -m pip install -q --no-deps --target $@.part \
+	  tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*
+	mv $@.part $@
+
+# One wheel with the CPU, CUDA and TensorRT libraries; needs nvcc 13, neither a GPU nor TensorRT.
+# CUDA_ARCHITECTURES= a shorter list makes a quicker wheel: .ci/wheel checks one.
+wheel: setup tensorrt-headers
+	.ci/wheel x86_64 $(BIN)/python
+# The CPU library for AArch64, cross-compiled; a Jetson's CUDA and TensorRT libraries are built there.
+wheel-aarch64: setup
+	.ci/wheel aarch64 $(BIN)/python
 
 # A real RTSP server and GStreamer for the tests of live sources; they skip without.
 STREAM_PACKAGES := ffmpeg python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \

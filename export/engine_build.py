@@ -6,14 +6,18 @@ take the same calls; what only some have is asked for by name.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from streamseg.errors import BackendError, ExportError
@@ -21,7 +25,12 @@ from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt_graph import lowered_graph, plugin_graph
 from streamseg.files import check_place, whole_file
 from streamseg.plugins.loader import find_plugins
-from streamseg.runtime.backends.engine_files import EngineRecord, engine_cache, write_engine
+from streamseg.runtime.backends.engine_files import (
+    EngineRecord,
+    Verification,
+    engine_cache,
+    write_engine,
+)
 from streamseg.runtime.backends.gpu import Gpu, find_gpu
 from streamseg.runtime.backends.tensorrt_library import hash_library, import_tensorrt, load_plugins
 from streamseg.runtime.bundle.bundle import Bundle, digest
@@ -48,6 +57,11 @@ class EngineOptions:
         precision: ``fp16`` has what is float32 in the bundle's graphs converted, except the state
             and the other islands of ``half_graph``; ``None`` or the bundle's own builds them as
             they are.
+        tf32: let float32 products round their inputs to TF32, TensorRT's default.
+        unverified: keep engines that fail the comparison with ONNX Runtime, or cannot be compared.
+        clip: frames to compare on; ``None`` draws a street.
+        clip_name: what the frames are, for the sidecar.
+        board: state of the machine, for the sidecar.
     """
 
     flavour: str | None = None
@@ -58,6 +72,11 @@ class EngineOptions:
     timing_cache: Path | None = None
     progress: Progress | None = None
     precision: str | None = None
+    tf32: bool = False
+    unverified: bool = False
+    clip: Sequence[NDArray[np.uint8]] | None = None
+    clip_name: str = "a given clip"
+    board: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +87,15 @@ class NetworkSummary:
         tensors: name -> type and shape of every input and output.
         layers: number of layers by kind.
         types: number of layers by the type of what they write.
+        sampling: how each GridSample and Resize is parsed, in the graph's order.
+        tf32: whether the builder may use TF32.
     """
 
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     layers: Mapping[str, int] = field(default_factory=dict)
     types: Mapping[str, int] = field(default_factory=dict)
+    sampling: Sequence[Mapping[str, str]] = ()
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ class BuiltEngine:
 def build_engines(
     bundle: Bundle, *, out: Path | None = None, options: EngineOptions | None = None
 ) -> list[BuiltEngine]:
-    """Build every graph of a bundle.
+    """Build every graph of a bundle, and compare the engines with ONNX Runtime on the CPU.
 
     Args:
         bundle: from ``read_bundle``.
@@ -96,7 +119,8 @@ def build_engines(
     Returns:
         Each engine.
     Raises:
-        BackendError: TensorRT is missing, too old, or refuses the graph.
+        BackendError: TensorRT is missing, too old, or refuses the graph; the engines' results
+            differ from ONNX Runtime's by more than the bar; nothing is written then.
         ExportError: the graphs cannot be converted to ``precision``, ``out`` is in the bundle, or a
             file cannot be written, which is told before anything is built.
         PluginNotFound: ``native=True`` and there is no usable plugin library.
@@ -114,6 +138,8 @@ def build_engines(
         check_place(chosen.timing_cache, ExportError)
     flavour, trt = import_tensorrt(chosen.flavour)
     gpu = find_gpu()
+    if gpu is not None and not chosen.unverified:
+        _require_reference()
     if flavour == "tensorrt" and gpu is None:
         raise BackendError("TensorRT builds on the GPU that will run; there is none here")
     capabilities = chosen.capabilities or ((gpu.capability,) if gpu else ())
@@ -124,7 +150,7 @@ def build_engines(
         logger.warning("building from the lowering, which runs more slowly: %s", reason)
     if plugins is not None:
         load_plugins(trt, flavour, plugins)
-    built = []
+    drafts = []
     for name, content in bundle.graphs.items():
         model = onnx.load_from_string(content)
         if precision != bundle.manifest.precision_name:
@@ -143,12 +169,69 @@ def build_engines(
             precision=precision,
             plugins_sha256=hash_library(plugins) if plugins else "",
             engine_sha256=digest(engine),
+            tf32=network.tf32,
+            board=chosen.board,
         )
-        folder = engine_cache() / record.key if out is None else out
-        path = folder / f"{name}.engine"
-        write_engine(path, engine, record)
-        built.append(BuiltEngine(path, record, network))
-    return built
+        drafts.append((engine, record, network))
+    runs_here = gpu is not None and gpu.capability in capabilities
+    checked = _verify(bundle, [draft[:2] for draft in drafts], chosen) if runs_here else None
+    if not runs_here:
+        logger.warning("the engines were not compared with ONNX Runtime: they do not run here")
+    return [
+        _place(engine, replace(record, verification=checked), network, out)
+        for engine, record, network in drafts
+    ]
+
+
+def _verify(
+    bundle: Bundle, engines: Sequence[tuple[bytes, EngineRecord]], options: EngineOptions
+) -> Verification | None:
+    """Compare before anything is kept; ``None`` where that failed and ``unverified`` allows it."""
+    # Comparing takes OpenCV and a runtime; building for another machine needs neither.
+    from streamseg.export.engine_verification import verify_engines
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="streamseg-engines-") as folder:
+            for engine, record in engines:
+                write_engine(Path(folder) / f"{record.graph}.engine", engine, record)
+            found = verify_engines(
+                bundle,
+                Path(folder),
+                record=engines[0][1],
+                clip=options.clip,
+                source=options.clip_name,
+                library=options.library,
+            )
+    except BackendError as error:
+        if not options.unverified:
+            raise
+        logger.warning("the engines were not compared with ONNX Runtime: %s", error)
+        return None
+    if not found.passed and not options.unverified:
+        raise BackendError(
+            f"the engines of {bundle.path} compute wrong results, and none is kept: "
+            f"{found.describe()}. Try --no-native, another --precision or another TensorRT; "
+            "--unverified keeps them"
+        )
+    return found
+
+
+def _require_reference() -> None:
+    """Raise BackendError unless ONNX Runtime is here to compare with."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise BackendError(
+            "engines are compared with ONNX Runtime before they are kept, and it is not installed. "
+            "Run: pip install onnxruntime, or build with --unverified"
+        )
+
+
+def _place(
+    engine: bytes, record: EngineRecord, network: NetworkSummary, out: Path | None
+) -> BuiltEngine:
+    folder = engine_cache() / record.key if out is None else out
+    path = folder / f"{record.graph}.engine"
+    write_engine(path, engine, record)
+    return BuiltEngine(path, record, network)
 
 
 def check_precision(bundle: Bundle, wanted: str | None) -> str:
@@ -195,10 +278,10 @@ def _build(
         raise BackendError(
             f"{flavour} {trt.__version__} refuses graph '{name}': {'; '.join(errors)[:500]}"
         )
-    summary = _summarise(network)
+    config = _configure(trt, flavour, builder, capabilities, options)
+    summary = replace(_summarise(trt, network), tf32=config.get_flag(trt.BuilderFlag.TF32))
     _check_interface(summary, graph, name)
     logger.info("graph '%s': %s", name, dict(summary.types))
-    config = _configure(trt, flavour, builder, capabilities, options)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise BackendError(
@@ -210,7 +293,7 @@ def _build(
     return bytes(engine), summary
 
 
-def _summarise(network: Any) -> NetworkSummary:
+def _summarise(trt: Any, network: Any) -> NetworkSummary:
     ends = [network.get_input(i) for i in range(network.num_inputs)]
     ends += [network.get_output(i) for i in range(network.num_outputs)]
     layers = [network.get_layer(i) for i in range(network.num_layers)]
@@ -219,7 +302,23 @@ def _summarise(network: Any) -> NetworkSummary:
         tensors={entry.name: (entry.dtype.name, tuple(entry.shape)) for entry in ends},
         layers=dict(Counter(str(layer.type).rpartition(".")[2] for layer in layers)),
         types=dict(Counter(entry.dtype.name for entry in outputs if entry is not None)),
+        sampling=[described for layer in layers if (described := _sampling(trt, layer))],
     )
+
+
+def _sampling(trt: Any, layer: Any) -> dict[str, str]:
+    """What a GridSample or Resize is in the parsed network; empty for other layers."""
+    names: dict[str, tuple[str, ...]] = {
+        "GRID_SAMPLE": ("interpolation_mode", "align_corners", "sample_mode"),
+        "RESIZE": ("resize_mode", "coordinate_transformation"),
+    }
+    kind = str(layer.type).rpartition(".")[2]
+    if kind not in names:
+        return {}
+    # A network hands out its layers as ILayer; assigning the class gives the kind's own fields.
+    layer.__class__ = trt.IGridSampleLayer if kind == "GRID_SAMPLE" else trt.IResizeLayer
+    found = {name: str(getattr(layer, name)).rpartition(".")[2] for name in names[kind]}
+    return {"kind": kind, **found}
 
 
 # TensorRT's names of the types that inputs and outputs have.
@@ -269,6 +368,12 @@ def _configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.progress is not None:
         config.progress_monitor = _monitor(trt, options.progress)
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if flavour == "tensorrt_rtx" and user_allocation is not None:
+        # Without it RTX may allocate in the middle of a step, which no capture allows.
+        config.set_flag(user_allocation)
     if flavour == "tensorrt_rtx":
         config.num_compute_capabilities = len(capabilities)
         for i, capability in enumerate(capabilities):

@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,51 @@ from streamseg.files import make_folder, whole_file
 from streamseg.runtime.backends.gpu import Gpu
 from streamseg.runtime.bundle.bundle import digest
 
-FORMAT = 1
+FORMAT = 2
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How the engines of a bundle compared with ONNX Runtime on the CPU, with state.
+
+    Attributes:
+        passed: the bars were reached.
+        conclusive: enough classes were in the frames, and there was a bar for the labels.
+        frames: number of steps.
+        source: what the frames were.
+        classes: number of classes that covered one per cent of the pixels or more.
+        ties: share of pixels left out, where two classes are equally likely.
+        labels: share of labels that agree; of the worst frame, for INT8 of all frames.
+        labels_bar: the least that passes.
+        state: largest relative error of a state after any step.
+        logits: largest relative error of a frame's logits; 0 where the bundle has none.
+        error_bar: the most that passes, of either.
+        reference: the runtime that was compared with.
+    """
+
+    passed: bool
+    conclusive: bool
+    frames: int
+    source: str
+    classes: int
+    ties: float
+    labels: float
+    labels_bar: float
+    state: float
+    logits: float
+    error_bar: float
+    reference: str
+
+    def describe(self) -> str:
+        """The measured figures, for messages."""
+        text = (
+            f"{self.labels:.3%} of labels agree with {self.reference} (at least "
+            f"{self.labels_bar:.1%} wanted), state differs by {self.state:.1e} of its size, logits "
+            f"by {self.logits:.1e} (at most {self.error_bar:.0e}), over {self.frames} frames of "
+            f"{self.source}"
+        )
+        return text if self.conclusive else f"{text}; not conclusive: {self.classes} classes seen"
 
 
 @dataclass(frozen=True)
@@ -39,6 +84,9 @@ class EngineRecord:
         precision: of the graph.
         plugins_sha256: of the plugin library; empty when the engine was built from the lowering.
         engine_sha256: of the engine's bytes.
+        tf32: float32 products were allowed to round their inputs to TF32.
+        verification: how it compared with ONNX Runtime; ``None`` where that was never done.
+        board: power mode, clocks and throttling at the build, where the machine reports them.
     """
 
     graph: str
@@ -51,11 +99,15 @@ class EngineRecord:
     precision: str
     plugins_sha256: str
     engine_sha256: str
+    tf32: bool = False
+    verification: Verification | None = None
+    board: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """Folder name in the cache: everything but the engine's own bytes."""
-        fields = {name: value for name, value in asdict(self).items() if name != "engine_sha256"}
+        """Folder name in the cache: what the engine was built for."""
+        measured = ("engine_sha256", "verification", "board")
+        fields = {name: value for name, value in asdict(self).items() if name not in measured}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
     def to_json(self, previous: EngineRecord | None = None) -> str:
@@ -151,17 +203,46 @@ def _read_records(path: Path) -> list[EngineRecord]:
 
 
 def _parse(document: Any, sidecar: Path) -> EngineRecord:
-    names = set(EngineRecord.__dataclass_fields__)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise EngineMismatch(f"sidecar {sidecar} is not of format {FORMAT}. {_rebuild()}")
-    fields = {name: document.get(name) for name in names}
-    listed = fields.pop("capabilities")
+    fields = {name: document.get(name) for name in EngineRecord.__dataclass_fields__}
+    listed, tf32, board = (fields.pop(name) for name in ("capabilities", "tf32", "board"))
+    verification = fields.pop("verification")
     if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
         raise EngineMismatch(f"sidecar {sidecar}: 'capabilities' is no list of text. {_rebuild()}")
     for name, value in fields.items():
         if not isinstance(value, str):
             raise EngineMismatch(f"sidecar {sidecar}: '{name}' is no text. {_rebuild()}")
-    return EngineRecord(capabilities=tuple(listed), **fields)  # type: ignore[arg-type]
+    if not isinstance(tf32, bool) or not isinstance(board, dict) or not _holds_text(board):
+        raise EngineMismatch(f"sidecar {sidecar}: 'tf32' or 'board' is invalid. {_rebuild()}")
+    return EngineRecord(
+        capabilities=tuple(listed),
+        tf32=tf32,
+        verification=_parse_verification(verification, sidecar),
+        board=board,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def _holds_text(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(entry, str) for entry in values.values())
+
+
+def _parse_verification(document: Any, sidecar: Path) -> Verification | None:
+    if document is None:
+        return None
+    kinds = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+    wanted = {entry.name: kinds[str(entry.type)] for entry in fields_of(Verification)}
+    if not isinstance(document, dict) or set(document) != set(wanted):
+        raise EngineMismatch(f"sidecar {sidecar}: 'verification' is invalid. {_rebuild()}")
+    for name, types in wanted.items():
+        value = document[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise EngineMismatch(
+                f"sidecar {sidecar}: verification '{name}' is {value!r}, expected "
+                f"{types[-1].__name__}. {_rebuild()}"
+            )
+    return Verification(**document)
 
 
 def read_engine(path: Path, *, graph: bytes, machine: Machine, bundle: str = "BUNDLE") -> bytes:
@@ -228,29 +309,76 @@ def check_record(
         )
 
 
-def find_engine(
-    graph: str, *, content: bytes, machine: Machine, place: Path | None = None, bundle: str
-) -> Path:
-    """The engine of a graph that fits this machine; its bytes are not checked yet.
+def find_engines(
+    graphs: Mapping[str, bytes],
+    *,
+    machine: Machine,
+    place: Path | None = None,
+    bundle: str,
+) -> dict[str, Path]:
+    """The engines of a bundle's graphs that fit this machine; their bytes are not checked yet.
+
+    All are of one build: graphs of different precisions, or with and without our plugins, are
+    never mixed, for they share their state.
 
     Args:
-        graph: name of the bundle's graph.
-        content: its ONNX bytes.
+        graphs: the bundle's graphs by name, as ONNX bytes.
         machine: what is here.
         place: an engine file, or the folder that ``streamseg build --engine`` wrote; ``None``
-            searches the cache, where an engine with plugins is preferred to one without.
+            searches the cache, where engines with plugins are preferred, then the newest.
         bundle: named in the command that builds.
     Raises:
-        EngineMismatch: there is none, or those that there are fit something else.
+        EngineMismatch: one is missing, those that there are fit something else, or no precision
+            has an engine of every graph.
     """
     if place is not None:
-        path = place / f"{graph}.engine" if place.is_dir() else place
+        return _engines_in(place, graphs, bundle)
+    found = {name: _fitting(name, content, machine, bundle) for name, content in graphs.items()}
+    common = set.intersection(*(set(builds) for builds in found.values()))
+    if not common:
+        listed = {name: sorted({build[0] for build in builds}) for name, builds in found.items()}
+        raise EngineMismatch(
+            f"the graphs of {bundle} have engines of different builds ({listed}), and they share "
+            f"their state. {_rebuild(bundle)}"
+        )
+    best = max(
+        common,
+        key=lambda build: (
+            bool(build[1]),
+            max(found[name][build].stat().st_mtime for name in found),
+        ),
+    )
+    return {name: builds[best] for name, builds in found.items()}
+
+
+# Precision, plugin library and TF32: what the engines of a bundle must have in common.
+_Build = tuple[str, str, bool]
+
+
+def _build_of(record: EngineRecord) -> _Build:
+    return record.precision, record.plugins_sha256, record.tf32
+
+
+def _engines_in(place: Path, graphs: Mapping[str, bytes], bundle: str) -> dict[str, Path]:
+    found = {name: place / f"{name}.engine" if place.is_dir() else place for name in graphs}
+    for path in found.values():
         if not path.is_file():
             raise EngineMismatch(f"engine {path} is not there. {_rebuild(bundle)} --engine FOLDER")
-        return path
+    precisions = {name: read_record(path).precision for name, path in found.items()}
+    if len({_build_of(read_record(path)) for path in found.values()}) > 1:
+        told = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+        raise EngineMismatch(
+            f"the engines in {place} are of different builds ({told}), and they share their state. "
+            f"{_rebuild(bundle)} --engine {place}"
+        )
+    return found
+
+
+def _fitting(graph: str, content: bytes, machine: Machine, bundle: str) -> dict[_Build, Path]:
+    """The newest engine of every build of a graph in the cache that fits this machine."""
     wrong: EngineMismatch | None = None
-    fitting: list[tuple[bool, float, Path]] = []
-    for path in sorted(engine_cache().glob(f"*/{graph}.engine")):
+    fitting: dict[_Build, Path] = {}
+    for path in sorted(engine_cache().glob(f"*/{graph}.engine"), key=lambda p: p.stat().st_mtime):
         try:
             record = read_record(path)
             if record.graph_sha256 != digest(content):
@@ -259,9 +387,9 @@ def find_engine(
         except EngineMismatch as error:
             wrong = error
             continue
-        fitting.append((bool(record.plugins_sha256), path.stat().st_mtime, path))
+        fitting[_build_of(record)] = path
     if fitting:
-        return max(fitting)[2]
+        return fitting
     if wrong is not None:
         raise wrong
     raise EngineMismatch(

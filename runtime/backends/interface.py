@@ -35,12 +35,14 @@ class BackendOptions:
         library: absolute path of a native library to use instead of the installed one.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or folder of them; ``None`` searches the cache.
+        warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
 
     native: bool | None = None
     library: Path | None = None
     threads: int | None = None
     engine: Path | None = None
+    warn_unverified: bool = True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from streamseg.runtime.backends.cuda import Cuda, DeviceArray, open_cuda
 from streamseg.runtime.backends.engine_files import (
     EngineRecord,
     Machine,
-    find_engine,
+    find_engines,
     read_engine,
     read_record,
 )
@@ -99,10 +99,15 @@ def load_tensorrt(
             f"{bundle.path} has the graphs {', '.join(bundle.graphs)}, and {options.engine} is one "
             "engine; give the folder of all of them"
         )
+    places = find_engines(
+        bundle.graphs, machine=machine, place=options.engine, bundle=str(bundle.path)
+    )
     files = {
-        name: _read(name, content, bundle, machine, options)
+        name: _read(places[name], content, bundle, machine, options)
         for name, content in bundle.graphs.items()
     }
+    if options.warn_unverified:
+        _warn_unverified(next(iter(files.values())), bundle)
     if library is not None and any(entry.record.plugins_sha256 for entry in files.values()):
         load_plugins(trt, flavour, library)
     cuda = open_cuda()
@@ -118,11 +123,27 @@ class EngineFile:
     content: bytes
 
 
+def _warn_unverified(file: EngineFile, bundle: Bundle) -> None:
+    """Warn unless the engines agreed with ONNX Runtime when they were built."""
+    found = file.record.verification
+    if found is None:
+        logger.warning(
+            "%s was never compared with ONNX Runtime, so nothing says that its results are right. "
+            "Run: streamseg build %s",
+            *(file.path, bundle.path),
+        )
+    elif not found.passed:
+        logger.warning(
+            "%s failed its check, and its results are wrong: %s", file.path, found.describe()
+        )
+    elif not found.conclusive:
+        logger.warning("the check of %s was not conclusive: %s", file.path, found.describe())
+
+
 def _read(
-    graph: str, content: bytes, bundle: Bundle, machine: Machine, options: BackendOptions
+    path: Path, content: bytes, bundle: Bundle, machine: Machine, options: BackendOptions
 ) -> EngineFile:
     named = str(bundle.path)
-    path = find_engine(graph, content=content, machine=machine, place=options.engine, bundle=named)
     data = read_engine(path, graph=content, machine=machine, bundle=named)
     record = read_record(path)
     if options.native and not record.plugins_sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import onnx
 import pytest
 
 from streamseg.calibration.calibrating import CalibrationOptions, calibrate
@@ -94,6 +96,56 @@ def check_engine(entry: dict[str, Any]) -> bytes:
     return content
 
 
+# What ONNX's names are in a parsed network.
+PARSED = {
+    "bilinear": "LINEAR",
+    "linear": "LINEAR",
+    "nearest": "NEAREST",
+    "zeros": "FILL",
+    "border": "CLAMP",
+    "reflection": "REFLECT",
+    "half_pixel": "HALF_PIXEL",
+    "align_corners": "ALIGN_CORNERS",
+    "asymmetric": "ASYMMETRIC",
+}
+
+
+def check_sampling(entry: dict[str, Any], bundle: Path) -> None:
+    """Every GridSample and Resize is parsed into what its ONNX attributes say.
+
+    The nodes are those outside functions, which the plugin graph replaces by plugins.
+    """
+    model = onnx.load(bundle / f"{entry['record']['graph']}.onnx")
+    wanted = [
+        described for node in model.graph.node if (described := parse_sampling(node)) is not None
+    ]
+    by_text = functools.partial(json.dumps, sort_keys=True)
+    assert sorted(entry["sampling"], key=by_text) == sorted(wanted, key=by_text)
+
+
+def parse_sampling(node: onnx.NodeProto) -> dict[str, str] | None:
+    """A node's attributes in the words of a parsed network, with ONNX's defaults of opset 20."""
+    given = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
+    text = {name: value.decode() for name, value in given.items() if isinstance(value, bytes)}
+    if node.op_type == "GridSample":
+        return {
+            "kind": "GRID_SAMPLE",
+            "interpolation_mode": PARSED[text.get("mode", "linear")],
+            "align_corners": str(bool(given.get("align_corners", 0))),
+            "sample_mode": PARSED[text.get("padding_mode", "zeros")],
+        }
+    if node.op_type == "Resize":
+        transformation = text.get("coordinate_transformation_mode", "half_pixel")
+        return {
+            "kind": "RESIZE",
+            "resize_mode": PARSED[text.get("mode", "nearest")],
+            "coordinate_transformation": PARSED[transformation],
+        }
+    return None
+
+
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "tv3s"])
 def test_rtx_builds_every_family_in_both_precisions(
@@ -109,6 +161,8 @@ def test_rtx_builds_every_family_in_both_precisions(
         check_tensors(entry, paths[half])
         check_engine(entry)
         assert entry["record"]["precision"] == ("fp16" if half else "fp32")
+        assert entry["tf32"] is entry["record"]["tf32"] is False
+        check_sampling(entry, paths[half])
         assert (entry["types"].get("HALF", 0) > 50) == half
 
 

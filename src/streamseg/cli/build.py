@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from streamseg.doctor import board_state
 from streamseg.errors import ExportError
+from streamseg.redaction import redact
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+# Frames read from --check-source.
+_FRAMES = 24
+
+
+def _read_clip(address: str) -> list[NDArray[np.uint8]]:
+    """The first frames of a source."""
+    from streamseg.runtime.sources.opening import open_source
+
+    with open_source(address) as source:
+        clip = [frame.image for frame in itertools.islice(source, _FRAMES)]
+    if not clip:
+        raise ExportError(f"{redact(address)} has no frames to compare engines on")
+    return clip
 
 
 @click.command()
@@ -25,6 +48,9 @@ from streamseg.errors import ExportError
 @click.option("--workspace", type=click.IntRange(1), help="Scratch memory limit, MiB.")
 @click.option("--capability", multiple=True, help="TensorRT-RTX: compute capability; repeatable.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Timing cache file.")
+@click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32.")
+@click.option("--check-source", help="Frames to compare on with ONNX Runtime; else drawn ones.")
+@click.option("--unverified", is_flag=True, help="Keep engines that fail the comparison.")
 def command(
     bundle: Path,
     engine: Path | None,
@@ -35,6 +61,9 @@ def command(
     workspace: int | None,
     capability: tuple[str, ...],
     timing_cache: Path | None,
+    tf32: bool,
+    check_source: str | None,
+    unverified: bool,
 ) -> None:
     """Build BUNDLE's graphs into TensorRT engines for this machine's GPU."""
     from streamseg.runtime.bundle.bundle import read_bundle
@@ -63,15 +92,25 @@ def command(
             timing_cache=timing_cache,
             precision=precision,
             progress=show,
+            tf32=tf32,
+            unverified=unverified,
+            clip=None if check_source is None else _read_clip(check_source),
+            clip_name="" if check_source is None else redact(check_source),
+            board=board_state(),
         )
         built = build_engines(opened, out=engine, options=options)
     for entry in built:
         record = entry.record
         kernels = "plugins" if record.plugins_sha256 else "lowering"
+        precision_shown = record.precision + (" with TF32" if record.tf32 else "")
         click.echo(
-            f"{entry.path}: {record.flavour} {record.version}, {record.precision}, {kernels}, "
+            f"{entry.path}: {record.flavour} {record.version}, {precision_shown}, {kernels}, "
             f"compute {', '.join(record.capabilities)}, {entry.path.stat().st_size / 1e6:.1f} MB"
         )
+    found = built[0].record.verification
+    click.echo(
+        f"  check: {'never compared with ONNX Runtime' if found is None else found.describe()}"
+    )
     if built[0].record.precision != opened.manifest.precision_name:
         click.echo(
             f"  converted from {opened.manifest.precision_name}; to measure what that costs: "
