@@ -33,7 +33,6 @@ from streamseg.export.parity import moving_pattern
 ROOT = Path(__file__).resolve().parents[1]
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 BLOCKS = BlocksConfig(embed_dim=256, d_inner=512, dt_rank=16)
-FOLDERS = ("export", "runtime", "plugins", "calibration", "training")
 
 BUILD = """
 import json, sys
@@ -68,14 +67,9 @@ def make_bundles(folder: Path, size: tuple[int, int], encoder: str) -> dict[str,
     return paths
 
 
-def build(folder: Path, rtx: Path, *arguments: str | Path) -> dict[str, Any]:
+def build(rtx: Path, *arguments: str | Path) -> dict[str, Any]:
     """One build in a process of its own."""
-    package = folder / "package/streamseg"
-    if not package.exists():
-        package.mkdir(parents=True)
-        for source in (*(ROOT / "src/streamseg").iterdir(), *(ROOT / name for name in FOLDERS)):
-            (package / source.name).symlink_to(source)
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment["LD_LIBRARY_PATH"] = str(rtx / "link")
     started = time.perf_counter()
     done = subprocess.run(
@@ -130,10 +124,10 @@ def main() -> None:
         for precision, bundle in bundles.items():
             for capabilities in (*((one,) for one in CAPABILITIES), CAPABILITIES):
                 out = folder / "engines" / precision / "-".join(capabilities)
-                engines.append(build(folder, arguments.rtx, bundle, out, library, *capabilities))
+                engines.append(build(arguments.rtx, bundle, out, library, *capabilities))
                 print(precision, capabilities, engines[-1]["bytes"], flush=True)
         out = folder / "engines/lowering"
-        engines.append(build(folder, arguments.rtx, bundles["fp32"], out, "-", "8.6"))
+        engines.append(build(arguments.rtx, bundles["fp32"], out, "-", "8.6"))
     content = {
         "machine": describe_machine(1),
         "encoder": arguments.encoder,

@@ -10,6 +10,8 @@ import pytest
 from streamseg import doctor
 from streamseg.doctor import Finding, examine, missing_for
 from streamseg.runtime.backends.gpu import Gpu, find_gpu
+from tests.runtime.backends.conftest import MakeMachine, make_cuda, make_machine  # noqa: F401
+from tests.runtime.backends.fake_cuda import cudaError_t
 
 
 def found(subject: str, findings: list[Finding]) -> Finding:
@@ -71,12 +73,31 @@ def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
 
 def test_cuda_python_newer_than_the_driver_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     bindings = pytest.importorskip("cuda.bindings", reason="it comes with the extra dev")
+    monkeypatch.setattr("streamseg.runtime.backends.cuda.open_cuda", lambda: None)
+    monkeypatch.setattr("streamseg.runtime.backends.cuda.prove", lambda _: None)
     major = int(bindings.__version__.split(".")[0])
     for driver, ok in ((f"{major - 1}.6", False), (f"{major}.0", True)):
         monkeypatch.setattr(doctor, "find_gpu", lambda driver=driver: Gpu("Orin", "8.7", driver))
         entry = found("cuda-python", examine())
         assert entry.ok is ok
         assert ok or entry.fix == f"pip install 'cuda-bindings<{major}'"
+
+
+def test_cuda_python_that_imports_and_fails_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch,
+    make_machine: MakeMachine,  # noqa: F811
+) -> None:
+    machine = make_machine()
+    sys.modules["cuda.bindings"].__version__ = "12.9.1"  # type: ignore[attr-defined]
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6"))
+    entry = doctor._cuda_python()
+    assert (entry.ok, entry.found) == (True, "12.9.1: memory, copies and a CUDA graph work")
+    assert machine.cuda.held() == {}
+    machine.cuda.fail("cudaMalloc", cudaError_t.cudaErrorInsufficientDriver)
+    entry = doctor._cuda_python()
+    assert not entry.ok
+    assert "12.9.1 does not work here" in entry.found
+    assert entry.fix.startswith("install cuda-bindings of CUDA 12.6 or older")
 
 
 def test_every_need_is_looked_for() -> None:

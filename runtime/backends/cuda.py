@@ -328,5 +328,27 @@ class Cuda:
             self.call("cudaGraphDestroy", graph)
 
 
+def prove(cuda: Cuda) -> None:
+    """Allocate, copy there and back, and replay a captured graph: what every lane needs.
+
+    Raises:
+        BackendError: one of them fails, or what comes back is not what went there.
+    """
+    with cuda.device(), contextlib.ExitStack() as stack:
+        stream = cuda.new_stream()
+        stack.callback(cuda.try_call, "cudaStreamDestroy", stream)
+        array = cuda.allocate((256,), "uint8")
+        stack.callback(cuda.try_call, "cudaFree", array.pointer)
+        sent, back = (cuda.allocate_pinned((256,), "uint8") for _ in range(2))
+        sent[:] = np.arange(256, dtype=np.uint8)
+        cuda.upload(array, sent, stream)
+        graph = cuda.capture(stream, lambda: cuda.download(back, array, stream))
+        stack.callback(cuda.try_call, "cudaGraphExecDestroy", graph)
+        cuda.call("cudaGraphLaunch", graph, stream)
+        cuda.synchronize(stream)
+        if not np.array_equal(sent, back):
+            raise BackendError("CUDA copied 256 bytes there and back, and others came back")
+
+
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Frames of other libraries come at addresses that recur, or not; graphs are kept for so many.
 MAX_GRAPHS = 64
+# Steps of a graph between a refused capture and the next attempt, doubled up to ten times.
+RETRY_AFTER, MAX_DOUBLINGS = 16, 10
 # Of the addresses of inputs and outputs (NvInferRuntime.h, setTensorAddress).
 ALIGNMENT = 256
 
@@ -48,7 +50,8 @@ class TensorRtLane(DeviceLane):
         self._log, self._on_close = engines.log, on_close
         self._graphs: dict[GraphKey, Any] = {}
         self._seen: set[GraphKey] = set()
-        self._uncapturable: set[str] = set()
+        self._patience: dict[str, int] = {}  # steps of a graph until it is captured again
+        self._refused: dict[str, int] = {}  # times that its capture was refused
         self._contexts: dict[str, Any] = {}
         with engines.cuda.device(), contextlib.ExitStack() as undo:
             buffers = DeviceBuffers(engines.cuda, manifest)
@@ -113,8 +116,14 @@ class TensorRtLane(DeviceLane):
             self._cuda.call("cudaGraphLaunch", graph, self._buffers.steps)
 
     def _capture(self, key: GraphKey) -> Any | None:
+        """A graph of the step, or ``None`` where that is refused; it is tried again later.
+
+        A refusal may pass: TensorRT-RTX compiles kernels beside the first steps, and another
+        thread's call may break a capture. The pause doubles each time.
+        """
         name = key[0].graph
-        if name in self._uncapturable:
+        if self._patience.get(name, 0) > 0:
+            self._patience[name] -= 1
             return None
         steps = self._buffers.steps
         asked = getattr(self._contexts[name], "is_stream_capturable", None)  # TensorRT-RTX only
@@ -123,8 +132,11 @@ class TensorRtLane(DeviceLane):
                 raise BackendError("TensorRT-RTX has kernels of it to compile yet")
             graph = self._cuda.capture(steps, lambda: self._enqueue(name))
         except BackendError as error:
-            self._uncapturable.add(name)
-            logger.warning("graph '%s' runs without a CUDA graph: %s", name, error)
+            refused = self._refused.get(name, 0)
+            self._patience[name] = RETRY_AFTER << min(refused, MAX_DOUBLINGS)
+            self._refused[name] = refused + 1
+            level = logging.INFO if refused else logging.WARNING
+            logger.log(level, "graph '%s' runs without a CUDA graph: %s", name, error)
             return None
         if len(self._graphs) >= MAX_GRAPHS:
             self._cuda.synchronize(steps)

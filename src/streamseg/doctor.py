@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamseg.errors import PluginNotFound
+from streamseg.errors import BackendError, PluginNotFound
 from streamseg.runtime.backends.engine_files import FLAVOURS
 from streamseg.runtime.backends.gpu import find_gpu
 
@@ -63,7 +63,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; never raises, never starts anything on the GPU."""
+    """Look at everything; never raises. The GPU is used for one copy, to prove that it works."""
     findings = [
         Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
         _onnxruntime(),
@@ -139,7 +139,20 @@ def _cuda_python() -> Finding:
     if gpu is not None and int(version.split(".")[0]) > int(gpu.driver.split(".")[0]):
         fix = f"pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
         return Finding("cuda-python", False, f"{version}, the driver has CUDA {gpu.driver}", fix)
-    return Finding("cuda-python", True, version)
+    if gpu is None:
+        return Finding("cuda-python", True, f"{version}, not tried: no GPU")
+    return _try_cuda(version, gpu.driver)
+
+
+def _try_cuda(version: str, driver: str) -> Finding:
+    """Use the GPU for a moment: a runtime that is newer than the driver imports, and may fail."""
+    cuda = importlib.import_module("streamseg.runtime.backends.cuda")
+    try:
+        cuda.prove(cuda.open_cuda())
+    except BackendError as error:
+        fix = f"install cuda-bindings of CUDA {driver} or older, or a newer driver"
+        return Finding("cuda-python", False, f"{version} does not work here: {error}", fix)
+    return Finding("cuda-python", True, f"{version}: memory, copies and a CUDA graph work")
 
 
 def _library(subject: str, finder: str) -> Finding:

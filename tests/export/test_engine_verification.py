@@ -26,6 +26,7 @@ from tests.runtime.backends.conftest import (
     ORIN,
     Machine,
     MakeMachine,
+    make_cuda,  # noqa: F401
     make_machine,  # noqa: F401
 )
 from tests.runtime.backends.fake_tensorrt import fake_engine

@@ -138,13 +138,7 @@ def build_with_rtx(
     """Run a build in its own process: some faults of a plugin end in a crash of the builder."""
     if not (RTX / "bin/python").exists():
         pytest.skip(f"no TensorRT-RTX at {RTX}; run: make tensorrt-rtx")
-    package = out / "package/streamseg"
-    if not package.exists():
-        package.mkdir(parents=True)
-        folders = ("export", "runtime", "plugins", "calibration", "training")
-        for source in (*(ROOT / "src/streamseg").iterdir(), *(ROOT / name for name in folders)):
-            (package / source.name).symlink_to(source)
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment["LD_LIBRARY_PATH"] = str(RTX / "link") if linked else ""
     return subprocess.run(
         [str(RTX / "bin/python"), "-c", BUILD, str(bundle), str(out), library, capability],

@@ -50,12 +50,7 @@ def build(folder: Path, library: str, *jobs: tuple[Path, str]) -> list[dict[str,
     """Build in a process of its own: some faults of a plugin end in a crash of the builder."""
     if not (RTX / "bin/python").exists():
         pytest.skip(f"no TensorRT-RTX at {RTX}; run: make tensorrt-rtx")
-    package = folder / "package/streamseg"
-    package.mkdir(parents=True)
-    folders = ("export", "runtime", "plugins", "calibration", "training")
-    for source in (*(ROOT / "src/streamseg").iterdir(), *(ROOT / name for name in folders)):
-        (package / source.name).symlink_to(source)
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment["LD_LIBRARY_PATH"] = str(RTX / "link")
     told = [f"{bundle}={precision}={folder / str(i)}" for i, (bundle, precision) in enumerate(jobs)]
     done = subprocess.run(

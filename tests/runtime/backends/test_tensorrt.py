@@ -204,8 +204,22 @@ def test_a_graph_that_cannot_be_captured_runs_all_the_same(
     with gpu, cpu:
         assert same(run(gpu, frames(20)), run(cpu, frames(20)))
     told = [entry.getMessage() for entry in caplog.records if "without a CUDA graph" in entry.msg]
-    assert len(told) == len(machine.bundle.graphs), "said once a graph"
+    warned = [e for e in caplog.records if "without" in e.msg and e.levelname == "WARNING"]
+    assert len(warned) == len(machine.bundle.graphs), "one warning a graph"
     assert "operation not permitted when stream is capturing" in told[0]
+
+
+def test_refused_capture_is_tried_again_and_then_replayed(machine: Machine) -> None:
+    machine.trt.capturable = False
+    gpu, cpu = open_both(machine)
+    with gpu, cpu:
+        assert same(run(gpu, frames(20)), run(cpu, frames(20)))
+        machine.trt.capturable = True
+        assert same(run(gpu, frames(60)), run(cpu, frames(60)))
+        before = machine.cuda.calls["cudaGraphLaunch"]
+        assert before > 0
+        assert same(run(gpu, frames(10)), run(cpu, frames(10)))
+        assert machine.cuda.calls["cudaGraphLaunch"] == before + 10
 
 
 def test_rtx_keeps_what_it_compiles_beside_the_engine(make_machine: MakeMachine) -> None:
