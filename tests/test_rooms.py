@@ -19,6 +19,7 @@ FLOORS = (
     ("plugins", "scenes"),
     ("runtime",),
     ("export",),
+    ("memory",),
     ("evaluation",),
     ("calibration", "training"),
     ("serving", "batch", "web"),

@@ -48,6 +48,11 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
     help="fp16: half the size, for GPUs; state, norms, softmax stay float32. bf16, int8-dynamic: "
     "products of the temporal layers of TV3S in that precision, for CPUs.",
 )
+@click.option(
+    "--memory",
+    type=click.Choice(["gated", "warped"]),
+    help="Smooth a per-frame network's scores over time; see docs/memory.md.",
+)
 @click.option("--logits", is_flag=True, help="Also output float32 logits.")
 @click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
 def command(
@@ -56,6 +61,7 @@ def command(
     size: tuple[int, int],
     settings: dict[str, str],
     precision: str,
+    memory: str | None,
     logits: bool,
     letterbox: bool,
 ) -> None:
@@ -84,6 +90,10 @@ def command(
         click.echo(f"  {line}")
     for line in describe_rest(model.origin):
         click.echo(f"  {line}")
+    if memory is not None:
+        from streamseg.export.smoothing import PRESETS, remember
+
+        model = remember(model, PRESETS[memory])
     resize = "letterbox" if letterbox else "stretch"
     report = export_bundle(model, out, size=size, logits=logits, resize=resize, precision=precision)
     click.echo(
