@@ -32,10 +32,22 @@ struct LayerKernel : Blocks<V> {
     float* rows;   // activations of a product
   };
 
-  static Buffers open(const LayerSizes& s, Precision precision, Scratch& scratch) {
+  // Of one row of activations, for the product that needs most: precisions differ between products.
+  static int64_t widest_row(const PackedLayer& l) {
+    int64_t words = 0;
+    const Packed* const products[] = {&l.u_proj, &l.z_proj, &l.x_proj, &l.dt_proj, &l.out_proj};
+    for (const Packed* w : products) {
+      const int64_t needed = P::row_words(w->depth, w->precision);
+      words = needed > words ? needed : words;
+    }
+    return words;
+  }
+
+  static Buffers open(const PackedLayer& l, Scratch& scratch) {
+    const LayerSizes& s = l.sizes;
     const int64_t n = kLayerChunk;
     const int64_t widest = s.channels > s.features ? s.channels : s.features;
-    const int64_t words = P::row_words(widest > s.rank ? widest : s.rank, precision);
+    const int64_t words = widest_row(l);
     const int64_t sizes[] = {n * s.features, widest,        n * s.channels, n * s.channels,
                              n * s.channels, n * widest,    n * s.projections(), n * s.states,
                              n * s.states,   n,             n * words};
@@ -113,7 +125,7 @@ struct LayerKernel : Blocks<V> {
   static void run(const LayerProblem& p, const Item& item, Scratch& buffers, Scratch& scratch) {
     const PackedLayer& l = *p.layer;
     const LayerSizes& s = l.sizes;
-    Buffers b = open(s, l.u_proj.precision, buffers);
+    Buffers b = open(l, buffers);
     const Cell cell = p.grid.cell(item.cell);
     const int64_t place = item.batch * p.grid.cells() + item.cell;
     const int64_t conv_at = place * s.channels * (s.taps - 1);

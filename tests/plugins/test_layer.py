@@ -25,7 +25,7 @@ GEOMETRIES = (
     WindowGeometry(13, 12, 12, 11, 0, 0),  # cells of more than one chunk
     WindowGeometry(1, 1, 1, 1, 0, 0),
 )
-SIZES = {"small": (21, 37, 5, 3), "whole": (64, 128, 16, 4)}  # features, channels, states, rank
+SIZES = {"small": (21, 37, 5, 3), "whole": (96, 192, 16, 6)}  # features, channels, states, rank
 try:
     OPS = load()
 except PluginNotFound as reason:
