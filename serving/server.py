@@ -115,6 +115,8 @@ class PageServer:
                 self._loop.run_forever()
             except Exception as error:
                 self._report_trouble(self._loop, {"message": "it broke off", "exception": error})
+        if self._server is not None:  # where the loop hung, nothing else has freed the port
+            self._server.close()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()

@@ -196,3 +196,5 @@ def test_close_does_not_wait_for_a_loop_that_hangs(monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - began < 2
     server._thread.join()
     server._loop.close()
+    with socket.socket() as probe:  # and when it has come to itself, the port is free
+        assert probe.connect_ex(("127.0.0.1", server.port)) != 0
