@@ -168,7 +168,7 @@ RUNTIME_VENV ?= .venv-runtime
 test-runtime:
 	test -x $(RUNTIME_VENV)/bin/python || $(PYTHON) -m venv $(RUNTIME_VENV)
 	$(RUNTIME_VENV)/bin/python -m pip install -q --upgrade "pip>=24"
-	$(RUNTIME_VENV)/bin/python -m pip install -q ".[cpu]" "onnx>=1.19,<2" "pytest>=8.3" "pytest-timeout>=2.3" "hypothesis>=6.100"
+	$(RUNTIME_VENV)/bin/python -m pip install -q ".[cpu]" "onnx>=1.19,<2" "pillow>=10" "pytest>=8.3" "pytest-timeout>=2.3" "hypothesis>=6.100"
 	! $(RUNTIME_VENV)/bin/python -c "import torch" 2>/dev/null
 	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime tests/scenes tests/serving
 
