@@ -85,7 +85,7 @@ class Checkpoint:
     Attributes:
         path: of the file or folder.
         weights: published name -> tensor.
-        meta: class names, palette, licence and the like, as mmcv names them.
+        meta: class names, palette, licence and others, as mmcv names them.
         stated: what the file says of its network: settings (``window``, ``offsets``, ``mean``, ...)
             and whatever else ``StepModel.configuration`` has, by the same names.
         source: what was asked for, with the commit of a hub's repository.

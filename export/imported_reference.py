@@ -127,7 +127,17 @@ class ReferenceRun:
         if kind == "labels":
             if shown.size != self.size[0] * self.size[1]:
                 raise ExportError(f"output '{name}' is {list(shown.shape)}, expected labels H x W")
-            return len(self._spec.classes) or int(shown.max()) + 1
+            if not self._spec.classes:
+                raise ExportError(
+                    f"output '{name}' gives labels, which do not show how many classes there are: "
+                    "name them with --classes A,B,..."
+                )
+            if int(shown.max()) >= len(self._spec.classes):
+                raise ExportError(
+                    f"output '{name}' gives label {int(shown.max())}, but --classes names only "
+                    f"{len(self._spec.classes)} classes"
+                )
+            return len(self._spec.classes)
         if shown.ndim != 4 or shown.shape[0] != 1 or (kind == "alpha" and shown.shape[1] != 1):
             wanted = "[1, 1, h, w]" if kind == "alpha" else "[1, K, h, w]"
             raise ExportError(f"output '{name}' is {list(shown.shape)}, expected {wanted}")

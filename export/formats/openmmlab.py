@@ -52,7 +52,7 @@ def read_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_text(text: str) -> dict[str, Any]:
-    """What a configuration's text states: window, shift, offsets, normalisation and the like."""
+    """What a configuration's text states: window, shift, offsets, normalisation and others."""
     values = parse_text(text)
     dicts = list(_dicts(values))
     _check(values)

@@ -337,3 +337,27 @@ def test_command_of_the_page_imports_and_finds_the_states_itself(
         assert "2 classes, state" in told
         assert "r1, r2, r3, r4" in told
         assert "in ONNX Runtime, over 6 frames" in told
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((), "name them with --classes A,B"),
+        (("a", "b"), "gives label 2, but --classes names only 2"),
+    ],
+)
+def test_output_of_labels_needs_every_class_named(
+    classes: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("ArgMax", ["image"], ["found"], axis=3, keepdims=0)],
+        "labels",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, *SIZE, 3])],
+        [helper.make_tensor_value_info("found", TensorProto.INT64, [1, *SIZE])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, tmp_path / "labels.onnx")
+    frame, output = read_frame("image:NHWC:float32:0..255"), LabelsOutput("found", "labels")
+    spec = ImportSpec(frame, output, classes=classes)
+    with pytest.raises(ExportError, match=message):
+        import_onnx(tmp_path / "labels.onnx", tmp_path / "bundle", spec, size=SIZE)
