@@ -25,6 +25,7 @@ from streamseg.export.models.attention import (
 from streamseg.export.models.pixels import LEVELS, PixelDecoder, PixelSizes
 from streamseg.export.models.resnet import ResNetEncoder, ResNetSizes, infer_resnet
 from streamseg.export.models.swin import SwinEncoder, SwinSizes, infer_swin, swin_keys
+from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known
 from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
@@ -200,6 +201,7 @@ class Mask2Former(MaskModel):
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)
         self.config = config
+        self.classes = read_classes({}, config.num_classes)
         encoder = config.encoder
         self.backbone = (
             ResNetEncoder(encoder) if isinstance(encoder, ResNetSizes) else SwinEncoder(encoder)

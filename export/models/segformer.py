@@ -19,6 +19,7 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
+from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known
 from streamseg.export.step import InputConfig, Size, StepModel, refuse_size
 from streamseg.runtime.bundle.state import StateSpec
@@ -82,6 +83,7 @@ class SegFormer(StepModel):
     def __init__(self, config: SegFormerConfig, *, drop_path: float = 0.0) -> None:
         super().__init__(config)
         self.config = config
+        self.classes = read_classes({}, config.num_classes)
         self.backbone = build_encoder(config.encoder, drop_path=drop_path)
         self.decode_head = self.build_head(self.backbone.widths)
         self.folded: FoldedMLPDecoder | None = None

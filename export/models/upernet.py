@@ -18,6 +18,7 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
+from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known, read_whole_numbers, setting
 from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
@@ -133,6 +134,7 @@ class UPerNet(StepModel):
     def __init__(self, config: UPerNetConfig) -> None:
         super().__init__(config)
         self.config = config
+        self.classes = read_classes({}, config.num_classes)
         self.backbone = build_encoder(config.encoder)
         self.decode_head = UPerHead(config, self.backbone.widths)
         self.eval()
