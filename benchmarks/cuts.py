@@ -1,6 +1,6 @@
 """Scene cuts found and missed, resets for nothing, and what watching for them costs.
 
-    python benchmarks/cuts.py --data ../shared/data
+    python benchmarks/cuts.py --data FOLDER
 
 Clips are joined in pairs at several places; a reset anywhere but at a join is false. Peer: none
 that looks at no later frame is installed here; PySceneDetect's adaptive detector needs two.

@@ -1,1 +1,30 @@
 """INT8: clip replay, observation of ranges and quantisation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamseg.lazy_names import offer
+
+if TYPE_CHECKING:
+    from streamseg.calibration.calibrating import Calibrated, CalibrationOptions, calibrate
+    from streamseg.calibration.observation import Ranges, read_ranges
+
+__all__ = [
+    "Calibrated",
+    "CalibrationOptions",
+    "Ranges",
+    "calibrate",
+    "read_ranges",
+]
+
+__getattr__, __dir__ = offer(
+    __name__,
+    {
+        "Calibrated": "calibration.calibrating",
+        "CalibrationOptions": "calibration.calibrating",
+        "Ranges": "calibration.observation",
+        "calibrate": "calibration.calibrating",
+        "read_ranges": "calibration.observation",
+    },
+)

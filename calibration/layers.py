@@ -16,7 +16,7 @@ LayerKind = Literal["linear", "conv"]
 
 _SCAN = "WindowedSelectiveScan"
 _CONV = "WindowedCausalConv"
-# Trailing inputs of a scan node that come from projections (DESIGN section 3).
+# Trailing inputs of a scan node that come from projections; see docs/ops.md.
 _SCAN_DT, _SCAN_Z = 1, 7
 # A Conv gains file size from INT8 but no time on CPUs: ONNX Runtime multiplies in INT8 only where
 # the output is quantised too, and quantised weights cost it its blocked layout. So small ones are

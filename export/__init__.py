@@ -6,8 +6,9 @@ Names are imported when asked for: building engines on a device
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
     from streamseg.export.bundles import ExportReport, export_bundle
@@ -39,28 +40,24 @@ __all__ = [
     "settings_of",
 ]
 
-_HOMES = {
-    "ExportReport": "export.bundles",
-    "Family": "export.families",
-    "GraphPlan": "export.step",
-    "InputConfig": "export.step",
-    "KeyMap": "export.formats.key_map",
-    "ScheduleRow": "runtime.bundle.manifest",
-    "StateSpec": "runtime.bundle.state",
-    "StepModel": "export.step",
-    "WeightsOrigin": "export.step",
-    "export_bundle": "export.bundles",
-    "load_checkpoint": "export.checkpoint",
-    "load_model": "export.factory",
-    "same_names": "export.formats.key_map",
-    "save_checkpoint": "export.checkpoint",
-    "setting": "export.settings",
-    "settings_of": "export.settings",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module = importlib.import_module(f"streamseg.{_HOMES[name]}")
-    return getattr(module, name)
+__getattr__, __dir__ = offer(
+    __name__,
+    {
+        "ExportReport": "export.bundles",
+        "Family": "export.families",
+        "GraphPlan": "export.step",
+        "InputConfig": "export.step",
+        "KeyMap": "export.formats.key_map",
+        "ScheduleRow": "runtime.bundle.manifest",
+        "StateSpec": "runtime.bundle.state",
+        "StepModel": "export.step",
+        "WeightsOrigin": "export.step",
+        "export_bundle": "export.bundles",
+        "load_checkpoint": "export.checkpoint",
+        "load_model": "export.factory",
+        "same_names": "export.formats.key_map",
+        "save_checkpoint": "export.checkpoint",
+        "setting": "export.settings",
+        "settings_of": "export.settings",
+    },
+)

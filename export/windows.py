@@ -21,7 +21,7 @@ def window_grid(extent: int, window: int, offset: int = 0) -> tuple[tuple[int, i
         ``(start, stop)`` of every band in order; together they cover the axis once.
     Raises:
         ValueError: an argument is out of its range.
-    Source: TV3S (CVPR 2025) section 3.2; DESIGN section 3.
+    Source: TV3S (CVPR 2025) section 3.2.
     """
     if extent < 1 or window < 1 or not 0 <= offset < window:
         raise ValueError(

@@ -1,1 +1,27 @@
 """The web page: live pictures, figures and buttons for every stream of a fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamseg.lazy_names import offer
+
+if TYPE_CHECKING:
+    from streamseg.serving.access import Access
+    from streamseg.serving.server import PageServer
+    from streamseg.serving.view import StreamView
+
+__all__ = [
+    "Access",
+    "PageServer",
+    "StreamView",
+]
+
+__getattr__, __dir__ = offer(
+    __name__,
+    {
+        "Access": "serving.access",
+        "PageServer": "serving.server",
+        "StreamView": "serving.view",
+    },
+)

@@ -1,4 +1,4 @@
-"""What all tests share: the folder of fixtures, and the marker that skips without it."""
+"""What all tests share: the folder of fixtures, the marker that skips without it, the summary."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.summary import write_summary
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", ROOT.parent / "shared"))
@@ -18,6 +20,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    write_summary(terminalreporter)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from streamseg._version import __version__
 from streamseg.errors import StreamsegError
+from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
     from streamseg.runtime.bundle.state import StateSnapshot
@@ -34,22 +34,18 @@ __all__ = [
 ]
 
 # Imported when first used, so that `import streamseg` and `streamseg --help` stay fast.
-_LAZY = {
-    "Event": ("streamseg.runtime.session.events", "Event"),
-    "Fleet": ("streamseg.runtime.loop.fleet", "Fleet"),
-    "Session": ("streamseg.runtime.session.session", "Session"),
-    "StatePolicy": ("streamseg.runtime.session.policy", "StatePolicy"),
-    "StateSnapshot": ("streamseg.runtime.bundle.state", "StateSnapshot"),
-    "StepResult": ("streamseg.runtime.stream", "StepResult"),
-    "Stream": ("streamseg.runtime.stream", "Stream"),
-    "open": ("streamseg.runtime.stream", "open_stream"),
-    "open_fleet": ("streamseg.runtime.loop.fleet", "open_fleet"),
-    "open_source": ("streamseg.runtime.sources", "open_source"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'streamseg' has no attribute '{name}'")
-    module, attribute = _LAZY[name]
-    return getattr(import_module(module), attribute)
+__getattr__, __dir__ = offer(
+    __name__,
+    {
+        "Event": "runtime.session.events",
+        "Fleet": "runtime.loop.fleet",
+        "Session": "runtime.session.session",
+        "StatePolicy": "runtime.session.policy",
+        "StateSnapshot": "runtime.bundle.state",
+        "StepResult": "runtime.stream",
+        "Stream": "runtime.stream",
+        "open": "runtime.stream:open_stream",
+        "open_fleet": "runtime.loop.fleet",
+        "open_source": "runtime.sources",
+    },
+)
