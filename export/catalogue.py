@@ -23,6 +23,7 @@ from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SWIN_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.models.upernet import UPerNet, UPerNetConfig
+from streamseg.export.models.videomt import VidEoMT, VidEoMTConfig
 from streamseg.export.palettes import read_classes
 from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
 from streamseg.export.step import Size, StepModel
@@ -49,6 +50,10 @@ TV3S_PAPER = "arXiv 2503.20824"
 MASK2FORMER_PAPER = "arXiv 2112.01527"
 UPERNET_PAPER = "arXiv 1807.10221"
 MPVSS_PAPER = "arXiv 2310.18954"
+VIDEOMT_PAPER = "CVPR 2026"
+
+# Width, layers and heads of the encoders that VidEoMT was published with.
+VITS = {"vit_s": (384, 12, 6), "vit_b": (768, 12, 12), "vit_l": (1024, 24, 16)}
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,11 @@ def _upernet(encoder: str) -> Callable[[int], StepModel]:
     return lambda classes: UPerNet(UPerNetConfig(sizes, UPERNET_WIDTH, classes))
 
 
+def _videomt(encoder: str) -> Callable[[int], StepModel]:
+    width, layers, heads = VITS[encoder]
+    return lambda classes: VidEoMT(VidEoMTConfig(classes, width=width, layers=layers, heads=heads))
+
+
 CATALOGUE: dict[str, ModelRow] = {
     entry.name: entry
     for entry in (
@@ -156,6 +166,7 @@ CATALOGUE: dict[str, ModelRow] = {
         ),
         *(ModelRow(f"upernet/{name}", _upernet(name), UPERNET_PAPER) for name in UPERNET_ENCODERS),
         *(ModelRow(f"mpvss/{name}", _mpvss(name), MPVSS_PAPER) for name in MASK_ENCODERS),
+        *(ModelRow(f"videomt/{name}", _videomt(name), VIDEOMT_PAPER) for name in VITS),
     )
 }
 

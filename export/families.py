@@ -27,6 +27,7 @@ from streamseg.export.models.resnet import infer_resnet
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig, infer_segformer
 from streamseg.export.models.tv3s import TV3S, TV3SConfig, infer_tv3s
 from streamseg.export.models.upernet import UPerNet, UPerNetConfig, infer_upernet
+from streamseg.export.models.videomt import VidEoMT, VidEoMTConfig, encoder_of, infer_videomt
 from streamseg.export.settings import Known, Setting, settings_of
 from streamseg.export.step import StepModel
 
@@ -96,6 +97,13 @@ FAMILIES = (
         "sem_seg_head.predictor.",
         settings_of(Mask2FormerConfig),
         lambda weights, settings: Mask2Former(infer_mask2former(weights, settings)),
+    ),
+    Family(
+        "videomt",
+        "query_updater.",
+        settings_of(VidEoMTConfig),
+        lambda weights, settings: VidEoMT(infer_videomt(weights, settings)),
+        encoder=encoder_of,
     ),
     Family(
         "upernet",

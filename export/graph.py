@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import onnx.checker
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from onnxscript import optimizer
 from torch import Tensor, nn
 
@@ -149,6 +149,7 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     model.graph.name = name
+    _compute_constant_outputs(model)
     if any(node.domain == DOMAIN for node in model.graph.node):
         attach_lowering(model)
         if DOMAIN not in versions:
@@ -159,6 +160,22 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     onnx.checker.check_model(model, full_check=True)
     refuse_foreign_operators(model)
     return model
+
+
+def _compute_constant_outputs(model: ModelProto) -> None:
+    """Put a node in front of outputs that are constants, such as a flag that is always one.
+
+    Passes that follow nodes, and engine builders, do not expect weights among the outputs.
+    """
+    outputs = {entry.name for entry in model.graph.output}
+    for weight in model.graph.initializer:
+        if weight.name in outputs:
+            name, weight.name = weight.name, f"{weight.name}.constant"
+            for node in model.graph.node:
+                for index, read in enumerate(node.input):
+                    if read == name:
+                        node.input[index] = weight.name
+            model.graph.node.append(helper.make_node("Identity", [weight.name], [name]))
 
 
 def _check_names(model: ModelProto, inputs: list[str], outputs: list[str]) -> None:

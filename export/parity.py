@@ -36,14 +36,21 @@ class ParityMeter:
         self.logits_relative = _worse(self.logits_relative, _relative(ours, theirs))
 
     def result(self, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Any]:
-        """The manifest's figures, with the states after the last frame by name."""
+        """The manifest's figures, with the states after the last frame by name.
+
+        States of whole numbers are ids, which flip at near ties: they are judged as labels are.
+        """
         state_max_abs = state_relative = 0.0
+        agreement = self.agreed / self.frames
         for name, reference in theirs.items():
+            if reference.dtype.kind in "iu":
+                agreement = min(agreement, float((ours[name] == reference).mean()))
+                continue
             state_max_abs = _worse(state_max_abs, _largest(ours[name], reference))
             state_relative = _worse(state_relative, _relative(ours[name], reference))
         return {
             "frames": self.frames,
-            "labels_agreement": self.agreed / self.frames,
+            "labels_agreement": agreement,
             "logits_max_abs": self.logits_max_abs,
             "state_max_abs": state_max_abs,
             "logits_relative": self.logits_relative,

@@ -11,6 +11,7 @@ from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.backends.interface import Array, Lane, plan_step
 from streamseg.runtime.bundle.manifest import Manifest
+from streamseg.runtime.bundle.state import StateSpec
 
 
 class Stepper:
@@ -96,14 +97,24 @@ class Stepper:
 
     def read(self) -> dict[str, Array]:
         """Copies of what the next step reads, by name; a ring has its slots along a first axis."""
-        tensors = {}
-        for spec in self._manifest.state:
-            if spec.kind == "ring":
-                slots = [self._lane.read(spec.name, slot) for slot in range(spec.slots)]
-                tensors[spec.name] = np.stack(slots)
-            else:
-                tensors[spec.name] = self._lane.read(spec.name, spec.read_index(self.step))
-        return tensors
+        return {spec.name: self._read(spec) for spec in self._manifest.state}
+
+    def read_state(self, name: str) -> Array:
+        """One of ``read``.
+
+        Raises:
+            StateMismatch: there is no such state.
+        """
+        table = {spec.name: spec for spec in self._manifest.state}
+        if name not in table:
+            known = ", ".join(table) or "none"
+            raise StateMismatch(f"this bundle has no state '{name}'; it has: {known}")
+        return self._read(table[name])
+
+    def _read(self, spec: StateSpec) -> Array:
+        if spec.kind == "ring":
+            return np.stack([self._lane.read(spec.name, slot) for slot in range(spec.slots)])
+        return self._lane.read(spec.name, spec.read_index(self.step))
 
     def write(self, tensors: Mapping[str, Array], step: int) -> None:
         """Continue from tensors that ``read`` returned after ``step`` frames."""

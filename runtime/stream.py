@@ -322,6 +322,17 @@ class Stream:
         with self._alone():
             self._stepper.give(name, content)
 
+    def read(self, name: str) -> npt.NDArray[np.generic]:
+        """A copy of one state as the next step will find it; a ring has its slots in front.
+
+        Some networks also write what is only meant to be read here, such as ids of segments.
+
+        Raises:
+            StateMismatch: the bundle has no such state.
+        """
+        with self._alone():
+            return self._stepper.read_state(name)
+
     def is_finite(self) -> bool:
         """Whether the state holds no NaN and no infinity; looks where the state lives."""
         with self._alone():

@@ -12,7 +12,11 @@ from streamseg.export.containers.content import read_json
 from streamseg.export.containers.sources import read_card
 from streamseg.export.formats.layouts import Layout
 
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_PROCESSORS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 _UNNAMED = re.compile(r"LABEL_\d+")
 _RESCALE = 1 / 255
 
@@ -57,8 +61,9 @@ def read_folder(folder: Path, layout: Layout) -> tuple[dict[str, Any], dict[str,
     if licence:
         meta["license"] = licence
     stated: dict[str, Any] = {}
-    if "pool_scales" in config:
-        stated["pool_scales"] = config["pool_scales"]
+    for name, wanted in {"pool_scales": "pool_scales", **layout.read}.items():
+        if name in config:
+            stated[wanted] = config[name]
     return meta, {**stated, **read_processor(folder)}
 
 
@@ -86,7 +91,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     ``(pixel * rescale - mean) / std`` is ``(pixel - mean / rescale) / (std / rescale)``.
     """
     found = next((c for name in _PROCESSORS if (c := read_json(folder / name))), {})
-    found = found.get("image_processor", found)
+    found = found.get("image_processor", found.get("video_processor", found))
     if not isinstance(found, Mapping) or not found:
         return {}
     scale = found.get("rescale_factor", _RESCALE) if found.get("do_rescale", True) else 1.0

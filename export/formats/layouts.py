@@ -38,6 +38,7 @@ class Layout:
         rules: its table.
         stated: what files of this layout say of their network by being of it.
         config: entries of ``config.json`` that a network here must have.
+        read: entries of ``config.json`` that state a setting -> its name.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layout:
     rules: tuple[Rule, ...]
     stated: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    read: Mapping[str, str] = field(default_factory=dict)
 
     def prefixes(self, keys: Iterable[str]) -> set[str]:
         """What stands before the mark in ``keys``."""
@@ -98,6 +100,17 @@ LAYOUTS = (
             "pre_norm": (False,),
             "feature_strides": ([4, 8, 16, 32],),
             "common_stride": (4,),
+        },
+    ),
+    Layout(
+        "VidEoMT (transformers)",
+        r"query_updater\.",
+        (Rule("{rest}", "{rest}"),),
+        config={"model_type": ("videomt",), "hidden_act": ("gelu",), "mlp_ratio": (4,)},
+        read={
+            "image_size": "image_size",
+            "num_attention_heads": "heads",
+            "layer_norm_eps": "norm_eps",
         },
     ),
     Layout(

@@ -203,6 +203,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tv3s": {"window": 4, "shift": 2},
     "tv3s-swin": {"window": 4, "shift": 2},
     "mrcfa": {"keep_ratio": 0.5},
+    "videomt": {"image_size": "64,96", "heads": 4},
 }
 PREFIXES: dict[str, str] = {
     "bare": "",

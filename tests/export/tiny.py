@@ -19,6 +19,7 @@ from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.swin import SwinSizes
 from streamseg.export.models.tv3s import TV3S
 from streamseg.export.models.upernet import UPerNet, UPerNetConfig
+from streamseg.export.models.videomt import VidEoMT, VidEoMTConfig
 from streamseg.export.palettes import read_classes
 from streamseg.export.step import StepModel
 from tests.export.test_checkpoint import MIT, SWIN
@@ -54,6 +55,17 @@ FAMILIES: dict[str, Callable[[], StepModel]] = {
             PIXELS,
             **MASKS,
             motion=MotionSizes(STAGES, layers=3, inner=32, queries=5),
+        )
+    ),
+    "videomt": lambda: VidEoMT(
+        VidEoMTConfig(
+            CLASSES,
+            width=32,
+            layers=3,
+            query_layers=2,
+            queries=5,
+            heads=4,
+            image_size=SIZE,
         )
     ),
 }
