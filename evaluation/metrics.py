@@ -1,24 +1,52 @@
 """Segmentation accuracy and video consistency, one frame at a time.
 
-Memory is a confusion matrix and four maps of one frame, however long the clips are.
+Memory is a confusion matrix a clip and a few maps of one frame, however long the clips are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import DatasetError
+from streamseg.evaluation.boundaries import boundary_scores
+from streamseg.evaluation.consistency import LONGEST_WINDOW, Consistency
 from streamseg.evaluation.datasets.label_classes import VOID
+from streamseg.evaluation.flicker import Flicker
+from streamseg.evaluation.optical_flow import FlowMethod, TemporalConsistency
 
 WINDOWS = (8, 16)
-"""Window lengths n of mVCn."""
+"""Window lengths n of mVCn, unless others are given."""
 
 _SHORT_VIDEO = 16  # the published VSPW evaluator skips videos of this many frames or fewer
 
 Labels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured.
+
+    Attributes:
+        windows: window lengths n of mVCn.
+        vspw_script: see ``SegmentationMetrics``.
+        boundary: measure the boundary F-score.
+        flow: optical flow by which temporal consistency is measured, None: it is not.
+    """
+
+    windows: tuple[int, ...] = WINDOWS
+    vspw_script: bool = False
+    boundary: bool = False
+    flow: FlowMethod | None = None
+
+    def __post_init__(self) -> None:
+        for n in self.windows:
+            if not 2 <= n <= LONGEST_WINDOW:
+                raise DatasetError(f"mVC{n}: expected a window of 2 to {LONGEST_WINDOW} frames")
 
 
 @dataclass(frozen=True)
@@ -30,10 +58,62 @@ class FrameScore:
 
 
 @dataclass(frozen=True)
+class ClipScores:
+    """What was counted in one clip.
+
+    Attributes:
+        name: of the clip.
+        frames, labelled_frames: how many.
+        counts: (K, K + 1) int64, see ``confusion``.
+        windows: n -> (windows, 2), see ``Consistency.take_clip``.
+        flicker: (K, 2) int64, see ``Flicker.take_clip``.
+        boundary: (K, 2), sum of the frames' BF and number of frames that have one; zeros where it
+            is not measured.
+        warped: TC of each pair of frames; empty where it is not measured.
+    """
+
+    name: str
+    frames: int
+    labelled_frames: int
+    counts: NDArray[np.int64]
+    windows: dict[int, Floats]
+    flicker: NDArray[np.int64]
+    boundary: Floats
+    warped: Floats
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes in the clip's labels or predictions."""
+        return mean(class_iou(self.counts))
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right."""
+        total = int(self.counts.sum())
+        return float(np.trace(self.counts) / total) if total else float("nan")
+
+    @property
+    def tc(self) -> float:
+        """Temporal consistency, NaN where it is not measured."""
+        return mean(self.warped)
+
+    @property
+    def flicker_rate(self) -> float:
+        """Flicker rate of all classes together."""
+        changed, pairs = self.flicker.sum(0)
+        return float(changed / pairs) if pairs else float("nan")
+
+    def vc(self, n: int) -> float:
+        """VC_n, NaN where the clip has no window."""
+        return mean(self.windows[n][:, 0])
+
+
+@dataclass(frozen=True)
 class Scores:
     """Results over everything that was added; fractions, NaN where nothing defines a value.
 
-    ``iou`` has one entry a class, ``mvc`` and ``mvc_correct`` one entry for each window length.
+    ``iou``, ``flicker`` and ``boundary`` have one entry a class, ``mvc`` and ``mvc_correct`` one
+    entry for each window length.
     """
 
     frames: int
@@ -44,6 +124,11 @@ class Scores:
     pixel_accuracy: float
     mvc: dict[int, float]
     mvc_correct: dict[int, float]
+    flicker: tuple[float, ...] = ()
+    flicker_rate: float = float("nan")
+    boundary: tuple[float, ...] = ()
+    boundary_f: float = float("nan")
+    tc: float = float("nan")
 
 
 def confusion(prediction: Labels, label: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -74,94 +159,46 @@ def confusion(prediction: Labels, label: Labels, num_classes: int) -> NDArray[np
     return counts.reshape(num_classes, num_classes + 1)
 
 
-def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_iou(counts: NDArray[np.int64]) -> Floats:
     """Intersection over union of each class from ``confusion``; NaN where the union is empty."""
     square = counts[:, : len(counts)]
     hit = np.diag(square).astype(np.float64)
-    union = counts.sum(1) + square.sum(0) - hit
-    iou = np.full(len(hit), np.nan)
-    np.divide(hit, union, out=iou, where=union > 0)
-    return iou
+    return divide(hit, counts.sum(1) + square.sum(0) - hit)
 
 
-def _mean(values: NDArray[np.float64] | list[float]) -> float:
+def divide(a: NDArray[np.generic], b: NDArray[np.generic]) -> Floats:
+    """``a / b`` as float64, NaN where ``b`` is 0."""
+    below = np.asarray(b, np.float64)
+    found = np.full(np.broadcast_shapes(np.shape(a), below.shape), np.nan)
+    np.divide(np.asarray(a, np.float64), below, out=found, where=below > 0)
+    return found
+
+
+def mean(values: Floats | list[float]) -> float:
+    """Mean of the values that are not NaN; NaN without any."""
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
     return float(array.mean()) if array.size else float("nan")
 
 
 @dataclass
-class _Runs:
-    """For each pixel, for how many frames on end its value has been the same."""
+class _ClipCounts:
+    """Counters of the current clip."""
 
-    longest: int
-    value: Labels | None = None
-    length: Labels | None = None
+    name: str
+    num_classes: int
+    frames: int = 0
+    labelled: int = 0
+    counts: NDArray[np.int64] = field(init=False)
+    boundary: Floats = field(init=False)
 
-    def add(self, value: Labels) -> Labels:
-        """Take in a frame; returns (H, W) uint8 run lengths, held at ``longest``."""
-        if self.value is None or self.length is None:
-            self.length = np.ones(value.shape, np.uint8)
-        else:
-            longer = np.minimum(self.length, self.longest - 1) + np.uint8(1)
-            self.length = np.where(value == self.value, longer, np.uint8(1))
-        self.value = value.copy()
-        return self.length
-
-    def clear(self) -> None:
-        self.value = self.length = None
-
-
-@dataclass
-class _Consistency:
-    """mVCn of the current clip and of the clips before it, for one n."""
-
-    size: int
-    vspw_script: bool
-    clip: list[tuple[float, float]] = field(default_factory=list)
-    pooled: list[tuple[float, float]] = field(default_factory=list)
-    pending: tuple[float, float] | None = None
-
-    def add(
-        self, stable: NDArray[np.bool_], kept: NDArray[np.bool_], right: NDArray[np.bool_]
-    ) -> None:
-        """Take in the window that ends at this frame.
-
-        Args:
-            stable: pixels whose true class is constant in it.
-            kept: pixels whose predicted class is constant in it.
-            right: pixels predicted right at its end.
-        """
-        self._flush()
-        total = int(stable.sum())
-        if total:
-            same = stable & kept
-            self.pending = (int(same.sum()) / total, int((same & right).sum()) / total)
-
-    def _flush(self) -> None:
-        if self.pending is not None:
-            self.clip.append(self.pending)
-        self.pending = None
-
-    def end_run(self) -> None:
-        """The run of labelled frames ends: the published script never looks at its last window."""
-        if self.vspw_script:
-            self.pending = None
-        self._flush()
-
-    def end_clip(self, frames: int) -> None:
-        """File the clip's windows: as one mean, or pooled with those of all clips."""
-        self.end_run()
-        if self.clip and not self.vspw_script:
-            same, correct = np.mean(self.clip, axis=0)
-            self.pooled.append((float(same), float(correct)))
-        elif frames > _SHORT_VIDEO:
-            self.pooled.extend(self.clip)
-        self.clip = []
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
+        self.boundary = np.zeros((self.num_classes, 2))
 
 
 class SegmentationMetrics:
-    """Accumulates mIoU, weighted IoU, pixel accuracy, mVC8 and mVC16.
+    """Accumulates mIoU, weighted IoU, pixel accuracy, mVCn, flicker, and more if asked for.
 
     mVCn: for each window of n consecutive labelled frames, of the pixels whose true class is one
     and the same in all of them, the share whose predicted class is one and the same too; the mean
@@ -174,41 +211,49 @@ class SegmentationMetrics:
     or fewer skipped for mVC, and mIoU over the classes present in the labels (otherwise: over the
     classes present in labels or predictions).
 
-    Source: VSPW (Miao et al., CVPR 2021), section 5.
+    Source: VSPW (Miao et al., CVPR 2021), section 5; ``Flicker``, ``boundary_scores`` and
+    ``TemporalConsistency`` name theirs.
     """
 
-    def __init__(self, num_classes: int, *, vspw_script: bool = False) -> None:
+    def __init__(self, num_classes: int, options: MetricOptions | None = None) -> None:
         self.num_classes = num_classes
-        self.vspw_script = vspw_script
-        self._counts = np.zeros((num_classes, num_classes + 1), np.int64)
-        self._truth = _Runs(max(WINDOWS))
-        self._guess = _Runs(max(WINDOWS))
-        self._consistency = [_Consistency(size, vspw_script) for size in WINDOWS]
-        self._frames = self._labelled = 0
-        self._run = 0  # labelled frames on end
-        self._clip_frames = 0
+        self.options = options or MetricOptions()
+        self._clip = _ClipCounts("", num_classes)
+        self._clips: list[ClipScores] = []
+        self._consistency = Consistency(self.options.windows, vspw_script=self.options.vspw_script)
+        self._flicker = Flicker(num_classes)
+        flow = self.options.flow
+        self._temporal = None if flow is None else TemporalConsistency(flow)
 
-    def start_clip(self) -> None:
-        """Begin a clip: no window reaches across."""
-        for consistency in self._consistency:
-            consistency.end_clip(self._clip_frames)
-        self._clip_frames = 0
-        self._end_run()
+    def start_clip(self, name: str = "") -> None:
+        """Begin a clip: no window and no pair of frames reaches across."""
+        done = self._clip
+        self._clip = _ClipCounts(name, self.num_classes)
+        if not done.frames:
+            return
+        self._clips.append(
+            ClipScores(
+                name=done.name,
+                frames=done.frames,
+                labelled_frames=done.labelled,
+                counts=done.counts,
+                windows=self._consistency.take_clip(),
+                flicker=self._flicker.take_clip(),
+                boundary=done.boundary,
+                warped=np.empty(0) if self._temporal is None else self._temporal.take_clip(),
+            )
+        )
 
-    def _end_run(self) -> None:
-        for consistency in self._consistency:
-            consistency.end_run()
-        self._truth.clear()
-        self._guess.clear()
-        self._run = 0
-
-    def add(self, prediction: Labels, label: Labels | None) -> FrameScore | None:
+    def add(
+        self, prediction: Labels, label: Labels | None, image: Labels | None = None
+    ) -> FrameScore | None:
         """Take in one frame.
 
         Args:
             prediction: (H, W) uint8 class indices, 255 = none.
             label: (H, W) uint8, 255 = void; None for a frame without label, over which no window
                 reaches.
+            image: (h, w, 3) uint8 RGB, for the optical flow; required where ``flow`` is set.
 
         Returns:
             The frame's own score; None without label.
@@ -216,57 +261,94 @@ class SegmentationMetrics:
         Raises:
             DatasetError: prediction and label differ in size, or the label has a class too many.
         """
-        self._frames += 1
-        self._clip_frames += 1
+        self._clip.frames += 1
+        if self._temporal is not None:
+            if image is None:
+                raise DatasetError("temporal consistency needs the image of each frame")
+            self._temporal.add(prediction, image)
         if label is None:
-            self._end_run()
+            self._consistency.end_run()
+            self._flicker.end_run()
             return None
         if prediction.shape != label.shape:
             raise DatasetError(
                 f"the prediction is {prediction.shape} and the label {label.shape}: bring the "
                 "prediction to the label's size first"
             )
-        if self._truth.value is not None and self._truth.value.shape != label.shape:
-            self._end_run()
         counts = confusion(prediction, label, self.num_classes)
-        self._counts += counts
-        self._labelled += 1
-        self._add_windows(prediction, label)
+        self._clip.counts += counts
+        self._clip.labelled += 1
+        self._consistency.add(prediction, label)
+        self._flicker.add(prediction, label)
+        if self.options.boundary:
+            found = boundary_scores(prediction, label, self.num_classes)
+            self._clip.boundary += np.stack([np.nan_to_num(found), ~np.isnan(found)], axis=1)
         total = counts.sum()
         iou = class_iou(counts)[counts.sum(1) > 0]
-        return FrameScore(_mean(iou), float(np.trace(counts) / total) if total else float("nan"))
+        return FrameScore(mean(iou), float(np.trace(counts) / total) if total else float("nan"))
 
-    def _add_windows(self, prediction: Labels, label: Labels) -> None:
-        self._run += 1
-        truth, guess = self._truth.add(label), self._guess.add(prediction)
-        right = prediction == label
-        for consistency in self._consistency:
-            if self._run < consistency.size:
-                continue
-            stable = truth >= consistency.size
-            if not self.vspw_script:
-                stable &= label != VOID
-            consistency.add(stable, guess >= consistency.size, right)
+    def clips(self) -> tuple[ClipScores, ...]:
+        """End the current clip and return what was counted in each clip."""
+        self.start_clip()
+        return tuple(self._clips)
 
     def scores(self) -> Scores:
         """End the current clip and return the results over everything added so far."""
-        self.start_clip()
-        counts = self._counts
-        iou, truth = class_iou(counts), counts.sum(1)
-        total = int(truth.sum())
-        averaged = iou[truth > 0] if self.vspw_script else iou
-        present = truth > 0
-        return Scores(
-            frames=self._frames,
-            labelled_frames=self._labelled,
-            iou=tuple(float(value) for value in iou),
-            miou=_mean(averaged),
-            weighted_iou=float((iou[present] * truth[present]).sum() / total)
-            if total
-            else float("nan"),
-            pixel_accuracy=float(np.trace(counts) / total) if total else float("nan"),
-            mvc={c.size: _mean([same for same, _ in c.pooled]) for c in self._consistency},
-            mvc_correct={
-                c.size: _mean([right for _, right in c.pooled]) for c in self._consistency
-            },
-        )
+        return pool(self.clips(), self.num_classes, vspw_script=self.options.vspw_script)
+
+
+def clip_consistency(
+    clip: ClipScores, n: int, column: int, *, vspw_script: bool
+) -> tuple[float, float]:
+    """What a clip adds to mVCn: a sum and the weight that it is divided by.
+
+    Args:
+        clip: the clip.
+        n: window length.
+        column: 0 for the share kept, 1 for the share kept and right.
+        vspw_script: windows are pooled, and short clips are skipped.
+    """
+    values = clip.windows[n][:, column]
+    if not values.size or (vspw_script and clip.frames <= _SHORT_VIDEO):
+        return 0.0, 0.0
+    return (float(values.sum()), float(values.size)) if vspw_script else (mean(values), 1.0)
+
+
+def _mean_consistency(
+    clips: Sequence[ClipScores], n: int, column: int, *, vspw_script: bool
+) -> float:
+    parts = [clip_consistency(clip, n, column, vspw_script=vspw_script) for clip in clips]
+    weight = sum(part[1] for part in parts)
+    return sum(part[0] for part in parts) / weight if weight else float("nan")
+
+
+def pool(clips: Sequence[ClipScores], num_classes: int, *, vspw_script: bool = False) -> Scores:
+    """Scores over clips: pixels are pooled, mVCn and TC are means over clips."""
+    empty = np.zeros((num_classes, num_classes + 1), np.int64)
+    counts = sum((clip.counts for clip in clips), empty)
+    flicker = sum((clip.flicker for clip in clips), np.zeros((num_classes, 2), np.int64))
+    outlines = sum((clip.boundary for clip in clips), np.zeros((num_classes, 2)))
+    iou, truth = class_iou(counts), counts.sum(1)
+    total, present = int(truth.sum()), truth > 0
+    boundary = divide(outlines[:, 0], outlines[:, 1])
+    sizes = tuple(clips[0].windows) if clips else WINDOWS
+    mvc, mvc_correct = (
+        {n: _mean_consistency(clips, n, column, vspw_script=vspw_script) for n in sizes}
+        for column in (0, 1)
+    )
+    weighted = (iou[present] * truth[present]).sum()
+    return Scores(
+        frames=sum(clip.frames for clip in clips),
+        labelled_frames=sum(clip.labelled_frames for clip in clips),
+        iou=tuple(float(value) for value in iou),
+        miou=mean(iou[present] if vspw_script else iou),
+        weighted_iou=float(weighted / total) if total else float("nan"),
+        pixel_accuracy=float(np.trace(counts) / total) if total else float("nan"),
+        mvc=mvc,
+        mvc_correct=mvc_correct,
+        flicker=tuple(float(value) for value in divide(flicker[:, 0], flicker[:, 1])),
+        flicker_rate=float(divide(*flicker.sum(0))),
+        boundary=tuple(float(value) for value in boundary),
+        boundary_f=mean(boundary),
+        tc=mean([clip.tc for clip in clips]),
+    )

@@ -30,7 +30,33 @@ def undefined_figures(scores: Scores, class_names: Sequence[str]) -> dict[str, s
                 "class stays the same"
             )
             reasons |= {f"mvc{size}": reason, f"mvc{size}_correct": reason}
+    return reasons | _undefined_changes(scores, class_names)
+
+
+def _undefined_changes(scores: Scores, class_names: Sequence[str]) -> dict[str, str]:
+    still = "no pixel has that true class in two labelled frames in a row"
+    outline = "no labelled frame has an outline of the class in its label or prediction"
+    reasons = {
+        f"{key}.{name}": reason
+        for key, values, reason in (
+            ("flicker_per_class", scores.flicker, still),
+            (
+                "boundary_per_class",
+                scores.boundary if any_defined(scores.boundary) else (),
+                outline,
+            ),
+        )
+        for name, value in zip(class_names, values, strict=False)
+        if math.isnan(value)
+    }
+    if math.isnan(scores.flicker_rate):
+        reasons["flicker_rate"] = "no two labelled frames follow each other"
     return reasons
+
+
+def any_defined(values: Sequence[float]) -> bool:
+    """Whether any value is not NaN."""
+    return not all(math.isnan(value) for value in values)
 
 
 def explain_undefined(reasons: dict[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import VOID, SegmentationClass
 from streamseg.evaluation.drift import Comparison
+from streamseg.evaluation.history_lengths import HistoryStudy, name_length
 from streamseg.evaluation.percentages import UNDEFINED, percent
 from streamseg.evaluation.scores import Evaluation, WorstFrame
 from streamseg.files import make_folder, whole_file
@@ -164,18 +165,36 @@ def write_image(image: Image, path: Path) -> None:
 
 
 def write_plots(
-    evaluation: Evaluation, classes: Sequence[SegmentationClass], folder: Path
+    evaluations: Sequence[Evaluation], classes: Sequence[SegmentationClass], folder: Path
 ) -> list[Path]:
-    """Write ``iou.png``, ``timeline.png`` and ``worst.png``; returns their paths."""
+    """Write ``iou.png``, ``timeline.png`` and ``worst.png`` (of the first); returns their paths."""
     require_matplotlib()
     paths = [folder / name for name in ("iou.png", "timeline.png", "worst.png")]
     make_folder(folder, DatasetError)
-    save_figure(draw_class_bars([evaluation]), paths[0])
-    save_figure(draw_timeline([evaluation]), paths[1])
-    if not evaluation.worst:
+    save_figure(draw_class_bars(evaluations), paths[0])
+    save_figure(draw_timeline(evaluations), paths[1])
+    if not evaluations[0].worst:
         return paths[:2]
-    write_image(draw_worst(evaluation, classes), paths[2])
+    write_image(draw_worst(evaluations[0], classes), paths[2])
     return paths
+
+
+def draw_history(study: HistoryStudy) -> Figure:
+    """Figures against the frames that each output sees, and beside them what each costs."""
+    figure, axes = new_figure(10, 4)
+    axes.remove()
+    left, right = figure.subplots(1, 2)
+    names = [name_length(evaluation.history) for evaluation in study.evaluations]
+    series = {"mIoU": [evaluation.scores.miou for evaluation in study.evaluations]}
+    for n in study.evaluations[0].scores.mvc:
+        series[f"mVC{n}"] = [evaluation.scores.mvc[n] for evaluation in study.evaluations]
+    for name, values in series.items():
+        left.plot(names, np.array(values) * 100, marker="o", linewidth=1, label=name)
+    left.set(xlabel="frames that each output sees", ylabel="%")
+    left.legend(fontsize=8, frameon=False)
+    right.plot(names, [1000 / evaluation.fps for evaluation in study.evaluations], marker="o")
+    right.set(xlabel="frames that each output sees", ylabel="ms a scored frame", ylim=(0, None))
+    return figure
 
 
 def draw_comparison(comparison: Comparison) -> Figure:

@@ -6,7 +6,8 @@ import heapq
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,23 @@ from streamseg.evaluation.class_matching import (
     NamedClasses,
     match_classes,
 )
-from streamseg.evaluation.datasets import Dataset, require_labelled_pixels
-from streamseg.evaluation.metrics import FrameScore, Scores, SegmentationMetrics
+from streamseg.evaluation.datasets import (
+    Clip,
+    Dataset,
+    LabelledFrame,
+    require_labelled_pixels,
+)
+from streamseg.evaluation.metrics import (
+    ClipScores,
+    FrameScore,
+    MetricOptions,
+    Scores,
+    SegmentationMetrics,
+)
 from streamseg.evaluation.percentages import undefined_figures
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.evaluation.segmenter import Segmenter
+from streamseg.evaluation.resampling import Interval, clip_values, confidence_intervals
+from streamseg.evaluation.segmenter import Output, Segmenter
 from streamseg.files import whole_file
 
 WORST_FRAMES = 6
@@ -57,22 +70,33 @@ class Evaluation:
 
     ``classes_matched`` says how the model's classes were found in the dataset, ``notes`` what had
     to be guessed of its labels, ``assumed`` which settings of the network its checkpoint does not
-    give. ``fps`` counts the model's steps only,
-    without reading files. ``worst`` is sorted, lowest mIoU first.
+    give. ``fps`` counts scored frames over the time of the model's steps only, without reading
+    files; ``steps`` is how many steps those took. ``history`` is how many frames each output had
+    seen, None: all since the clip began. ``worst`` is sorted, lowest mIoU first. ``clips`` holds
+    what was counted in each clip, and ``intervals`` the 95 % intervals over clips by bootstrap.
     """
 
     subject: str
     dataset: str
     split: str
-    stateless: bool
+    history: int | None
     class_names: tuple[str, ...]
     classes_matched: str
     notes: tuple[str, ...]
     assumed: Mapping[str, Any]
     scores: Scores
     fps: float
+    steps: int
     timeline: tuple[ScoredFrame, ...]
     worst: tuple[WorstFrame, ...]
+    clips: tuple[ClipScores, ...]
+    options: MetricOptions
+    intervals: Mapping[str, Interval]
+
+    @property
+    def stateless(self) -> bool:
+        """Whether each output saw its own frame alone."""
+        return self.history == 1
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -88,8 +112,23 @@ class Evaluation:
             "pixel_accuracy": scores.pixel_accuracy,
             **{f"mvc{n}": value for n, value in scores.mvc.items()},
             **{f"mvc{n}_correct": value for n, value in scores.mvc_correct.items()},
-            "per_class": dict(zip(self.class_names, scores.iou, strict=True)),
+            "flicker_rate": scores.flicker_rate,
+            **({"boundary_f": scores.boundary_f} if self.options.boundary else {}),
+            **({"tc": scores.tc, "flow": self.options.flow} if self.options.flow else {}),
+            "per_class": self._by_class(scores.iou),
+            "flicker_per_class": self._by_class(scores.flicker),
+            **(
+                {"boundary_per_class": self._by_class(scores.boundary)}
+                if self.options.boundary
+                else {}
+            ),
+            "intervals": {name: [i.low, i.high] for name, i in self.intervals.items()},
+            "clips": {
+                clip.name: {**clip_values(clip), "frames": clip.frames} for clip in self.clips
+            },
             "fps": self.fps,
+            "steps": self.steps,
+            "history": "all" if self.history is None else self.history,
             "frames": scores.frames,
             "labelled_frames": scores.labelled_frames,
             "subject": self.subject,
@@ -104,6 +143,9 @@ class Evaluation:
         cleaned = _without_nan(content)
         assert isinstance(cleaned, dict)
         return cleaned
+
+    def _by_class(self, values: tuple[float, ...]) -> dict[str, float]:
+        return dict(zip(self.class_names, values, strict=True))
 
 
 def _without_nan(value: Any) -> Any:
@@ -161,13 +203,32 @@ def match_dataset(
     )
 
 
+def _outputs(
+    segmenter: Segmenter, clip: Clip, history: int | None
+) -> Iterator[tuple[LabelledFrame, Output, float, int]]:
+    """Each frame with the output for it, and the seconds and steps that it took."""
+    segmenter.reset()
+    recent: deque[NDArray[np.uint8]] = deque(maxlen=history)
+    for frame in clip:
+        images = [frame.image]
+        start = time.perf_counter()
+        if history is not None:
+            recent.append(frame.image)
+            images = list(recent)
+            segmenter.reset()
+        for image in images:
+            output = segmenter.step(image)
+        yield frame, output, time.perf_counter() - start, len(images)
+
+
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
     *,
-    stateless: bool = False,
+    history: int | None = None,
+    skip: int = 0,
     classes_by: ClassesBy = "name",
-    vspw_script: bool = False,
+    options: MetricOptions | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a model on every labelled frame.
@@ -177,51 +238,60 @@ def evaluate(
     Args:
         segmenter: the model.
         dataset: with the classes of the model, in any order.
-        stateless: reset the state before every frame.
+        history: frames that each output sees: the state is reset, and the frame and the
+            ``history - 1`` before it are stepped through. 1 resets before every frame, None lets
+            the state run on.
+        skip: first frames of each clip that are stepped through and not scored.
         classes_by: how classes are matched; see ``match_classes``.
-        vspw_script: see ``SegmentationMetrics``.
+        options: what is measured.
         progress: called after each frame with the clip's name.
 
     Raises:
         DatasetError: the classes do not fit, no pixel has a label, or a file is damaged.
     """
+    options = options or MetricOptions()
     match = match_dataset(segmenter, dataset, classes_by=classes_by)
     require_labelled_pixels(dataset)
-    metrics = SegmentationMetrics(len(dataset.classes), vspw_script=vspw_script)
+    metrics = SegmentationMetrics(len(dataset.classes), options)
     timeline: list[ScoredFrame] = []
     worst = _Worst(WORST_FRAMES)
-    seconds = 0.0
+    seconds, steps = 0.0, 0
     for clip in dataset.clips:
-        metrics.start_clip()
-        segmenter.reset()
-        for index, frame in enumerate(clip):
-            if stateless:
-                segmenter.reset()
-            start = time.perf_counter()
-            output = segmenter.step(frame.image)
-            seconds += time.perf_counter() - start
+        metrics.start_clip(clip.name)
+        outputs = _outputs(segmenter, clip, history)
+        for index, (frame, output, spent, taken) in enumerate(outputs):
+            progress(clip.name)
+            if index < skip:
+                continue
+            seconds, steps = seconds + spent, steps + taken
             size = frame.image.shape[:2] if frame.label is None else frame.label.shape
             prediction = match.translate(output.labels_at((size[0], size[1])))
-            score = metrics.add(prediction, frame.label)
+            score = metrics.add(prediction, frame.label, frame.image)
             if score is not None and frame.label is not None:
                 at = ScoredFrame(clip.name, index, frame.name, score)
                 timeline.append(at)
                 worst.add(WorstFrame(at, frame.image, frame.label, prediction.copy()))
-            progress(clip.name)
-    scores = metrics.scores()
+    scores, clips = metrics.scores(), metrics.clips()
     if math.isnan(scores.pixel_accuracy):
-        raise DatasetError(f"{dataset.name} {dataset.split}: no frame has a labelled pixel")
+        skipped = f" after the first {skip} of each clip" if skip else ""
+        raise DatasetError(
+            f"{dataset.name} {dataset.split}: no frame{skipped} has a labelled pixel"
+        )
     return Evaluation(
         subject=segmenter.name,
         dataset=dataset.name,
         split=dataset.split,
-        stateless=stateless,
+        history=history,
         class_names=tuple(entry.name for entry in dataset.classes),
         classes_matched=match.how,
         notes=dataset.notes,
         assumed=dict(segmenter.assumed),
         scores=scores,
         fps=scores.frames / seconds,
+        steps=steps,
         timeline=tuple(timeline),
         worst=worst.sorted(),
+        clips=clips,
+        options=options,
+        intervals=confidence_intervals(clips, vspw_script=options.vspw_script),
     )

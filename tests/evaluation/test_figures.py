@@ -49,10 +49,19 @@ def test_every_undefined_figure_is_null_in_json_and_has_a_reason():
     result = evaluation()
     content = json.loads(json.dumps(result.as_json()))
     assert content["per_class"] == {"road": 1.0, "car": 1.0, "train": None}
-    flat = {**content, **{f"per_class.{name}": v for name, v in content["per_class"].items()}}
+    flat = dict(content)
+    for key in ("per_class", "flicker_per_class"):
+        flat |= {f"{key}.{name}": value for name, value in content[key].items()}
     nulls = {name for name, value in flat.items() if value is None}
     assert nulls == set(content["undefined"])
-    assert nulls == {"per_class.train", "mvc8", "mvc8_correct", "mvc16", "mvc16_correct"}
+    assert nulls == {
+        "per_class.train",
+        "flicker_per_class.train",
+        "mvc8",
+        "mvc8_correct",
+        "mvc16",
+        "mvc16_correct",
+    }
     assert "neither in the labels nor in the predictions" in content["undefined"]["per_class.train"]
     assert "8 labelled frames in a row" in content["undefined"]["mvc8"]
 
@@ -60,7 +69,11 @@ def test_every_undefined_figure_is_null_in_json_and_has_a_reason():
 def test_reasons_are_told_once_each():
     result = evaluation(10)
     lines = explain_undefined(undefined_figures(result.scores, NAMES))
-    assert [line.split(":")[0] for line in lines] == ["- for train", "- for mvc16, mvc16_correct"]
+    assert [line.split(":")[0] for line in lines] == [
+        "- for train",
+        "- for mvc16, mvc16_correct",
+        "- for flicker_per_class.train",
+    ]
 
 
 def test_absent_class_has_no_bar():
@@ -76,7 +89,7 @@ def test_page_and_table_give_the_same_reason(capsys):
     from rich.console import Console
 
     from streamseg.calibration.report import Report, Subject, render_report
-    from streamseg.cli.eval import print_evaluation
+    from streamseg.cli.score_tables import print_evaluation
 
     result = evaluation()
     print_evaluation(result, Console(width=200))

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamseg.errors import DatasetError
-from streamseg.evaluation.metrics import Scores, SegmentationMetrics
+from streamseg.evaluation.metrics import MetricOptions, Scores, SegmentationMetrics
 
 VOID = 255
 
 
 def score(clips, num_classes, *, vspw_script=False) -> Scores:
-    metrics = SegmentationMetrics(num_classes, vspw_script=vspw_script)
+    metrics = SegmentationMetrics(num_classes, MetricOptions(vspw_script=vspw_script))
     for predictions, labels in clips:
         metrics.start_clip()
         for prediction, label in zip(predictions, labels, strict=True):

@@ -64,7 +64,7 @@ def test_perfect_predictions_score_one_and_state_resets_at_clips(camvid):
 def test_stateless_resets_before_every_frame(camvid):
     dataset = open_dataset(f"camvid:{camvid}", "test")
     recorder = Recorder(truth(dataset))
-    evaluate(recorder, dataset, stateless=True)
+    evaluate(recorder, dataset, history=1)
     assert recorder.calls == ["reset", *["reset", "step"] * 6]
 
 

@@ -101,7 +101,7 @@ def test_evaluation_steps_as_a_stream_does(bundle: Path) -> None:
     dataset = Dataset("drawn", Path(), "val", clips, classes)
     with open_segmenter(bundle, SegmenterOptions(native=False)) as segmenter:
         kept = evaluate(segmenter, dataset).scores
-        forgotten = evaluate(segmenter, dataset, stateless=True).scores
+        forgotten = evaluate(segmenter, dataset, history=1).scores
     assert (kept.pixel_accuracy, kept.frames) == (1.0, 24)
     assert forgotten.pixel_accuracy == pytest.approx(np.mean(fresh))
 
