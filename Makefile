@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup docs test-fast native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -121,6 +121,18 @@ mamba-reference: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The main path of every room, under three minutes on two cores; CONTRIBUTING.md says how it is chosen.
+test-fast: setup
+	$(BIN)/python -m pytest $$(cat tests/fast.txt)
+
+# The site in build/site: pages, command line and Python reference; warnings are errors.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+	@echo "build/site/index.html"
+$(VENV)/.docs-ready: $(STAMP)
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	@touch $@
 
 # The drawing and video tests with OpenCV 4; the rest of the suite runs with the newest.
 test-opencv4: setup

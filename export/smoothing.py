@@ -58,6 +58,7 @@ PRESETS = {
     "gated": SmoothingConfig("gated", weight=0.4, change=20.0),
     "warped": SmoothingConfig("warped"),
 }
+"""The memories of ``streamseg export --memory``, by name."""
 
 
 def remember(model: StepModel, config: SmoothingConfig) -> StepModel:

@@ -43,6 +43,7 @@ _LABELLED: dict[str, Callable[..., Dataset]] = {
     "vspw": open_vspw,
 }
 DATASETS = (*_LABELLED, "synthetic", "footage")
+"""Names that ``open_dataset`` takes before the colon."""
 
 
 def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Dataset:

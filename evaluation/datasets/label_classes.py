@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 VOID = 255
+"""The label of pixels without a class."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from streamseg.runtime.bundle.bundle import Bundle
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx")
+"""Names that ``load_executable`` and ``streamseg.open`` take."""
 
 __all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable"]
 

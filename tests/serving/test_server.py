@@ -1,4 +1,4 @@
-"""The page's server over real sockets; see test_serving_access.py for who may ask."""
+"""The page's server over real sockets; see test_access.py for who may ask."""
 
 from __future__ import annotations
 

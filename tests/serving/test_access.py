@@ -23,7 +23,7 @@ pytest.importorskip("prometheus_client", reason="the page needs the extra 'serve
 from streamseg.serving import access  # noqa: E402
 from streamseg.serving.access import Access, read_token  # noqa: E402
 from streamseg.serving.server import HEADER_LIMIT, PageServer  # noqa: E402
-from tests.serving.test_serving import ask, get, running  # noqa: E402
+from tests.serving.test_server import ask, get, running  # noqa: E402
 
 TOKEN = "correct-horse-battery-staple"
 ROUTES = ["/", "/page.js", "/ws", "/api/streams", "/metrics", "/no/such/page"]
