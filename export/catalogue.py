@@ -24,6 +24,7 @@ from streamseg.export.models.swin import SWIN_PRESETS
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.models.upernet import UPerNet, UPerNetConfig
 from streamseg.export.models.videomt import VidEoMT, VidEoMTConfig
+from streamseg.export.models.vit import VIT_PRESETS
 from streamseg.export.palettes import read_classes
 from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
 from streamseg.export.step import Size, StepModel
@@ -51,6 +52,10 @@ MASK2FORMER_PAPER = "arXiv 2112.01527"
 UPERNET_PAPER = "arXiv 1807.10221"
 MPVSS_PAPER = "arXiv 2310.18954"
 VIDEOMT_PAPER = "CVPR 2026"
+OURS = "not published"
+
+# Encoders that TV3S was not published with.
+OTHER_ENCODERS = ("convnext_t", "convnext_s", "convnext_b", *VIT_PRESETS)
 
 # Width, layers and heads of the encoders that VidEoMT was published with.
 VITS = {"vit_s": (384, 12, 6), "vit_b": (768, 12, 12), "vit_l": (1024, 24, 16)}
@@ -154,6 +159,7 @@ CATALOGUE: dict[str, ModelRow] = {
             for name in ("mit_b0", "mit_b1", "mit_b2")
         ),
         *(ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in ("swin_t", "swin_s")),
+        *(ModelRow(f"tv3s/{name}", _tv3s(name), OURS) for name in OTHER_ENCODERS),
         *(ModelRow(f"cffm/{name}", _cffm(CFFM, name), CFFM_PAPER) for name in CFFM_DEPTHS),
         *(
             ModelRow(f"cffm++/{name}", _cffm(CFFMPlus, name), CFFM_PLUS_PAPER)

@@ -14,8 +14,9 @@ from streamseg.training.networks import Network
 
 # Of the classifier on top.
 _UNUSED = re.compile(r"^(\w+\.)?(head|classifier|norm|layernorm|fc)\.")
-# Added by segmentation networks to Swin; classifiers have none, so they start at one and zero.
-_ADDED = re.compile(r"^norm\d\.")
+# Added by segmentation networks: norms of Swin's and ConvNeXt's stages, which start at one and
+# zero, and the pyramid of a ViT, which starts seeded.
+_ADDED = re.compile(r"^(norm\d|pyramid)\.")
 
 
 def load_encoder(network: Network, path: Path) -> list[str]:
@@ -28,7 +29,7 @@ def load_encoder(network: Network, path: Path) -> list[str]:
 
     Returns:
         Published names of encoder tensors that such classifiers do not have (Swin's ``norm0`` to
-        ``norm3``) and that keep their initial values.
+        ``norm3``, the pyramid of a ViT) and that keep their initial values.
     Raises:
         CheckpointError: unreadable, of another encoder, or incomplete.
     """

@@ -18,10 +18,11 @@ from streamseg.export.formats import (
     segformer,
     swin,
     upernet,
+    vit,
 )
 from streamseg.export.formats.renaming import Rule, rename
 
-_ENCODERS = (*mit.PUBLISHED, *swin.PUBLISHED)
+_ENCODERS = (*mit.PUBLISHED, *swin.PUBLISHED, *convnext.PUBLISHED, *vit.PUBLISHED)
 # transformers uses one epsilon throughout; mmsegmentation's own MiT another.
 _TRANSFORMERS_EPS = {"norm_eps": (1e-5, 1e-5)}
 _MMSEG_EPS = {"norm_eps": (1e-6, 1e-6)}
@@ -157,6 +158,12 @@ LAYOUTS = (
 ENCODERS = (
     ("segformer.", Layout("MiT", r"segformer\.(?:encoder|stages)\.", mit.FROM_TRANSFORMERS)),
     ("segformer.", Layout("MiT", r"encoder\.patch_embeddings\.0\.", mit.TRANSFORMERS)),
+    ("backbone.", Layout("DINOv2", r"encoder\.layer\.0\.layer_scale1\.", vit.TRANSFORMERS)),
+    ("backbone.", Layout("DINOv3", r"layer\.0\.layer_scale1\.", vit.TRANSFORMERS)),
+    (
+        "backbone.",
+        Layout("ConvNeXt", r"encoder\.stages\.0\.layers\.0\.dwconv\.", convnext.TRANSFORMERS),
+    ),
     ("swin.", Layout("Swin", r"swin\.(?:embeddings|encoder)\.", swin.transformers(""))),
     ("", Layout("Swin", r"embeddings\.patch_embeddings\.projection\.", swin.transformers(""))),
     ("backbone.", Layout("MiT", r"patch_embed1\.proj\.", mit.PUBLISHED)),

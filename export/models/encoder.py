@@ -10,6 +10,7 @@ from torch import Tensor
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap
 from streamseg.export.models.convnext import (
+    CONVNEXT_PRESETS,
     ConvNeXtEncoder,
     ConvNeXtSizes,
     convnext_keys,
@@ -30,10 +31,16 @@ from streamseg.export.models.swin import (
     infer_swin,
     swin_keys,
 )
+from streamseg.export.models.vit import VIT_PRESETS, VitEncoder, VitSizes, infer_vit, vit_keys
 
-EncoderConfig = MiTConfig | SwinSizes | ConvNeXtSizes
-Encoder = MiTEncoder | SwinEncoder | ConvNeXtEncoder
-ENCODER_PRESETS: dict[str, EncoderConfig] = {**MIT_PRESETS, **SWIN_PRESETS}
+EncoderConfig = MiTConfig | SwinSizes | ConvNeXtSizes | VitSizes
+Encoder = MiTEncoder | SwinEncoder | ConvNeXtEncoder | VitEncoder
+ENCODER_PRESETS: dict[str, EncoderConfig] = {
+    **MIT_PRESETS,
+    **SWIN_PRESETS,
+    **CONVNEXT_PRESETS,
+    **VIT_PRESETS,
+}
 
 
 def build_encoder(config: EncoderConfig, *, drop_path: float = 0.0) -> Encoder:
@@ -42,6 +49,8 @@ def build_encoder(config: EncoderConfig, *, drop_path: float = 0.0) -> Encoder:
         return MiTEncoder(config, drop_path=drop_path)
     if isinstance(config, ConvNeXtSizes):
         return ConvNeXtEncoder(config, drop_path=drop_path)
+    if isinstance(config, VitSizes):
+        return VitEncoder(config, drop_path=drop_path)
     return SwinEncoder(config, drop_path=drop_path)
 
 
@@ -49,6 +58,8 @@ def encoder_keys(config: EncoderConfig) -> KeyMap:
     """Published key names (without ``backbone.``) to those of our encoder."""
     if isinstance(config, MiTConfig):
         return mit_keys(config)
+    if isinstance(config, VitSizes):
+        return vit_keys(config)
     return convnext_keys(config) if isinstance(config, ConvNeXtSizes) else swin_keys(config)
 
 
@@ -67,9 +78,11 @@ def infer_encoder(
         return infer_swin(weights)
     if "downsample_layers.0.0.weight" in weights:
         return infer_convnext(weights)
+    if "embeddings.cls_token" in weights:
+        return infer_vit(weights)
     raise CheckpointError(
         "the encoder is neither MiT (backbone.patch_embed1.*) nor Swin (backbone.patch_embed.*) "
-        "nor ConvNeXt (backbone.downsample_layers.*)"
+        "nor ConvNeXt (backbone.downsample_layers.*) nor DINO (backbone.embeddings.cls_token)"
     )
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
@@ -16,8 +23,12 @@ from transformers import (
 )
 
 from streamseg.errors import CheckpointError
+from streamseg.export import load_checkpoint
+from streamseg.export.models.convnext import ConvNeXtSizes
+from streamseg.export.models.encoder import ENCODER_PRESETS
+from streamseg.export.models.vit import VitSizes
 from streamseg.training.encoders import load_encoder
-from tests.training.small import make_network
+from tests.training.small import CONFIG, NETWORK, make_network, run
 
 SWIN_T = SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7)
 
@@ -215,3 +226,51 @@ def test_encoder_of_mmsegmentation_loads(mit, tmp_path):
         renamed[f"{block}.attn.attn.in_proj_{leaf}"] = joined
     torch.save({"state_dict": renamed}, tmp_path / "x.pth")
     assert_same_encoders("mit_b0", tmp_path / "x.pth", mit[1])
+
+
+VIT = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 1}
+OTHERS = {
+    "dinov3": (
+        VitSizes("dinov3", 64, 4, 96, 16, registers=2),
+        lambda: DINOv3ViTModel(
+            DINOv3ViTConfig(**VIT, intermediate_size=96, num_register_tokens=2, patch_size=16)
+        ),
+    ),
+    "dinov2": (
+        VitSizes("dinov2", 64, 4, 128, 16, side=3),
+        lambda: Dinov2Model(Dinov2Config(**VIT, mlp_ratio=2, patch_size=16, image_size=48)),
+    ),
+    "convnext": (
+        ConvNeXtSizes((8, 16, 24, 32), (1, 1, 1, 1)),
+        lambda: ConvNextForImageClassification(
+            ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_encoders_start_from_transformers_files_and_train(name, tmp_path, monkeypatch):
+    """The last feature is transformers' own, and a trained network can be read again."""
+    sizes, build = OTHERS[name]
+    monkeypatch.setitem(ENCODER_PRESETS, name, sizes)
+    origin = build().eval()
+    randomise(origin)
+    origin.save_pretrained(tmp_path / "origin")
+    network = make_network(encoder=name, drop_path=0.0)
+    missing = load_encoder(network, tmp_path / "origin")
+    assert all(key.startswith(("norm", "pyramid.")) for key in missing)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        if name == "convnext":
+            expected = origin.convnext(image, output_hidden_states=True).hidden_states[-1]
+            norm = network.backbone.backbone.hidden_states_norms["stage4"]
+            found, expected = network.backbone(image)[-1], norm(expected)
+        else:
+            tokens = origin(image).last_hidden_state[:, 1 + sizes.registers :]
+            expected = tokens.transpose(1, 2).unflatten(2, (4, 6))
+            found = network.backbone.features(image)[-1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    config = replace(CONFIG, network=replace(NETWORK, encoder=name), steps=2)
+    report = run(tmp_path / "run", config=config)
+    assert load_checkpoint(report.weights).config.encoder == sizes

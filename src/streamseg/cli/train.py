@@ -50,7 +50,9 @@ def require_packages() -> None:
 @click.option("-o", "--out", required=True, type=FOLDER, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--model", default="tv3s", show_default=True, help="tv3s, or segformer (no state).")
-@click.option("--encoder", default="mit_b1", show_default=True, help="mit_b0-b5, swin_t, ...")
+@click.option(
+    "--encoder", default="mit_b1", show_default=True, help="mit_b0, swin_t, dinov3_vits16, ..."
+)
 @click.option("--embed-dim", default=256, show_default=True, help="Channels of decoder and blocks.")
 @click.option("--layers", default=8, show_default=True, help="Temporal layers.")
 @click.option("--expand", default=2, show_default=True, help="d_inner / embed-dim.")
