@@ -38,13 +38,16 @@ class Stepper:
         for name, content in (given or {}).items():
             self.give(name, content)
 
-    def start(self) -> int:
+    def start(self, graph: str | None = None) -> int:
         """Begin the step on the lane's frame; returns its number since the last reset.
+
+        Args:
+            graph: run this one, whatever the schedule says.
 
         Raises:
             BackendError: as ``Lane.start``.
         """
-        self._lane.start(plan_step(self._manifest, self.step))
+        self._lane.start(plan_step(self._manifest, self.step, graph))
         self.step += 1
         return self.step - 1
 

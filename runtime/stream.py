@@ -163,11 +163,11 @@ class Stream:
             self.begin(frame)
             return self.finish()
 
-    def begin(self, frame: npt.NDArray[np.uint8]) -> None:
+    def begin(self, frame: npt.NDArray[np.uint8], *, graph: str | None = None) -> None:
         """Begin the step of the next frame and return, where ``depth`` steps are not under way.
 
         The frame is copied; ``reset``, ``snapshot``, ``restore`` and ``is_finite`` take effect
-        after the steps begun so far.
+        after the steps begun so far. ``graph`` overrides the schedule (``adaptation.key_pair``).
 
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``step``.
@@ -182,7 +182,7 @@ class Stream:
             fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
             fitter.fit(frame, self._lane.frame)
             fitted = time.perf_counter()
-            number = self._stepper.start()
+            number = self._stepper.start(graph)
             self._under_way.append(_Begun(fitter, number, started, fitted))
 
     def finish(self) -> StepResult:
@@ -325,8 +325,6 @@ class Stream:
     def read(self, name: str) -> npt.NDArray[np.generic]:
         """A copy of one state as the next step will find it; a ring has its slots in front.
 
-        Some networks also write what is only meant to be read here, such as ids of segments.
-
         Raises:
             StateMismatch: the bundle has no such state.
         """
@@ -340,7 +338,7 @@ class Stream:
 
     @property
     def remembers(self) -> bool:
-        """Whether a frame's result depends on the frames before it."""
+        """Whether a frame's result depends on earlier frames."""
         return any(spec.kind != "given" for spec in self.manifest.state)
 
     def snapshot(self) -> StateSnapshot:

@@ -63,12 +63,19 @@ class StepPlan:
     writes: tuple[Feed, ...]
 
 
-def plan_step(manifest: Manifest, step: int) -> StepPlan:
+def plan_step(manifest: Manifest, step: int, graph_name: str | None = None) -> StepPlan:
     """What step number ``step`` (frames since reset) runs, from the manifest's schedule.
 
     Plans recur: equal plans compare equal, so that a backend prepares each once.
+
+    Args:
+        manifest: state table, graphs and schedule.
+        step: its number.
+        graph_name: run this graph, whatever the schedule says of this step.
     """
     row = manifest.row_at(step)
+    if graph_name is not None:
+        row = next(row for row in reversed(manifest.schedule) if row.graph == graph_name)
     graph = manifest.graphs[row.graph]
     reads: list[Feed] = []
     for name in graph.reads:

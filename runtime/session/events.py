@@ -16,12 +16,21 @@ EventKind = Literal[
     "late",  # a label map was older than the limit
     "snapshot",  # state was written to a file
     "restore",  # state was read from a file
+    "carried",  # frames got the labels of the one before them
+    "key",  # a frame was made a key frame because of change or age
     "failed",  # something asked for could not be done; the stream goes on
     "end",  # the stream is over
 ]
 
-ResetCause = Literal["gap", "geometry", "cut", "nonfinite", "request"]
-RESET_CAUSES: tuple[ResetCause, ...] = ("gap", "geometry", "cut", "nonfinite", "request")
+ResetCause = Literal["gap", "geometry", "cut", "nonfinite", "unsure", "request"]
+RESET_CAUSES: tuple[ResetCause, ...] = (
+    "gap",
+    "geometry",
+    "cut",
+    "nonfinite",
+    "unsure",
+    "request",
+)
 
 
 @dataclass(frozen=True)

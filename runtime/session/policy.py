@@ -6,9 +6,10 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamseg.errors import StreamsegError
+from streamseg.runtime.session.adaptation import Adaptation
 
 OFF = math.inf  # a threshold that nothing reaches
 WINDOW = 8  # times between frames that tell what is usual
@@ -16,7 +17,7 @@ WINDOW = 8  # times between frames that tell what is usual
 
 @dataclass(frozen=True)
 class StatePolicy:
-    """What makes a session forget its state.
+    """What makes a session forget its state, and when it does less than a whole step.
 
     Attributes:
         gap_reset: a longer time in which the source had no picture, in seconds of the source,
@@ -26,6 +27,7 @@ class StatePolicy:
             the bundle's threshold, ``OFF`` never resets.
         check_every: frames between two looks for values that are not finite; 0 never looks.
         gap_ratio: see ``GapDetector``; 0 lets ``gap_reset`` alone decide.
+        adaptation: when less than a whole step is done; off by default.
 
     Raises:
         StreamsegError: a value out of its range.
@@ -35,6 +37,7 @@ class StatePolicy:
     scene_cut: float | None = None
     check_every: int = 25
     gap_ratio: float = 3.0
+    adaptation: Adaptation = field(default_factory=Adaptation)
 
     def __post_init__(self) -> None:
         for name in ("gap_reset", "scene_cut"):

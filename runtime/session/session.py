@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import queue
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 from streamseg.errors import StreamsegError
+from streamseg.runtime.session.adaptation import Adapter, carry_on
 from streamseg.runtime.session.cuts import CutDetector
 from streamseg.runtime.session.events import Event, EventHandler, EventKind, ResetCause
 from streamseg.runtime.session.policy import GapDetector, StatePolicy
@@ -56,6 +57,7 @@ class Session:
 
     Attributes:
         frames: processed so far.
+        carried: frames of these that got the labels of the one before.
         resets: how often the state was forgotten, by cause.
         resumed: position of the snapshot file that it goes on from; None for a fresh start.
         unsaved: why the session's own file does not hold its last snapshot; None where it does.
@@ -80,7 +82,7 @@ class Session:
         self.stream = stream
         self.policy = policy or StatePolicy()
         self.name = name
-        self.frames = 0
+        self.frames = self.carried = 0
         self.resets: Counter[ResetCause] = Counter()
         self.resumed: Position | None = None
         self.unsaved: StreamsegError | None = None
@@ -93,6 +95,10 @@ class Session:
         self._gaps = GapDetector(self.policy.gap_reset, self.policy.gap_ratio)
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
         self._cuts = CutDetector(given if asked is None else asked)
+        self._adapter = Adapter(self.policy.adaptation, stream.manifest)
+        self._order: deque[bool] = deque()  # of the frames begun: whether a step was
+        self._result: StepResult | None = None
+        self._unsure = ""
 
     def process(self, frame: Frame) -> StepResult:
         """Do what was asked for, apply the policy, then step. Valid until the next call.
@@ -108,15 +114,41 @@ class Session:
         """Apply the policy and begin the step of the next frame; see ``Stream.begin``."""
         check_frame(frame.image)
         decision = self._judge(frame)
-        if decision is not None and self.stream.remembers and self.stream.steps > 0:
-            self._reset(*decision, frame.index, frame.timestamp)
-        self.stream.begin(frame.image)
+        if decision is not None:
+            self._adapter.forget()
+            if self.stream.remembers and self.stream.steps > 0:
+                self._reset(*decision, frame.index, frame.timestamp)
+        before = self._adapter.carried
+        choice = self._adapter.choose(frame.image)
+        if choice.reason and not choice.carried:
+            self._emit("key", choice.reason, frame.index, frame.timestamp)
+        if before and not choice.carried:
+            self._tell_carried(before, frame.index, frame.timestamp)
+        if choice.carried:
+            self.carried += 1
+        else:
+            self.stream.begin(frame.image, graph=choice.graph)
+        self._order.append(not choice.carried)
         self._last = Position(frame.index, frame.timestamp, frame.size)
         self.frames += 1
 
     def finish(self) -> StepResult:
-        """The result of the oldest step begun; see ``Stream.finish``."""
-        return self.stream.finish()
+        """The result of the oldest step begun; see ``Stream.finish``.
+
+        A frame whose labels are carried on gets a copy of the result before.
+        """
+        if self._order and not self._order.popleft():
+            assert self._result is not None
+            self._result = carry_on(self.stream, self._result)
+            return self._result
+        self._result = self.stream.finish()
+        self._unsure = self._adapter.is_unsure(self._result, self.stream.steps)
+        return self._result
+
+    def _tell_carried(self, count: int, index: int, timestamp: float) -> None:
+        frames = f"{count} frame" + "s" * (count > 1)
+        reason = f"{frames} got the labels of the frame before: little had changed"
+        self._emit("carried", reason, index, timestamp)
 
     def _judge(self, frame: Frame) -> tuple[ResetCause, str] | None:
         """Why the state must not meet this frame; None where it may."""
@@ -136,6 +168,8 @@ class Session:
             return "gap", f"{silence:.3g} s without a frame, more than {self.policy.gap_reset:g} s"
         if cut:
             return "cut", f"scene cut: score {self._cuts.score:.1f} of {self._cuts.threshold:.1f}"
+        if watched and self._unsure:
+            return "unsure", self._unsure
         every = self.policy.check_every
         if watched and every and self.frames % every == 0 and not self.stream.is_finite():
             return "nonfinite", f"the state held NaN or infinity after {self.stream.steps} frames"
@@ -176,6 +210,8 @@ class Session:
         Not to be called after a step that failed: the state is then undefined.
         """
         self.serve()
+        if self._adapter.carried:
+            self._tell_carried(self._adapter.carried, *self._next())
         if self._snapshot is not None and self.frames > self._saved:
             self._save_unasked()
 
@@ -267,6 +303,8 @@ class Session:
         self._last = snapshot.position
         self._cuts.restore(snapshot.thumbnail, snapshot.scores)
         self._gaps.restore(snapshot.intervals)
+        self._adapter.forget()
+        self._unsure = ""
 
     def save(self, path: str | os.PathLike[str]) -> Event:
         """Write a snapshot file now, whole or not at all.
@@ -307,6 +345,8 @@ class Session:
 
     def _reset(self, cause: ResetCause, reason: str, index: int, timestamp: float) -> Event:
         self.stream.reset()
+        self._adapter.forget()
+        self._unsure = ""
         self.resets[cause] += 1
         return self._emit("reset", reason, index, timestamp, cause)
 

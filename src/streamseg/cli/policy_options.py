@@ -62,6 +62,24 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
         show_default=True,
         help="Frames between two looks for NaN and infinity in the state; 0 = never.",
     ),
+    "carry_below": click.option(
+        "--carry-below",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="LEVELS",
+        help="Carry labels on over frames that differ by less (0 to 255); up to 8 in a row.",
+    ),
+    "key_change": click.option(
+        "--key-change",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="LEVELS",
+        help="Choose key frames by this change, or every 10, instead of by the schedule.",
+    ),
+    "unsure_reset": click.option(
+        "--unsure-reset",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        metavar="SHARE",
+        help="Reset the state after labels of less mean confidence; needs logits.",
+    ),
     "events": click.option(
         "--events", type=PLACE, help="Append every decision about the state, JSON lines."
     ),
@@ -90,6 +108,9 @@ class PolicyArguments:
     gap_reset: float
     scene_cut: float | None
     check_every: int
+    carry_below: float | None
+    key_change: float | None
+    unsure_reset: float | None
     events: Path | None
     snapshot: Path | None
     snapshot_every: int | None
@@ -107,10 +128,16 @@ class PolicyArguments:
 
     def policy(self) -> StatePolicy:
         """What resets the state."""
+        from streamseg.runtime.session.adaptation import Adaptation
         from streamseg.runtime.session.policy import StatePolicy
 
         gap = None if self.gap_reset == math.inf else self.gap_reset
-        return StatePolicy(gap, self.scene_cut, self.check_every)
+        adaptation = Adaptation(
+            carry_below=self.carry_below,
+            key_change=self.key_change,
+            unsure_reset=self.unsure_reset,
+        )
+        return StatePolicy(gap, self.scene_cut, self.check_every, adaptation=adaptation)
 
     def session(
         self, stream: Stream, name: str, on_event: EventHandler, run_job: RunJob
