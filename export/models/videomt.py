@@ -211,6 +211,7 @@ class VidEoMT(StepModel):
 
 
 def _transformers_config(config: VidEoMTConfig) -> VideomtConfig:
+    settings: dict[str, Any] = {"attn_implementation": "eager"}
     return VideomtConfig(
         hidden_size=config.width,
         num_hidden_layers=config.layers,
@@ -224,7 +225,7 @@ def _transformers_config(config: VidEoMTConfig) -> VideomtConfig:
         num_blocks=config.query_layers,
         num_queries=config.queries,
         num_register_tokens=config.registers,
-        attn_implementation="eager",
+        **settings,
     )
 
 

@@ -7,7 +7,7 @@ its tokens by transposed convolutions and pooling; here each scale starts from a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,8 @@ class VitEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.min_extent = 2 * config.patch
-        self.body = AutoBackbone.from_config(_transformers_config(config, drop_path))
+        build: Callable[[Any], Any] = AutoBackbone.from_config
+        self.body = build(_transformers_config(config, drop_path))
         self.body.embeddings.mask_token.requires_grad_(False)
         width = config.width
         self.pyramid = nn.ModuleList(
