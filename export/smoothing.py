@@ -114,23 +114,8 @@ class SmoothedModel(StepModel):
         """Smoothed log-probabilities ``[1, K, h, w]``, then the next memory."""
         (memory,) = state
         size = (frame.shape[1], frame.shape[2])
-        new = self.base.score(frame, *self.base.initial_state(size))[0].log_softmax(1)
-        image = shrink(frame, (new.shape[2], new.shape[3]))
-        if self.config.kind == "warped":
-            memory = follow(memory, image, self.config)
-        old, old_image, seen = torch.split(memory, [self.num_classes, 3, 1], 1)
-        weight = self._weigh(new, image, old_image)
-        mixed = old + torch.maximum(weight, 1 - seen) * (new - old)
-        return mixed, torch.cat([mixed, image, torch.ones_like(seen)], 1)
-
-    def _weigh(self, new: Tensor, image: Tensor, old_image: Tensor) -> Tensor:
-        """Weight of the newest frame, ``[1, 1, h, w]``."""
-        config = self.config
-        change = average((image - old_image).abs().mean(1, keepdim=True), 3)
-        gate = ((change - config.slack) / config.change).clamp(0.0, 1.0)
-        sure = new.amax(1, keepdim=True).exp()
-        weight = config.weight * sure + (1 - config.weight) * gate
-        return weight.clamp(LEAST_WEIGHT, 1.0)
+        scores = self.base.score(frame, *self.base.initial_state(size))[0]
+        return smooth(scores, frame, memory, self.config)
 
     def _map_size(self, size: Size) -> Size:
         if size not in self._maps:
@@ -139,6 +124,38 @@ class SmoothedModel(StepModel):
                 scores = self.base.score(frame, *self.base.initial_state(size))[0]
             self._maps[size] = (int(scores.shape[2]), int(scores.shape[3]))
         return self._maps[size]
+
+
+def smooth(
+    scores: Tensor, frame: Tensor, memory: Tensor, config: SmoothingConfig
+) -> tuple[Tensor, Tensor]:
+    """Scores mixed with the past.
+
+    Args:
+        scores: ``[1, K, h, w]`` of this frame.
+        frame: uint8 ``[1, H, W, 3]``.
+        memory: ``[1, K + 4, h, w]``: log-probabilities, frame, and 1 where something was seen.
+        config: how the past is weighed.
+    Returns:
+        Log-probabilities ``[1, K, h, w]``, and the next memory.
+    """
+    new = scores.log_softmax(1)
+    image = shrink(frame, (new.shape[2], new.shape[3]))
+    if config.kind == "warped":
+        memory = follow(memory, image, config)
+    old, old_image, seen = torch.split(memory, [new.shape[1], 3, 1], 1)
+    weight = _weigh(new, image - old_image, config)
+    mixed = old + torch.maximum(weight, 1 - seen) * (new - old)
+    return mixed, torch.cat([mixed, image, torch.ones_like(seen)], 1)
+
+
+def _weigh(new: Tensor, difference: Tensor, config: SmoothingConfig) -> Tensor:
+    """Weight of the newest frame, ``[1, 1, h, w]``."""
+    change = average(difference.abs().mean(1, keepdim=True), 3)
+    gate = ((change - config.slack) / config.change).clamp(0.0, 1.0)
+    sure = new.amax(1, keepdim=True).exp()
+    weight = config.weight * sure + (1 - config.weight) * gate
+    return weight.clamp(LEAST_WEIGHT, 1.0)
 
 
 def shrink(frame: Tensor, size: Size) -> Tensor:

@@ -11,7 +11,9 @@ import click
 from streamseg.cli.options import SIZE
 from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
+from streamseg.runtime.bundle.bundle import MANIFEST
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
+from streamseg.runtime.bundle.state import state_bytes
 
 if TYPE_CHECKING:
     from streamseg.export.step import WeightsOrigin
@@ -35,10 +37,23 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
         )
 
 
+def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
+    """Write ``out``: the bundle with a smoothed memory."""
+    try:
+        from streamseg.export.bundle_smoothing import remember_bundle
+        from streamseg.export.smoothing import PRESETS
+    except ImportError as error:
+        raise ExportError(TORCH_HINT.format(error)) from None
+    manifest = remember_bundle(bundle, out, PRESETS[memory], logits=logits)
+    state = state_bytes(manifest.state)
+    click.echo(f"{out}: {bundle} with memory '{memory}', state {state:,} bytes")
+    click.echo(f"  parity {describe_parity(manifest.parity)}")
+
+
 @click.command()
-@click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION")
+@click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION|BUNDLE")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
-@click.option("--size", required=True, type=SIZE, help="Frame size that the model runs at, HxW.")
+@click.option("--size", type=SIZE, help="Frame size that the model runs at, HxW.")
 @setting_options
 @click.option(
     "--precision",
@@ -58,7 +73,7 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
 def command(
     checkpoint: str,
     out: Path,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     settings: dict[str, str],
     precision: str,
     memory: str | None,
@@ -70,8 +85,16 @@ def command(
     CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME. docs/checkpoints.md
     lists the layouts. MODULE:FUNCTION, such as my_package.model:build, is called with --set
     NAME=VALUE as its arguments and returns a streamseg.export.StepModel; see
-    docs/your-own-network.md.
+    docs/your-own-network.md. BUNDLE, of one graph, is given a --memory.
     """
+    if (Path(checkpoint) / MANIFEST).is_file():
+        plain = size is None and not settings and precision == "fp32" and not letterbox
+        if memory is None or not plain:
+            raise click.UsageError("of a bundle, export takes --memory and --logits, and needs one")
+        give_memory(Path(checkpoint), out, memory, logits=logits)
+        return
+    if size is None:
+        raise click.UsageError("--size HxW is missing: a checkpoint has no frame size")
     try:
         from streamseg.export import export_bundle, load_model
     except ImportError as error:

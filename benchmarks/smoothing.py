@@ -1,0 +1,149 @@
+"""Gain and cost of a smoothed memory around networks without one (docs/memory.md).
+
+    python benchmarks/smoothing.py --camvid ROOT --checkpoint TV3S.pth --set window=10
+
+The memory's settings are ``PRESETS``, chosen on CamVid's val before test was scored. The networks
+are TV3S's, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import describe_machine, time_interleaved, write_results
+
+import streamseg
+from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.segmenter import SegmenterOptions
+from streamseg.evaluation.subjects import open_segmenter
+from streamseg.export import export_bundle, load_checkpoint
+from streamseg.export.bundle_smoothing import remember_bundle
+from streamseg.export.smoothing import PRESETS
+from streamseg.export.step import StepModel
+from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.runtime.bundle.state import state_bytes
+
+STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
+STREETS = "synthetic:street?size=256x512&scenes=3&frames=40&seed=2000000"
+NONE = "none"
+ROUNDS = 15
+
+
+def export_all(model: StepModel, folder: Path, size: tuple[int, int]) -> dict[str, Path]:
+    """The network's bundle, and one with each memory."""
+    plain = folder / NONE
+    export_bundle(model, plain, size=size)
+    paths = {NONE: plain}
+    for name, config in PRESETS.items():
+        paths[name] = folder / name
+        remember_bundle(plain, paths[name], config)
+    return paths
+
+
+def measure_gain(paths: dict[str, Path], dataset: str, split: str) -> dict[str, Any]:
+    """Scores of each bundle; that without memory forgets its state before every frame."""
+    rows = {}
+    for name, path in paths.items():
+        with open_segmenter(path, SegmenterOptions(threads=1)) as segmenter:
+            history = 1 if name == NONE else None
+            found = evaluate(segmenter, open_dataset(dataset, split), history=history).scores
+        rows[name] = {"miou": found.miou, "mvc8": found.mvc[8], "mvc16": found.mvc[16]}
+        print(dataset.partition(":")[0], split, name, rows[name], flush=True)
+    return rows
+
+
+def measure_cost(paths: dict[str, Path]) -> dict[str, Any]:
+    """Nodes, bytes of state and time of a step on one thread, interleaved."""
+    streams = {name: streamseg.open(path, threads=1) for name, path in paths.items()}
+    spec = streams[NONE].manifest.frame
+    frame = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
+    times = time_interleaved(
+        {name: lambda s=stream: s.step(frame) for name, stream in streams.items()}, rounds=ROUNDS
+    )
+    rows = {}
+    for name, stream in streams.items():
+        (content,) = read_bundle(paths[name]).graphs.values()
+        rows[name] = {
+            "nodes": count_nodes(content),
+            "state_bytes": state_bytes(stream.manifest.state),
+            **times[name],
+        }
+        stream.close()
+    return {"size": [spec.height, spec.width], "rows": rows}
+
+
+def count_nodes(content: bytes) -> int:
+    """Nodes of a graph, functions not counted."""
+    import onnx
+
+    return len(onnx.load_from_string(content).graph.node)
+
+
+def format_tables(result: dict[str, Any]) -> str:
+    """Gain, then cost."""
+    machine = result["machine"]
+    lines = [
+        f"TV3S reset every frame, and with a memory. Percent; native bundles, float32; "
+        f"{machine['processor']}, commit {machine['commit']}.",
+        "",
+        "| clips | memory | mIoU | mVC8 | mVC16 |",
+        "|---|---|---|---|---|",
+    ]
+    for clips, rows in result["gain"].items():
+        for name, row in rows.items():
+            figures = " | ".join(f"{100 * row[key]:.2f}" for key in ("miou", "mvc8", "mvc16"))
+            lines.append(f"| {clips} | {name} | {figures} |")
+    lines += [
+        "",
+        "Cost of a step on one thread, medians of interleaved rounds. The row `none` is TV3S with its "
+        "own memory; with another one its own is left out.",
+        "",
+        "| network | memory | nodes | state bytes | ms |",
+        "|---|---|---|---|---|",
+    ]
+    for network, cost in result["cost"].items():
+        height, width = cost["size"]
+        for name, row in cost["rows"].items():
+            lines.append(
+                f"| {network}, {height}x{width} | {name} | {row['nodes']} | "
+                f"{row['state_bytes']:,} | {row['median_ms']:.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--camvid", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    gain, cost = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        street = export_all(load_checkpoint(STREET), Path(folder) / "street", (256, 512))
+        gain["drawn streets, 3 of 40 frames"] = measure_gain(street, STREETS, "val")
+        cost["street sample"] = measure_cost(street)
+        if arguments.camvid is not None:
+            settings = dict(text.split("=", 1) for text in arguments.set)
+            model = load_checkpoint(arguments.checkpoint, settings=settings)
+            paths = export_all(model, Path(folder) / "camvid", (352, 480))
+            dataset = f"camvid:{arguments.camvid}"
+            gain["CamVid val, 15 frames a second"] = measure_gain(paths, dataset, "val")
+            gain["CamVid test Seq05VD, one frame a second"] = measure_gain(paths, dataset, "test")
+            cost["CamVid network"] = measure_cost(paths)
+    result = {
+        "machine": describe_machine(1),
+        "streets": STREETS,
+        "settings": {name: vars(config) for name, config in PRESETS.items()},
+        "gain": gain,
+        "cost": cost,
+    }
+    write_results("smoothing", result, format_tables(result))
+
+
+if __name__ == "__main__":
+    main()
