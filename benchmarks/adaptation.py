@@ -95,7 +95,8 @@ def measure(bundle: Path, dataset: str, split: str) -> list[dict[str, Any]]:
 def format_table(result: dict[str, Any]) -> str:
     """One row a threshold and set of clips."""
     lines = [
-        "Labels carried on while little changes (`--carry-below`), up to eight frames in a row. Percent; "
+        "Labels carried on while little changes (`--carry-below`), up to eight frames in a row. "
+        "Percent; "
         f"native bundles, float32; {result['machine']['processor']}, commit "
         f"{result['machine']['commit']}.",
         "",

@@ -100,8 +100,8 @@ def format_tables(result: dict[str, Any]) -> str:
             lines.append(f"| {clips} | {name} | {figures} |")
     lines += [
         "",
-        "Cost of a step on one thread, medians of interleaved rounds. The row `none` is TV3S with its "
-        "own memory; with another one its own is left out.",
+        "Cost of a step on one thread, medians of interleaved rounds. The row `none` is TV3S with "
+        "its own memory; with another one its own is left out.",
         "",
         "| network | memory | nodes | state bytes | ms |",
         "|---|---|---|---|---|",
