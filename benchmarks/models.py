@@ -23,7 +23,7 @@ from peak import open_steady, period
 from streamseg.export import export_bundle
 from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
 from streamseg.export.parity import moving_pattern
-from streamseg.export.published import UNVERIFIED
+from streamseg.export.published import FIGURES
 from streamseg.runtime.bundle.bundle import read_manifest
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -42,16 +42,6 @@ SYSTEMS = (
     "mask2former/resnet50",
     "mpvss/resnet50",
 )
-PUBLISHED_COLUMNS = {
-    "parameters M": "parameters_m",
-    "GFLOPs, Cityscapes": "gflops_cityscapes",
-    "GFLOPs, VSPW": "gflops_vspw",
-    "FPS, Cityscapes": "fps_cityscapes",
-    "FPS, VSPW": "fps_vspw",
-    "accuracy": "accuracy",
-    "read in": "source",
-    "paper": "paper",
-}
 
 
 def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
@@ -109,10 +99,14 @@ def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> 
         "times": times,
         "ms_a_frame": amortised(times, manifest),
         "peak_mb": memory,
-        "published": {
-            **asdict(CATALOGUE[name].published),
-            "paper": CATALOGUE[name].paper,
-        },
+        "published": [
+            {
+                "place": row.place,
+                "dataset": f"{row.table.dataset}, {row.table.split}",
+                **{key: getattr(row, key) for key in FIGURES},
+            }
+            for row in CATALOGUE[name].published
+        ],
     }
 
 
@@ -147,17 +141,18 @@ def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], he
 
 
 def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What was published of the same networks, where it could be read."""
+    """What was published of the same networks, row by row."""
     lines = [
-        f"What was published of them, on Cityscapes and on VSPW; -: {UNVERIFIED}. Frames a second "
-        "are of the source's GPU, parameters with the classes of each.",
+        "What was published of them. Frames a second are of each publication's GPU, parameters "
+        "with the classes of its dataset.",
         "",
-        f"| system | {' | '.join(PUBLISHED_COLUMNS)} |",
-        f"|{'---|' * (len(PUBLISHED_COLUMNS) + 1)}",
+        f"| system | dataset | {' | '.join(FIGURES)} | source |",
+        f"|{'---|' * (len(FIGURES) + 3)}",
     ]
     for name, entry in found.items():
-        cells = (str(entry["published"][key] or "-") for key in PUBLISHED_COLUMNS.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        for row in entry["published"]:
+            cells = ("-" if row[key] is None else f"{row[key]:g}" for key in FIGURES)
+            lines.append(f"| {name} | {row['dataset']} | {' | '.join(cells)} | {row['place']} |")
     return lines
 
 

@@ -38,6 +38,7 @@ from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
+from streamseg.runtime.bundle.manifest import Manifest
 
 PARITY_FRAMES = 16
 
@@ -193,6 +194,8 @@ def calibrate(
     if test is not None:
         for path in (source, *also):
             _require_classes(path, test, options)
+    if dataset is not None and ranges is None:
+        _require_clips(bundle.manifest, dataset, options)
     segments = _segments(dataset, options)
     if ranges is None:
         if dataset is None:
@@ -257,6 +260,23 @@ def _require_classes(path: Path, test: Dataset, options: CalibrationOptions) -> 
     """Raise DatasetError where the report could not score the bundle."""
     with _open(path, options) as segmenter:
         match_dataset(segmenter, test, classes_by=options.classes_by)
+
+
+def _require_clips(manifest: Manifest, dataset: Dataset, options: CalibrationOptions) -> None:
+    """Raise DatasetError where no clip is long enough for the state to change anything."""
+    stateful = any(spec.kind != "given" for spec in manifest.state)
+    if not stateful or options.order == "shuffled":
+        return
+    if all(clip.frame_count == 1 for clip in dataset.clips):
+        advice = (
+            f"unpack leftImg8bit_sequence_trainvaltest.zip into {dataset.root}/leftImg8bit_sequence"
+            if dataset.name == "cityscapes"
+            else "take a dataset of clips"
+        )
+        raise DatasetError(
+            f"{dataset.name} {dataset.split} has only clips of one frame, which do not exercise "
+            f"the state: {advice}, or calibrate on any similar video with --dataset footage:VIDEO"
+        )
 
 
 def _segments(dataset: Dataset | None, options: CalibrationOptions) -> list[Segment]:

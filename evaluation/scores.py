@@ -28,6 +28,7 @@ from streamseg.evaluation.datasets import (
     LabelledFrame,
     require_labelled_pixels,
 )
+from streamseg.evaluation.datasets.label_classes import CITYSCAPES
 from streamseg.evaluation.metrics import (
     ClipScores,
     FrameScore,
@@ -199,7 +200,7 @@ def match_dataset(
         NamedClasses(segmenter.name, tuple(entry.name for entry in segmenter.classes)),
         NamedClasses(dataset.name, tuple(entry.name for entry in dataset.classes)),
         classes_by=classes_by,
-        dataset="cityscapes" if dataset.name == "synthetic" else dataset.name,
+        dataset="cityscapes" if dataset.classes == CITYSCAPES else dataset.name,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,7 +27,7 @@ from streamseg.export.models.upernet import UPerNet, UPerNetConfig
 from streamseg.export.models.videomt import VidEoMT, VidEoMTConfig
 from streamseg.export.models.vit import VIT_PRESETS
 from streamseg.export.palettes import read_classes
-from streamseg.export.published import PUBLISHED, UNVERIFIED, Published
+from streamseg.export.published import PublishedRow, rows_of
 from streamseg.export.step import Size, StepModel
 from streamseg.runtime.bundle.state import state_bytes
 
@@ -76,15 +77,9 @@ class ModelRow:
     paper: str
 
     @property
-    def published(self) -> Published:
-        """What its publication and others say of it."""
-        return PUBLISHED.get(self.name, Published())
-
-    @property
-    def accuracy(self) -> str:
-        """The published accuracy and where it was read, or ``UNVERIFIED``."""
-        figures = self.published
-        return f"{figures.accuracy} ({figures.source})" if figures.accuracy else UNVERIFIED
+    def published(self) -> tuple[PublishedRow, ...]:
+        """What publications say of it."""
+        return rows_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -96,13 +91,27 @@ class Cost:
         gmacs: graph name -> 10^9 multiply-adds of one step (what papers call GFLOPs); matrix
             products and convolutions, the scan and elementwise work left out.
         encoder_gmacs: the encoder's part of these.
+        attention_gmacs: the encoder's products of two activations, which some counters leave out.
+        steady: graph name -> its share of the steps of a long stream.
         state_bytes: one stream's state.
     """
 
     parameters: int
     gmacs: dict[str, float]
     encoder_gmacs: dict[str, float]
+    attention_gmacs: dict[str, float]
+    steady: dict[str, float]
     state_bytes: int
+
+    @property
+    def frame_gmacs(self) -> float:
+        """Mean over the graphs of a long stream: one key frame in five, and so on."""
+        return sum(share * self.gmacs[graph] for graph, share in self.steady.items())
+
+    @property
+    def frame_attention_gmacs(self) -> float:
+        """The mean of ``attention_gmacs``."""
+        return sum(share * self.attention_gmacs[graph] for graph, share in self.steady.items())
 
 
 def _segformer(encoder: str) -> Callable[[int], StepModel]:
@@ -156,9 +165,9 @@ CATALOGUE: dict[str, ModelRow] = {
         ),
         *(
             ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER)
-            for name in ("mit_b0", "mit_b1", "mit_b2")
+            for name in ("mit_b0", "mit_b1", "mit_b2", "mit_b5")
         ),
-        *(ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in ("swin_t", "swin_s")),
+        *(ModelRow(f"tv3s/{name}", _tv3s(name), TV3S_PAPER) for name in SWIN_PRESETS),
         *(ModelRow(f"tv3s/{name}", _tv3s(name), OURS) for name in OTHER_ENCODERS),
         *(ModelRow(f"cffm/{name}", _cffm(CFFM, name), CFFM_PAPER) for name in CFFM_DEPTHS),
         *(
@@ -202,6 +211,21 @@ def build_entry(name: str, *, classes: int = CLASSES, seed: int = 0) -> StepMode
     return model
 
 
+def steady_shares(model: StepModel) -> dict[str, float]:
+    """Graph name -> its share of the steps of a long stream."""
+    rows = model.schedule()
+    start, period = max(row.start for row in rows), max(row.every for row in rows)
+    steps = range(start, start + period)
+    graphs = [next(row.graph for row in reversed(rows) if row.holds(step)) for step in steps]
+    return {graph: graphs.count(graph) / period for graph in dict.fromkeys(graphs)}
+
+
+def _attention_flops(counted: Mapping[Any, int]) -> int:
+    """Operations of an encoder's batched products: of attention, not of its linear layers."""
+    names = ("bmm", "baddbmm", "scaled_dot_product")
+    return sum(value for op, value in counted.items() if any(name in str(op) for name in names))
+
+
 def measure_cost(name: str, size: Size, *, classes: int = CLASSES) -> Cost:
     """Count the parameters, multiply-adds and state of a network; nothing is computed.
 
@@ -209,24 +233,40 @@ def measure_cost(name: str, size: Size, *, classes: int = CLASSES) -> Cost:
         ExportError: there is no such entry, or it cannot run at this size.
     """
     with FakeTensorMode(), torch.no_grad():
-        model = build_entry(name, classes=classes)
-        model.check_size(size)
-        table = {spec.name: spec for spec in model.state_spec(size)}
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        folded = model.requires_grad_(False).fold()
-        gmacs, encoder_gmacs = {}, {}
-        backbone = getattr(model, "backbone", None)
-        encoder = type(backbone).__name__ if backbone is not None else ""
-        for graph, plan in model.graphs(size).items():
-            inputs = [
-                torch.zeros(table[state].shape, dtype=getattr(torch, table[state].dtype))
-                for state in plan.reads
-                for _ in table[state].inputs(plan.ring_reads.get(state, 1))
-            ]
-            frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
-            with FlopCounterMode(display=False) as counter:
-                folded.run_graph(graph, frame, *inputs)
-            gmacs[graph] = counter.get_total_flops() / 2e9
-            of_encoder = counter.get_flop_counts().get(encoder, {})
-            encoder_gmacs[graph] = sum(of_encoder.values()) / 2e9
-    return Cost(parameters, gmacs, encoder_gmacs, state_bytes(tuple(table.values())))
+        return count_cost(build_entry(name, classes=classes), size)
+
+
+def count_cost(model: StepModel, size: Size) -> Cost:
+    """``measure_cost`` of a network, whose weights are folded; call it under ``FakeTensorMode``.
+
+    Raises:
+        ExportError: it cannot run at this size.
+    """
+    model.check_size(size)
+    table = {spec.name: spec for spec in model.state_spec(size)}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    folded = model.requires_grad_(False).fold()
+    gmacs, encoder_gmacs, attention_gmacs = {}, {}, {}
+    backbone = getattr(model, "backbone", None)
+    encoder = type(backbone).__name__ if backbone is not None else ""
+    for graph, plan in model.graphs(size).items():
+        inputs = [
+            torch.zeros(table[state].shape, dtype=getattr(torch, table[state].dtype))
+            for state in plan.reads
+            for _ in table[state].inputs(plan.ring_reads.get(state, 1))
+        ]
+        frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
+        with FlopCounterMode(display=False) as counter:
+            folded.run_graph(graph, frame, *inputs)
+        counts = counter.get_flop_counts()
+        gmacs[graph] = counter.get_total_flops() / 2e9
+        encoder_gmacs[graph] = sum(counts.get(encoder, {}).values()) / 2e9
+        attention_gmacs[graph] = _attention_flops(counts.get(encoder, {})) / 2e9
+    return Cost(
+        parameters=parameters,
+        gmacs=gmacs,
+        encoder_gmacs=encoder_gmacs,
+        attention_gmacs=attention_gmacs,
+        steady=steady_shares(model),
+        state_bytes=state_bytes(tuple(table.values())),
+    )

@@ -1,72 +1,71 @@
-"""What others published of the networks in the catalogue, each figure with where it was read.
-
-Only what could be read there; a figure that is known by hearsay alone stays out.
-"""
+"""What publications say of the networks in the catalogue, each figure with where it stands."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-UNVERIFIED = "not verified"
-
-_PAPER = "table in the paper"
-_TV3S = "table in TV3S's README"
-_MPVSS = "table in MPVSS's README"
-_ZOO = "Mask2Former's MODEL_ZOO.md"
+from streamseg.export.published_tables import TABLES, PublishedTable
 
 
 @dataclass(frozen=True)
-class Published:
-    """Figures of one network, as its sources give them.
+class PublishedRow:
+    """One row of one table; None where the table prints no value or has no such column.
 
     Attributes:
-        accuracy: mIoU in percent and its dataset; empty where none was found.
-        source: where they were read.
-        parameters_m: 10^6 parameters, with the classes of that publication: 124 on VSPW, 19 on
-            Cityscapes where ``gflops_cityscapes`` is given, 150 on ADE20K.
-        gflops_cityscapes: 10^9 operations a frame, as the source counts them; of 1024x2048 where
-            the source is SegFormer's paper or MPVSS's README, else it does not say.
-        gflops_vspw: the same of 480x853.
-        fps_cityscapes: frames a second of 1024x2048, on the GPU of the source.
-        fps_vspw: the same of 480x853.
+        name: of the network in the catalogue.
+        table: where the row stands.
+        row: its number there, from 1; 0 where it is not known.
+        miou, weighted_iou, mvc8, mvc16: in percent.
+        gflops, gmacs: 10^9 operations of a frame under the name that the table gives them, which
+            does not settle whether a multiply-add counts once or twice.
+        parameters_m: 10^6 parameters, with the dataset's classes.
+        fps: frames a second, on the GPU of that publication.
     """
 
-    accuracy: str = ""
-    source: str = ""
+    name: str
+    table: PublishedTable
+    row: int
+    miou: float | None = None
+    weighted_iou: float | None = None
+    mvc8: float | None = None
+    mvc16: float | None = None
+    gflops: float | None = None
+    gmacs: float | None = None
     parameters_m: float | None = None
-    gflops_cityscapes: float | None = None
-    gflops_vspw: float | None = None
-    fps_cityscapes: float | None = None
-    fps_vspw: float | None = None
+    fps: float | None = None
+
+    @property
+    def work(self) -> float | None:
+        """The operations, by whichever name."""
+        return self.gmacs if self.gflops is None else self.gflops
+
+    @property
+    def place(self) -> str:
+        """Paper, table and row."""
+        row = f", row {self.row}" if self.row else ""
+        return f"{self.table.paper}, {self.table.table}{row}"
 
 
-PUBLISHED = {
-    "segformer/mit_b0": Published("76.2 mIoU, Cityscapes val", _PAPER, 3.8, 125.5, None, 15.2),
-    "segformer/mit_b1": Published("36.5 mIoU, VSPW", _TV3S, 13.8, fps_vspw=58.7),
-    "segformer/mit_b2": Published("43.9 mIoU, VSPW", _TV3S, fps_vspw=16.2),
-    "segformer/mit_b3": Published("48.6 mIoU, ADE20K", _PAPER, 47.3),
-    "segformer/mit_b4": Published("83.8 mIoU, Cityscapes val", _PAPER, 64.1, 1240.6, None, 3.0),
-    "segformer/mit_b5": Published("84.0 mIoU, Cityscapes val", _PAPER, 84.7, 1447.6, None, 2.5),
-    "tv3s/mit_b1": Published("40.0 mIoU, VSPW", _TV3S, 17.3, 83.6, fps_vspw=24.7),
-    "tv3s/mit_b2": Published("46.3 mIoU, VSPW", _TV3S, fps_vspw=21.9),
-    "tv3s/swin_t": Published("44.9 mIoU, VSPW", _TV3S, fps_vspw=22.9),
-    "tv3s/swin_s": Published("50.6 mIoU, VSPW", _TV3S, fps_vspw=19.5),
-    "cffm/mit_b1": Published("38.5 mIoU, VSPW", _TV3S, 15.4, 158.7, fps_vspw=29.8),
-    "cffm/mit_b2": Published("44.9 mIoU, VSPW", _TV3S, fps_vspw=10.1),
-    "mrcfa/mit_b1": Published("38.9 mIoU, VSPW", _TV3S, 14.9, 145.0, fps_vspw=40.1),
-    "mrcfa/mit_b2": Published("45.3 mIoU, VSPW", _TV3S, fps_vspw=10.7),
-    "mrcfa/mit_b5": Published("49.9 mIoU, VSPW", "hyper.ai/en/papers/2207.10436"),
-    "mask2former/resnet50": Published("79.4 mIoU, Cityscapes val", _ZOO),
-    "mask2former/resnet101": Published("80.1 mIoU, Cityscapes val", _ZOO),
-    "mask2former/swin_t": Published("41.2 mIoU, VSPW", _TV3S, fps_vspw=17.1),
-    "mask2former/swin_s": Published("42.1 mIoU, VSPW", _TV3S, fps_vspw=14.5),
-    "mask2former/swin_b": Published("83.3 mIoU, Cityscapes val", _ZOO),
-    "mask2former/swin_l": Published("83.3 mIoU, Cityscapes val", _ZOO),
-    "mpvss/resnet50": Published("37.5 mIoU, VSPW", _MPVSS, 84.1, 173.2, 38.9, 13.43, 33.93),
-    "mpvss/resnet101": Published("38.8 mIoU, VSPW", _MPVSS, 103.1, 204.3, 45.1, 12.55, 32.38),
-    # 114.0 M parameters are given for it, more than for Swin-S: taken for a misprint.
-    "mpvss/swin_t": Published("39.9 mIoU, VSPW", _MPVSS, None, 175.9, 39.7, 12.33, 32.86),
-    "mpvss/swin_s": Published("40.4 mIoU, VSPW", _MPVSS, 108.0, 213.2, 47.3, 10.98, 30.61),
-    "mpvss/swin_b": Published("52.6 mIoU, VSPW", _MPVSS, 147.0, 278.6, 61.5, 9.54, 27.38),
-    "mpvss/swin_l": Published("53.9 mIoU, VSPW", _MPVSS, 255.4, 449.5, 97.3, 7.24, 23.22),
-}
+FIGURES = tuple(field.name for field in fields(PublishedRow))[3:]
+"""Names of the figures of a row."""
+
+
+def _rows(table: PublishedTable) -> tuple[PublishedRow, ...]:
+    columns = table.columns.split()
+    found = []
+    for line in table.text.split("\n"):
+        if not line.strip():
+            continue
+        number, name, *texts = line.split()
+        values = [None if text == "-" else float(text) for text in texts]
+        figures = dict(zip(columns, values, strict=True))
+        found.append(PublishedRow(name, table, int(number), **figures))
+    return tuple(found)
+
+
+PUBLISHED = tuple(row for table in TABLES for row in _rows(table))
+
+
+def rows_of(name: str) -> tuple[PublishedRow, ...]:
+    """The rows of a network, in the order of the publications."""
+    return tuple(row for row in PUBLISHED if row.name == name)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamseg.errors import DatasetError
+from streamseg.evaluation.datasets.ade20k import open_ade20k
+from streamseg.evaluation.datasets.apolloscape import open_apolloscape
+from streamseg.evaluation.datasets.bdd100k import open_bdd100k
 from streamseg.evaluation.datasets.camvid import open_camvid
 from streamseg.evaluation.datasets.cityscapes import open_cityscapes
 from streamseg.evaluation.datasets.clips import (
@@ -18,12 +21,15 @@ from streamseg.evaluation.datasets.clips import (
     VideoClip,
 )
 from streamseg.evaluation.datasets.footage import open_footage
+from streamseg.evaluation.datasets.kitti360 import open_kitti360
 from streamseg.evaluation.datasets.label_classes import VOID, SegmentationClass
+from streamseg.evaluation.datasets.nyudv2 import open_nyudv2
 from streamseg.evaluation.datasets.synthetic import open_synthetic
 from streamseg.evaluation.datasets.vspw import open_vspw
 
 __all__ = [
     "DATASETS",
+    "LABELLED",
     "VOID",
     "Clip",
     "Dataset",
@@ -37,12 +43,19 @@ __all__ = [
     "require_labelled_pixels",
 ]
 
-_LABELLED: dict[str, Callable[..., Dataset]] = {
+LABELLED: dict[str, Callable[..., Dataset]] = {
     "camvid": open_camvid,
     "cityscapes": open_cityscapes,
     "vspw": open_vspw,
+    "kitti360": open_kitti360,
+    "apolloscape": open_apolloscape,
+    "bdd100k": open_bdd100k,
+    "nyudv2": open_nyudv2,
+    "ade20k": open_ade20k,
 }
-DATASETS = (*_LABELLED, "synthetic", "footage")
+"""Readers of trees with labels, by the dataset's name."""
+
+DATASETS = (*LABELLED, "synthetic", "footage")
 """Names that ``open_dataset`` takes before the colon."""
 
 
@@ -68,11 +81,11 @@ def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Da
         )
     if name == "footage":
         return open_footage(Path(root))
-    if name not in _LABELLED:
+    if name not in LABELLED:
         raise DatasetError(f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}")
     if not Path(root).is_dir():
         raise DatasetError(f"{name}: the root folder {root} does not exist")
-    return _LABELLED[name](Path(root), split, labels=labels)
+    return LABELLED[name](Path(root), split, labels=labels)
 
 
 def require_labelled_pixels(dataset: Dataset) -> None:

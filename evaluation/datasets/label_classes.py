@@ -103,3 +103,50 @@ VSPW = tuple(
     SegmentationClass(name, voc_color(index))
     for index, name in enumerate(_VSPW_NAMES.split(), start=1)
 )
+
+# KITTI-360 labels have the label ids of Cityscapes and eleven more, of which three count as a class
+# that Cityscapes evaluates (Liao et al., TPAMI 2022).
+KITTI360_TRAIN_IDS = {**CITYSCAPES_TRAIN_IDS, 34: 2, 35: 4, 37: 5}
+KITTI360_LABEL_IDS = range(45)
+
+# Label value, name and colour of the 22 evaluated classes (Huang et al., TPAMI 2020).
+_APOLLOSCAPE_ROWS = (
+    (33, "car", (142, 0, 0)),
+    (34, "motorbicycle", (230, 0, 0)),
+    (35, "bicycle", (32, 11, 119)),
+    (36, "person", (0, 128, 192)),
+    (37, "rider", (128, 64, 128)),
+    (38, "truck", (128, 0, 192)),
+    (39, "bus", (192, 0, 64)),
+    (40, "tricycle", (128, 128, 192)),
+    (49, "road", (192, 128, 192)),
+    (50, "sidewalk", (192, 128, 64)),
+    (65, "traffic_cone", (0, 0, 64)),
+    (66, "road_pile", (0, 0, 192)),
+    (67, "fence", (64, 0, 64)),
+    (81, "traffic_light", (192, 64, 0)),
+    (82, "pole", (64, 0, 192)),
+    (83, "traffic_sign", (64, 64, 128)),
+    (84, "wall", (192, 64, 128)),
+    (85, "dustbin", (192, 192, 64)),
+    (86, "billboard", (64, 192, 64)),
+    (97, "building", (0, 64, 192)),
+    (113, "vegetation", (192, 192, 0)),
+    (17, "sky", (30, 170, 250)),
+)
+APOLLOSCAPE = tuple(SegmentationClass(name, color) for _, name, color in _APOLLOSCAPE_ROWS)
+APOLLOSCAPE_VALUES = {value: index for index, (value, _, _) in enumerate(_APOLLOSCAPE_ROWS)}
+# Others, rover, the same as instances, bridge, tunnel, overpass and unlabelled.
+APOLLOSCAPE_VOID = (0, 1, *range(161, 169), 98, 99, 100, VOID)
+
+# The 40 classes in the order of the label values 1 to 40 (Gupta et al., CVPR 2013).
+_NYUDV2_NAMES = (
+    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, "
+    "blinds, desk, shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, "
+    "refrigerator, television, paper, towel, shower curtain, box, whiteboard, person, night stand, "
+    "toilet, sink, lamp, bathtub, bag, other structure, other furniture, other prop"
+)
+NYUDV2 = tuple(
+    SegmentationClass(name, voc_color(index))
+    for index, name in enumerate(_NYUDV2_NAMES.split(", "), start=1)
+)

@@ -31,7 +31,7 @@ from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.conftest import SHARED
 from tests.evaluation.models import SIZE, write_bundle
-from tests.evaluation.trees import write_image
+from tests.evaluation.trees import make_cityscapes, write_image
 
 LOWERED = BackendOptions(native=False)
 CHECKPOINT = SHARED / "checkpoints/tv3s_mit_b0_e64_w10_camvid.pth"
@@ -473,3 +473,20 @@ def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
     assert min(frame.agreement for frame in found.frames) > 0.99
     assert max(frame.worst_state for frame in found.frames) < 0.08
     assert found.trend() == "saturates"
+
+
+def test_images_that_do_not_exercise_the_state_are_refused_in_one_line(bundle, tmp_path, capsys):
+    root = make_cityscapes(tmp_path / "city", "train", sequences=False)
+    arguments = ["calibrate", str(bundle), "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as code:
+        run([*arguments, "--dataset", f"cityscapes:{root}"])
+    assert code.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert len(told.splitlines()) == 1
+    for part in (
+        "clips of one frame, which do not exercise the state",
+        "leftImg8bit_sequence_trainvaltest.zip",
+        "--dataset footage:VIDEO",
+    ):
+        assert part in told
+    assert not (tmp_path / "out").exists()

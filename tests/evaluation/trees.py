@@ -99,3 +99,84 @@ def make_camvid(root: Path) -> Path:
                 root / f"{split}annot" / f"{stem}.png", label_map([0, 3, 8, 11], shift=i // 10)
             )
     return root
+
+
+def make_kitti360(root: Path) -> Path:
+    """Two runs of frames of one drive in train, one in val; labels of all frames."""
+    drive = "2013_05_28_drive_0000_sync"
+    runs = {"train": [*range(250, 254), *range(300, 303)], "val": [*range(900, 905)]}
+    for split, numbers in runs.items():
+        lines = []
+        for number in numbers:
+            image = f"data_2d_raw/{drive}/image_00/data_rect/{number:010d}.png"
+            label = f"data_2d_semantics/train/{drive}/image_00/semantic/{number:010d}.png"
+            write_image(root / image, number)
+            write_label(root / label, label_map([7, 26, 34, 35, 36, 37, 44, 255]))
+            lines.append(f"{image} {label}")
+        folder = root / "data_2d_semantics/train"
+        (folder / f"2013_05_28_drive_{split}_frames.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def make_apolloscape(root: Path) -> Path:
+    """Two cameras of a record in train, one in val; times 0.2 s apart."""
+    for split, records in {"train": ("Record001",), "val": ("Record007",)}.items():
+        lines = []
+        for record in records:
+            for camera in (5, 6) if split == "train" else (5,):
+                for i in range(3):
+                    stem = f"170908_0615024{i * 20:02d}_Camera_{camera}"
+                    place = f"{record}/Camera {camera}"
+                    image = f"road01_ins/ColorImage/{place}/{stem}.jpg"
+                    label = f"road01_ins/Label/{place}/{stem}_bin.png"
+                    write_image(root / image, i)
+                    write_label(root / label, label_map([33, 49, 17, 1, 98, 161, 255]))
+                    lines.append(f"{image}\t{label}")
+        (root / "public_image_lists").mkdir(parents=True, exist_ok=True)
+        # The release lists frames in no order.
+        text = "\n".join(reversed(lines)) + "\n"
+        (root / f"public_image_lists/road01_ins_{split}.lst").write_text(text)
+    return root
+
+
+def make_bdd100k(root: Path, *, first_release: bool = False) -> Path:
+    images = "seg/images" if first_release else "images/10k"
+    masks = "seg/labels" if first_release else "labels/sem_seg/masks"
+    suffix = "_train_id" if first_release else ""
+    for split in ("train", "val", "test"):
+        for i in range(3):
+            stem = f"0004a4c0-d4dff0a{i}"
+            write_image(root / images / split / f"{stem}.jpg", i)
+            if split != "test":
+                path = root / masks / split / f"{stem}{suffix}.png"
+                write_label(path, label_map([0, 13, 18, 255]))
+    return root
+
+
+def make_nyudv2(root: Path) -> Path:
+    for i in range(5):
+        write_image(root / f"RGB/{i}.jpg", i)
+        write_label(root / f"Label/{i}.png", label_map([0, 1, 40, 255]))
+    (root / "train.txt").write_text("RGB/0.jpg\nRGB/3.jpg\n")
+    (root / "test.txt").write_text("RGB/1.jpg Label/1.png\n2\nRGB/4.jpg\n")
+    return root
+
+
+def make_ade20k(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    head = "Idx\tRatio\tTrain\tVal\tStuff\tName"
+    names = [
+        "wall",
+        "building, edifice",
+        *(f"thing {i}" for i in range(3, 149)),
+        "screen",
+        "screen",
+    ]
+    rows = [f"{i}\t0.1\t10\t1\t1\t{name}" for i, name in enumerate(names, 1)]
+    (root / "objectInfo150.txt").write_text("\n".join([head, *rows]) + "\n")
+    for folder, tag in (("training", "train"), ("validation", "val")):
+        for i in range(1, 3):
+            stem = f"ADE_{tag}_{i:08d}"
+            write_image(root / "images" / folder / f"{stem}.jpg", i)
+            write_label(root / "annotations" / folder / f"{stem}.png", label_map([0, 1, 2, 150]))
+    return root

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import re
+from functools import cache
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from streamseg.cli.catalogue_tables import Entry, sort_entries
 from streamseg.cli.models import command
 from streamseg.errors import ExportError
-from streamseg.export.catalogue import CATALOGUE, build_entry, measure_cost
+from streamseg.export.catalogue import CATALOGUE, Cost, build_entry, measure_cost
 from streamseg.export.families import FAMILIES
-from streamseg.export.published import PUBLISHED, Published
+from streamseg.export.models.encoder import ENCODER_PRESETS
+from streamseg.export.models.segformer import SegFormer, SegFormerConfig
+from streamseg.export.published import FIGURES, PUBLISHED, PublishedRow, rows_of
+from streamseg.export.published_differences import CostTable, counting_places
+from streamseg.export.published_tables import CFFM_PLUS, MPVSS, MRCFA, TV3S
+from tests.conftest import SHARED
 
 SIZE = (480, 864)
 # Millions at 124 classes, as published.
@@ -52,38 +62,137 @@ def test_encoders_are_counted_apart() -> None:
     assert measure_cost("mpvss/resnet50", SIZE).encoder_gmacs["propagate"] == 0
 
 
-def test_published_figures_name_known_entries_and_their_source() -> None:
-    assert set(PUBLISHED) <= set(CATALOGUE)
-    for figures in PUBLISHED.values():
-        assert figures.source
-        assert replace(figures, source="") != Published()
-    assert CATALOGUE["mrcfa/mit_b5"].accuracy == "49.9 mIoU, VSPW (hyper.ai/en/papers/2207.10436)"
-    assert CATALOGUE["mrcfa/mit_b0"].accuracy == "not verified"
+def row_of(name: str, paper: str, table: str) -> PublishedRow:
+    found = [r for r in rows_of(name) if r.table.paper == paper and r.table.table == table]
+    assert len(found) == 1
+    return found[0]
+
+
+@cache
+def mpvss_cost(name: str, size: tuple[int, int], classes: int) -> Cost:
+    return measure_cost(name, size, classes=classes)
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        (name, figures.parameters_m)
-        for name, figures in PUBLISHED.items()
-        if figures.gflops_cityscapes and figures.parameters_m
-    ],
+    "row",
+    [row for row in PUBLISHED if row.name.startswith("mpvss/") and row.table.paper == MPVSS],
+    ids=lambda row: f"{row.name} {row.table.dataset}",
 )
-def test_published_parameters_at_19_classes(name: str, millions: float) -> None:
-    ours = measure_cost(name, SIZE, classes=19).parameters / 1e6
-    assert ours == pytest.approx(millions, rel=0.1)
+def test_mpvss_works_as_much_as_published(row: PublishedRow) -> None:
+    """One key frame in five: the published figures are means of the schedule."""
+    size, classes = counting_places(row)[-1]
+    cost = mpvss_cost(row.name, size, classes)
+    assert cost.steady == {"key": 0.2, "propagate": 0.8}
+    assert cost.frame_gmacs == pytest.approx(row.work, rel=0.02)
+    by_hand = (cost.gmacs["key"] + 4 * cost.gmacs["propagate"]) / 5
+    assert cost.frame_gmacs == pytest.approx(by_hand, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("mpvss/")])
-def test_mpvss_works_as_much_as_published(name: str) -> None:
-    """One key frame in five, on both datasets: the published figures are means of the schedule."""
-    figures = PUBLISHED[name]
-    for size, classes, published in (
-        ((1024, 2048), 19, figures.gflops_cityscapes),
-        ((480, 864), 124, figures.gflops_vspw),
-    ):
-        work = measure_cost(name, size, classes=classes).gmacs
-        assert (work["key"] + 4 * work["propagate"]) / 5 == pytest.approx(published, rel=0.02)
+def test_attention_products_of_an_encoder_are_those_of_its_geometry() -> None:
+    """MiT-B1: two blocks a stage, keys and values reduced by 8, 4, 2 and 1 a side."""
+    height, width = 480, 864
+    expected = 0.0
+    for stage, (channels, reduction) in enumerate(((64, 8), (128, 4), (320, 2), (512, 1))):
+        stride = 4 << stage
+        tokens = (height // stride) * (width // stride)
+        expected += 2 * 2 * tokens * (tokens / reduction**2) * channels
+    cost = measure_cost("segformer/mit_b1", (height, width))
+    assert cost.frame_attention_gmacs == pytest.approx(expected / 1e9, rel=1e-6)
+
+
+def test_differences_over_five_percent_have_a_reason() -> None:
+    costs = CostTable()
+    rows = {
+        "agree": row_of("mask2former/resnet50", MPVSS, "table 1"),
+        "two operations": row_of("segformer/mit_b0", CFFM_PLUS, "table 1"),
+        "decoder": row_of("segformer/mit_b2", CFFM_PLUS, "table 1"),
+    }
+    found = {key: {d.quantity: d for d in costs.compare(row)} for key, row in rows.items()}
+    assert [d.reason for d in found["agree"].values()] == ["", ""]
+    assert "two operations a multiply-add" in found["two operations"]["work"].reason
+    assert "256 channels" in found["decoder"]["parameters"].reason
+    for differences in found.values():
+        for difference in differences.values():
+            assert bool(difference.reason) == (abs(difference.relative) > 0.05)
+
+
+def test_segformer_b2_with_the_decoder_of_256_channels_has_the_published_parameters() -> None:
+    published = row_of("segformer/mit_b2", CFFM_PLUS, "table 1").parameters_m
+    with FakeTensorMode():
+        model = SegFormer(SegFormerConfig(ENCODER_PRESETS["mit_b2"], 256, 124))
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(published, rel=0.01)
+
+
+PAPERS = SHARED / "papers.md"
+METHODS = {
+    "SegFormer": "segformer",
+    "CFFM": "cffm",
+    "CFFM++": "cffm++",
+    "MRCFA": "mrcfa",
+    "TV3S": "tv3s",
+    "Mask2Former": "mask2former",
+    "MPVSS": "mpvss",
+}
+BACKBONES = {"R50": "resnet50", "R101": "resnet101"}
+BACKBONES |= {f"Swin-{size}": f"swin_{size.lower()}" for size in "TSBL"}
+BACKBONES |= {f"MiT-B{i}": f"mit_b{i}" for i in range(6)}
+SEEDS = {"000": TV3S, "002": CFFM_PLUS, "003": MPVSS, "004": MRCFA}
+COLUMNS = {
+    "mIoU": "miou",
+    "WIoU": "weighted_iou",
+    "mVC8": "mvc8",
+    "mVC16": "mvc16",
+    "GFLOPs": "gflops",
+    "MACs G": "gmacs",
+    "params M": "parameters_m",
+    "FPS": "fps",
+}
+
+
+def transcribed_rows() -> list[tuple[str, str, int, str, dict[str, float | None]]]:
+    """Paper, table, row, network and figures of every comparison table of the transcription."""
+    found = []
+    for section in re.split(r"\n### ", PAPERS.read_text(encoding="utf-8")):
+        title = re.match(r"(00\d) (Table \w+): (VSPW|Cityscapes)", section)
+        lines = [line for line in section.split("\n## ")[0].split("\n") if line.startswith("|")]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        if title is None or not cells or cells[0][:2] != ["method", "backbone"]:
+            continue
+        for number, row in enumerate(cells[2:], 1):
+            method, backbone = row[0].rstrip("†*"), row[1]
+            if method not in METHODS or backbone not in BACKBONES:
+                continue
+            name = f"{METHODS[method]}/{BACKBONES[backbone]}"
+            figures = {
+                COLUMNS[column]: None if text == "-" else float(text)
+                for column, text in zip(cells[0][2:], row[2:], strict=True)
+            }
+            found.append((SEEDS[title[1]], title[2].lower(), number, name, figures))
+    return found
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not PAPERS.is_file(), reason="no transcription of the papers")
+def test_every_row_of_the_papers_is_listed_with_its_figures() -> None:
+    rows = transcribed_rows()
+    assert len(rows) > 100
+    keyed = {(row.table.paper, row.table.table, row.row): row for row in PUBLISHED if row.row}
+    assert set(keyed) == {row[:3] for row in rows}
+    for paper, table, number, name, figures in rows:
+        row = keyed[paper, table, number]
+        assert row.name == name
+        printed = {key: getattr(row, key) for key in FIGURES if getattr(row, key) is not None}
+        assert printed == {key: value for key, value in figures.items() if value is not None}
+
+
+def test_every_published_network_can_be_built_and_names_its_source() -> None:
+    assert {row.name for row in PUBLISHED} <= set(CATALOGUE)
+    for row in PUBLISHED:
+        assert re.search(r"arXiv \d{4}\.\d{5}", row.place), row
+        assert row.miou is not None
+    assert rows_of("tv3s/mit_b5")[0].place == f"{TV3S}, table 1, row 22"
+    assert {f"tv3s/swin_{size}" for size in "tsbl"} < set(CATALOGUE)
 
 
 def test_every_family_is_listed() -> None:
@@ -104,8 +213,48 @@ def test_command_lists_costs_and_reasons() -> None:
     assert "single" in result.output
     assert "step" in result.output
     assert "arXiv 2207.10436" in result.output
-    assert "not verified" in result.output
     refused = CliRunner().invoke(command, ["--only", "mrcfa/mit_b0", "--size", "480x853"])
     assert "480x864" in refused.output
     nothing = CliRunner().invoke(command, ["--only", "xyz"])
     assert isinstance(nothing.exception, ExportError)
+
+
+def test_command_lists_published_figures_and_writes_json(tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+    arguments = ["--only", "cffm/mit_b0", "--published", "--size", "96x128", "--json", str(out)]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if f"{CFFM_PLUS}, table 1" in line)
+    for figure in ("35.4", "58.5", "87.7", "82.9", "25.6", "43.1", "4.7"):
+        assert figure in line
+    assert "published, Cityscapes, split not named" in result.output
+    (entry,) = json.loads(out.read_text())["networks"]
+    assert round(entry["counted"]["parameters"] / 1e6, 3) == 4.673
+    assert [row["fps"] for row in entry["published"]] == [15.8, 43.1, None, 34.2, 15.79]
+    assert {d["quantity"] for row in entry["published"] for d in row["ours"]} == {
+        "parameters",
+        "work",
+    }
+
+
+def test_entries_are_sorted_by_what_is_asked() -> None:
+    def cost(parameters: int, work: float, state: int) -> Cost:
+        one = {"step": work}
+        return Cost(parameters, one, one, one, {"step": 1.0}, state)
+
+    entries = [
+        Entry(CATALOGUE["mrcfa/mit_b1"], cost(2, 3.0, 1)),
+        Entry(CATALOGUE["upernet/swin_t"], None, "refused"),
+        Entry(CATALOGUE["tv3s/mit_b1"], cost(3, 2.0, 2)),
+        Entry(CATALOGUE["cffm/mit_b1"], cost(1, 1.0, 3)),
+    ]
+
+    def names(key: str) -> list[str]:
+        return [entry.row.name.partition("/")[0] for entry in sort_entries(entries, key)]
+
+    assert names("family") == ["mrcfa", "upernet", "tv3s", "cffm"]
+    assert names("name") == ["cffm", "mrcfa", "tv3s", "upernet"]
+    assert names("parameters") == ["tv3s", "mrcfa", "cffm", "upernet"]
+    assert names("work") == ["mrcfa", "tv3s", "cffm", "upernet"]
+    assert names("state") == ["cffm", "tv3s", "mrcfa", "upernet"]
+    assert names("miou") == ["tv3s", "mrcfa", "cffm", "upernet"]

@@ -20,6 +20,7 @@ from streamseg.cli.score_tables import (
 from streamseg.cli.setting_options import setting_options
 from streamseg.errors import DatasetError
 from streamseg.evaluation.class_matching import ClassesBy
+from streamseg.evaluation.corruptions import Corruption, corrupt_dataset
 from streamseg.evaluation.datasets import DATASETS, Dataset, open_dataset
 from streamseg.evaluation.history_lengths import parse_lengths, study_history
 from streamseg.evaluation.metrics import MetricOptions
@@ -73,6 +74,11 @@ def read_windows(_context: click.Context, _option: click.Parameter, text: str) -
     type=click.Choice(list(FLOW_METHODS)),
     help="Measure temporal consistency (TC) with this optical flow.",
 )
+@click.option(
+    "--corrupt",
+    metavar="KIND:SEVERITY[:SEED]",
+    help="Corrupt the frames as Cityscapes-C does, e.g. fog:3.",
+)
 @click.option("--clips", "show_clips", is_flag=True, help="Print a row for each clip.")
 @click.option("--vspw-script", is_flag=True, help="Score as VSPW's own evaluator does.")
 @click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
@@ -98,6 +104,7 @@ def command(
     windows: tuple[int, ...],
     boundary: bool,
     flow: FlowMethod | None,
+    corrupt: str | None,
     show_clips: bool,
     vspw_script: bool,
     backend: str,
@@ -119,6 +126,8 @@ def command(
     if history is not None and (stateless or against is not None):
         raise click.UsageError("--history goes with neither --stateless nor --against")
     opened = open_dataset(dataset, split)
+    if corrupt is not None:
+        opened = corrupt_dataset(opened, Corruption.parse(corrupt))
     options = SegmenterOptions(backend, native, size, settings, scaled=scale)
     metrics = MetricOptions(windows, vspw_script, boundary, flow)
     run = _Run(opened, classes_by, metrics, show_clips, json_path, out)

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "train": ("train", "Train a network on clips of a labelled dataset."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
+    "dataset": ("dataset", "Check a dataset's tree; write predictions for VSPW's test server."),
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
     "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
 }

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from streamseg.cli.export import TORCH_HINT
-from streamseg.cli.options import SIZE
+from streamseg.cli.options import OUTPUT_FILE, SIZE
 from streamseg.cli.setting_options import setting_options
 from streamseg.errors import ExportError
 from streamseg.runtime.bundle.claims import describe_assumed, format_setting
 
-LINE = "{:<22}{:>11}{:>13}  {:<29}{:<20}{}"
+SORTS = ("family", "name", "parameters", "work", "state", "miou")
 
 
 def describe_checkpoint(path: Path, settings: Mapping[str, str]) -> Iterator[str]:
@@ -37,44 +37,58 @@ def describe_checkpoint(path: Path, settings: Mapping[str, str]) -> Iterator[str
 @click.option("--size", default="480x864", show_default=True, type=SIZE, help="HxW.")
 @click.option("--classes", default=124, show_default=True, type=click.IntRange(1, 255))
 @click.option("--only", default="", help="Names that contain this, e.g. cffm or mit_b1.")
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default="family",
+    show_default=True,
+    help="miou: the highest published on VSPW.",
+)
+@click.option("--published", is_flag=True, help="All published figures, with paper, table, row.")
+@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write all of it here.")
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Time this bundle here, and estimate the other networks from it.",
+)
+@click.option(
+    "--board", help="Lower bounds for a board without measurement, e.g. jetson-orin-nano-8gb."
+)
 def command(
     checkpoint: Path | None,
     settings: dict[str, str],
     size: tuple[int, int],
     classes: int,
     only: str,
+    sort: str,
+    published: bool,
+    json_path: Path | None,
+    measured: Path | None,
+    board: str | None,
 ) -> None:
     """List the systems that `streamseg export` can import, with parameters, work and state.
 
     With CHECKPOINT, say which network it is and what its file does not say. Work is in 10^9
-    multiply-adds a frame, for each graph that a step may run. Accuracy is the published one, where
-    a source could be read.
+    multiply-adds a frame, for each graph that a step may run.
     """
-    try:
-        from streamseg.export.catalogue import known_rows, measure_cost
-    except ImportError as error:
-        raise ExportError(TORCH_HINT.format(error)) from None
     if checkpoint is not None:
         for line in describe_checkpoint(checkpoint, settings):
             click.echo(line)
         return
     if settings:
         raise click.UsageError("--set needs a CHECKPOINT")
-    chosen = [entry for name, entry in known_rows().items() if only in name]
-    if not chosen:
-        raise ExportError(f"nothing in the catalogue contains '{only}'; try --only mit_b0")
-    click.echo(f"{classes} classes at {size[0]}x{size[1]}; work in 10^9 multiply-adds a frame")
-    click.echo(LINE.format("name", "parameters", "state bytes", "work", "paper", "its accuracy"))
-    for entry in chosen:
-        try:
-            cost = measure_cost(entry.name, size, classes=classes)
-        except ExportError as error:
-            click.echo(LINE.format(entry.name, "", "", "", entry.paper, str(error)))
-            continue
-        work = ", ".join(
-            f"{value:.1f}" if len(cost.gmacs) == 1 else f"{graph} {value:.1f}"
-            for graph, value in cost.gmacs.items()
-        )
-        parameters = f"{cost.parameters / 1e6:.3f} M"
-        state = f"{cost.state_bytes:,}"
-        click.echo(LINE.format(entry.name, parameters, state, work, entry.paper, entry.accuracy))
+    try:
+        from streamseg.cli.catalogue_tables import print_catalogue
+    except ImportError as error:
+        raise ExportError(TORCH_HINT.format(error)) from None
+    print_catalogue(
+        only,
+        size,
+        classes,
+        sort=sort,
+        published=published,
+        measured=measured,
+        board=board,
+        json_path=json_path,
+    )

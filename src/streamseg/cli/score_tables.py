@@ -71,7 +71,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         ("frames (labelled)", f"{scores.frames} ({scores.labelled_frames})"),
         ("frames a second", f"{evaluation.fps:.2f}"),
         ("classes matched", evaluation.classes_matched),
-        *(("labels", note) for note in evaluation.notes),
+        *(("note", note) for note in evaluation.notes),
         *(("assumed", line) for line in describe_assumed(evaluation.assumed)),
     ]
     for name, text in rows:
