@@ -15,7 +15,7 @@ from streamseg.errors import DatasetError
 from streamseg.evaluation.boundaries import boundary_scores
 from streamseg.evaluation.consistency import LONGEST_WINDOW, Consistency
 from streamseg.evaluation.datasets.label_classes import VOID
-from streamseg.evaluation.flicker import Flicker
+from streamseg.evaluation.flicker_rate import Flicker
 from streamseg.evaluation.optical_flow import FlowMethod, TemporalConsistency
 
 WINDOWS = (8, 16)
