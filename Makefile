@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -21,10 +21,15 @@ $(STAMP): pyproject.toml setup.py
 	$(BIN)/python -m pip install -q "torch==$(TORCH_VERSION)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(BIN)/python -c 'import torch; print("torch", torch.__version__, "CUDA build " + torch.version.cuda if torch.version.cuda else "CPU build")'
 	$(BIN)/python -m pip install -q -e ".[cpu,export,dev]"
+	@$(BIN)/python setup.py -q build_openvino --inplace
 	@touch $@
 
 native: setup
 	STREAMSEG_NATIVE=1 $(BIN)/python setup.py -q build_native --inplace
+
+# The operators for the OpenVINO that is installed here.
+openvino: setup
+	STREAMSEG_OPENVINO=1 $(BIN)/python setup.py -q build_openvino --inplace
 
 # The kernels outside Python: this machine, sanitizers, AArch64 emulated.
 native-test:

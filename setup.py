@@ -4,6 +4,8 @@ The metadata is in pyproject.toml. STREAMSEG_NATIVE=0 leaves the native library 
 install fail without it; otherwise it is built where CMake and a C++ compiler are there.
 STREAMSEG_CUDA does the same for the CUDA libraries (plugins/cuda), which are otherwise built where
 nvcc and an NVIDIA GPU are there; STREAMSEG_CUDA_RELEASE=1 builds them for every supported GPU.
+STREAMSEG_OPENVINO does the same for the OpenVINO extension, which is otherwise built where the
+Python package openvino is installed already; it may also name the folder of that package.
 """
 
 import hashlib
@@ -12,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +25,7 @@ from setuptools.errors import ExecError
 
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
+OPENVINO_LIBRARY = "libstreamseg_openvino.so"
 CUDA_LIBRARIES = ("libstreamseg_cuda.so", "libstreamseg_ort_cuda.so", "libstreamseg_tensorrt.so")
 
 SOURCE = Path("src")
@@ -125,6 +129,91 @@ class BuildNative(Command):
         return {output: f"plugins/{Path(output).name}" for output in self.get_outputs()}
 
 
+class BuildOpenVino(BuildNative):
+    """Build the operators as an extension of the OpenVINO that is installed, with its record."""
+
+    description = "build the OpenVINO extension"
+
+    def run(self) -> None:
+        """Build, or leave out and say why."""
+        choice = os.environ.get("STREAMSEG_OPENVINO", "")
+        cmake_folder = find_openvino(choice)
+        if choice == "0":
+            reason: str | None = "STREAMSEG_OPENVINO=0"
+        elif cmake_folder is None:
+            reason = "OpenVINO was not installed when streamseg was"
+        else:
+            reason = self.compile_for(cmake_folder)
+        if reason is not None and choice not in ("", "0"):
+            raise ExecError(f"STREAMSEG_OPENVINO={choice}, but there is no extension: {reason}")
+        self.place_for(cmake_folder, reason)
+
+    def compile_for(self, cmake_folder: Path) -> str | None:
+        """Run CMake in build/native; the reason when this machine cannot."""
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            return "CMake was not found"
+        configure = [cmake, "-S", ".", "-B", "build/native", f"-DSTREAMSEG_VERSION={VERSION}"]
+        configure.append(f"-DOpenVINO_DIR={cmake_folder}")
+        jobs = ("--parallel", str(os.cpu_count() or 1))
+        build_it = [cmake, "--build", "build/native", "--target", "streamseg_openvino", *jobs]
+        for step in (configure, build_it):
+            found = subprocess.run(step, capture_output=True, text=True, check=False)
+            if found.returncode != 0:
+                self.warn(found.stdout + found.stderr)
+                return "the build failed; see its output above"
+        return None
+
+    def place_for(self, cmake_folder: Path | None, reason: str | None) -> None:
+        """Copy the library, and record the OpenVINO that it is for."""
+        in_tree = self.inplace or self.editable_mode
+        folder = Path("plugins") if in_tree else Path(self.build_lib or "") / "streamseg/plugins"
+        folder.mkdir(parents=True, exist_ok=True)
+        library = folder / OPENVINO_LIBRARY
+        library.unlink(missing_ok=True)
+        record = {"version": VERSION, "sha256": None, "reason": reason, "openvino": None}
+        if reason is None and cmake_folder is not None:
+            built = Path("build/native") / OPENVINO_LIBRARY
+            record["sha256"] = hashlib.sha256(built.read_bytes()).hexdigest()
+            record["openvino"] = read_openvino_version(cmake_folder)
+            shutil.copyfile(built, library)
+        library.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+    def get_source_files(self) -> list[str]:
+        """What an sdist must hold to build it."""
+        return sorted(str(path) for path in Path("plugins/openvino").iterdir() if path.is_file())
+
+    def outputs(self) -> tuple[str, ...]:
+        """Names of library and record."""
+        return (OPENVINO_LIBRARY, str(Path(OPENVINO_LIBRARY).with_suffix(".json")))
+
+
+def find_openvino(choice: str) -> Path | None:
+    """The folder of OpenVINOConfig.cmake: named, or of the installed Python package.
+
+    pip builds in an environment of its own, whose packages are not those of the one that it
+    installs into; sysconfig names the latter's folder.
+    """
+    named = [Path(choice), Path(choice) / "cmake"] if choice not in ("", "0", "1") else []
+    installed = Path(sysconfig.get_path("platlib")) / "openvino" / "cmake"
+    for folder in named or [installed]:
+        if (folder / "OpenVINOConfig.cmake").is_file():
+            return folder.absolute()
+    return None
+
+
+def read_openvino_version(cmake_folder: Path) -> str:
+    """The release, such as 2026.4.1, that a folder of CMake files is of."""
+    text = (cmake_folder / "OpenVINOConfig-version.cmake").read_text(encoding="utf-8")
+    parts = [
+        re.search(rf"set\(PACKAGE_VERSION_{part} (\d+)\)", text)
+        for part in ("MAJOR", "MINOR", "PATCH")
+    ]
+    if None in parts:
+        raise ExecError(f"{cmake_folder}/OpenVINOConfig-version.cmake names no version")
+    return ".".join(match.group(1) for match in parts if match is not None)
+
+
 class BuildCuda(BuildNative):
     """Build the CUDA operators and, where TensorRT's headers are, its plugins, with records."""
 
@@ -203,6 +292,7 @@ class Build(build):
     sub_commands: ClassVar = [
         *build.sub_commands,
         ("build_native", None),
+        ("build_openvino", None),
         ("build_cuda", None),
     ]
 
@@ -239,6 +329,7 @@ setup(
     cmdclass={
         "build": Build,
         "build_native": BuildNative,
+        "build_openvino": BuildOpenVino,
         "build_cuda": BuildCuda,
         "bdist_wheel": PlatformWheel,
     },

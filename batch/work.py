@@ -30,7 +30,8 @@ class BatchSettings:
     Attributes:
         bundle: its folder, absolute.
         fingerprint: SHA-256 over the bundle's manifest and graphs.
-        backend, native, library, engine, letterbox, threads: as for ``streamseg.open``.
+        backend, native, library, engine, device, precision, letterbox, threads: as for
+            ``streamseg.open``.
         gap_reset, scene_cut: as for ``StatePolicy``.
         labels: write label maps.
         video: write an overlay video.
@@ -44,6 +45,8 @@ class BatchSettings:
     native: bool | None = None
     library: str | None = None
     engine: str | None = None
+    device: str | None = None
+    precision: str | None = None
     letterbox: bool | None = None
     threads: int = 1
     gap_reset: float | None = 1.0

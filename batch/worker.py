@@ -88,6 +88,8 @@ class Worker:
                 reuse=True,
                 threads=chosen.threads,
                 engine=chosen.engine,
+                device=chosen.device,
+                precision=chosen.precision,
             )
         return self._stream
 

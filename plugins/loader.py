@@ -14,6 +14,7 @@ RECORD = "libstreamseg_ops.json"
 CUDA_LIBRARY = "libstreamseg_cuda.so"
 ORT_CUDA_LIBRARY = "libstreamseg_ort_cuda.so"
 TENSORRT_LIBRARY = "libstreamseg_tensorrt.so"
+OPENVINO_LIBRARY = "libstreamseg_openvino.so"
 _NEXT_STEP = (
     "Install CMake 3.22 or newer and a C++17 compiler, then build it: in a checkout 'make native', "
     "elsewhere 'STREAMSEG_NATIVE=1 pip install --no-binary streamseg --force-reinstall --no-deps "
@@ -27,6 +28,13 @@ _CUDA_NEXT_STEP = (
 _TENSORRT_NEXT_STEP = (
     "Its headers come with TensorRT (NvInferRuntime.h, on Jetson the package libnvinfer-dev); "
     + _CUDA_NEXT_STEP
+)
+
+_OPENVINO_NEXT_STEP = (
+    "It is compiled for the OpenVINO that is installed. Install CMake 3.22 or newer and a C++17 "
+    "compiler, then build it: in a checkout 'make openvino', elsewhere 'STREAMSEG_OPENVINO=1 pip "
+    "install --no-binary streamseg --force-reinstall --no-deps streamseg'. Without it bundles run "
+    "by their lowering, more slowly"
 )
 
 
@@ -64,6 +72,26 @@ def find_tensorrt_library(path: str | Path | None = None) -> Path:
     The CUDA operator library, which it loads from beside itself, is checked too.
     """
     return _with_kernels(_find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP))
+
+
+def find_openvino_library(version: str, path: str | Path | None = None) -> Path:
+    """Path of the OpenVINO extension; as ``find_library``.
+
+    Args:
+        version: of the OpenVINO that will load it, such as ``2026.4.1``.
+        path: an absolute path to another copy.
+    Raises:
+        PluginNotFound: see ``find_library``; or it was compiled for another OpenVINO, whose C++
+            interface differs.
+    """
+    library = _find("OpenVINO extension", OPENVINO_LIBRARY, path, _OPENVINO_NEXT_STEP)
+    built = _read_record(library.with_suffix(".json")).get("openvino")
+    if built != version:
+        raise PluginNotFound(
+            f"OpenVINO extension '{library}' was compiled for OpenVINO {built}, installed is "
+            f"{version}. {_OPENVINO_NEXT_STEP}"
+        )
+    return library
 
 
 def find_plugins(native: bool | None, path: Path | None) -> tuple[Path | None, str]:

@@ -442,6 +442,8 @@ def open_stream(
     reuse: bool = False,
     threads: int | None = None,
     engine: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
 ) -> Stream:
     """Open a bundle for streaming; exported as ``streamseg.open``.
 
@@ -456,6 +458,8 @@ def open_stream(
             arrays that belong to the caller.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or the folder of several; ``None`` searches the cache.
+        device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``.
+        precision: OpenVINO's arithmetic: ``f32``, ``bf16``, ``f16`` or ``auto``.
     Raises:
         BundleError: the bundle is damaged or disagrees with its graphs.
         EngineMismatch: an engine is missing, damaged or of another machine.
@@ -468,6 +472,8 @@ def open_stream(
         library=None if library is None else Path(library),
         threads=threads,
         engine=None if engine is None else Path(engine),
+        device=device,
+        precision=precision,
     )
     executable = load_executable(opened, backend, options)
     if letterbox is None:

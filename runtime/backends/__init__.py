@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from streamseg.errors import BackendError
 from streamseg.runtime.backends.gpu import find_gpu
@@ -11,10 +12,12 @@ from streamseg.runtime.bundle.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx")
+BACKENDS = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt", "tensorrt_rtx")
 """Names that ``load_executable`` and ``streamseg.open`` take."""
+# Names the CPU backend that ``auto`` takes, for whoever wants the same one everywhere.
+CPU_BACKEND = "STREAMSEG_CPU_BACKEND"
 
-__all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable"]
+__all__ = ["BACKENDS", "CPU_BACKEND", "BackendOptions", "Executable", "load_executable"]
 
 
 def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Executable:
@@ -22,9 +25,10 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
 
     Args:
         bundle: from ``read_bundle``.
-        backend: ``onnxruntime`` (CPU), ``cuda`` (ONNX Runtime on a GPU), ``tensorrt`` (whichever
-            TensorRT is installed), ``tensorrt_rtx``, or ``auto``: TensorRT where there are a GPU
-            and engines of this bundle, else ONNX Runtime on the CPU.
+        backend: ``onnxruntime`` (CPU), ``openvino``, ``cuda`` (ONNX Runtime on a GPU), ``tensorrt``
+            (whichever TensorRT is installed), ``tensorrt_rtx``, or ``auto``: TensorRT where there
+            are a GPU and engines of this bundle, else on the CPU what the environment variable
+            STREAMSEG_CPU_BACKEND names, else the faster of ONNX Runtime and OpenVINO, as measured.
         options: how to load.
     Raises:
         BackendError: an unknown backend, one that is not installed, or a graph that it refuses.
@@ -36,6 +40,14 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
         return _load_best(bundle, options)
     if options.engine is not None and not backend.startswith("tensorrt"):
         raise BackendError(f"backend '{backend}' opens no engine; use --backend tensorrt")
+    if backend == "openvino":
+        from streamseg.runtime.backends.openvino import load_openvino
+
+        return load_openvino(bundle, options)
+    if options.device is not None or options.precision is not None:
+        raise BackendError(
+            f"backend '{backend}' takes neither a device nor a precision; use --backend openvino"
+        )
     if backend == "cuda":
         from streamseg.runtime.backends.onnxruntime_cuda import load_onnxruntime_cuda
 
@@ -53,9 +65,19 @@ def _load_best(bundle: Bundle, options: BackendOptions) -> Executable:
     """A library or the lowering, asked for by name, is the CPU's: ``auto`` then means the CPU."""
     if options.engine is not None:
         return load_executable(bundle, "tensorrt", options)
-    if options.native is None and options.library is None and find_gpu() is not None:
+    plain = options.native is None and options.library is None
+    if plain and options.device is None and find_gpu() is not None:
         try:
             return load_executable(bundle, "tensorrt", options)
         except BackendError as error:
             logger.warning("there is a GPU, and this runs on the CPU: %s", error)
-    return load_executable(bundle, "onnxruntime", options)
+    if options.device is not None:
+        return load_executable(bundle, "openvino", options)
+    named = os.environ.get(CPU_BACKEND)
+    if named is not None:
+        if named not in ("onnxruntime", "openvino"):
+            raise BackendError(f"{CPU_BACKEND} is '{named}', expected onnxruntime or openvino")
+        return load_executable(bundle, named, options)
+    from streamseg.runtime.backends.fastest import load_fastest
+
+    return load_fastest(bundle, options)

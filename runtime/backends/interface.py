@@ -35,6 +35,10 @@ class BackendOptions:
         library: absolute path of a native library to use instead of the installed one.
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or folder of them; ``None`` searches the cache.
+        device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``; ``None``: the CPU.
+        precision: OpenVINO's arithmetic: ``f32``, ``bf16``, ``f16``, or ``auto``: bfloat16 where
+            the processor multiplies it. ``None``: ``auto`` with the backend ``openvino``, ``f32``
+            where the backend is chosen.
         warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
 
@@ -42,6 +46,8 @@ class BackendOptions:
     library: Path | None = None
     threads: int | None = None
     engine: Path | None = None
+    device: str | None = None
+    precision: str | None = None
     warn_unverified: bool = True
 
 

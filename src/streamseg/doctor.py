@@ -16,9 +16,11 @@ from streamseg.errors import BackendError, PluginNotFound
 from streamseg.runtime.backends.engine_files import FLAVOURS
 from streamseg.runtime.backends.gpu import find_gpu
 
-# What must be there to run bundles on the CPU, by ONNX Runtime on a GPU, and by TensorRT.
+# What must be there to run bundles on the CPU, by OpenVINO with the native operators, by ONNX
+# Runtime on a GPU, and by TensorRT.
 NEEDS = {
     "cpu": ("ONNX Runtime",),
+    "openvino": ("OpenVINO", "OpenVINO extension"),
     "cuda": (
         "GPU",
         "ONNX Runtime",
@@ -69,6 +71,7 @@ def examine() -> list[Finding]:
         _onnxruntime(),
         _cuda_provider(),
         _library("operator library", "find_library"),
+        *_openvino(),
         _gpu(),
         _nvcc(),
         _tensorrt(),
@@ -155,10 +158,28 @@ def _try_cuda(version: str, driver: str) -> Finding:
     return Finding("cuda-python", True, f"{version}: memory, copies and a CUDA graph work")
 
 
-def _library(subject: str, finder: str) -> Finding:
+def _openvino() -> list[Finding]:
+    backend = importlib.import_module("streamseg.runtime.backends.openvino")
+    extension = "OpenVINO extension"
+    install = "pip install 'streamseg[openvino]'"
+    try:
+        runtime = backend.import_openvino()
+        core = runtime.Core()
+        devices = ", ".join(core.available_devices)
+        precision = backend.choose_precision(core, "CPU", "auto")
+    except (BackendError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        missing = Finding(extension, False, "no OpenVINO", install)
+        return [Finding("OpenVINO", False, reason, install), missing]
+    version = backend.release_of(runtime)
+    found = Finding("OpenVINO", True, f"{version} ({devices}); auto is {': '.join(precision)}")
+    return [found, _library(extension, "find_openvino_library", version)]
+
+
+def _library(subject: str, finder: str, *arguments: str) -> Finding:
     loader = importlib.import_module("streamseg.plugins.loader")
     try:
-        path = getattr(loader, finder)()
+        path = getattr(loader, finder)(*arguments)
     except PluginNotFound as error:
         reason, _, fix = str(error).partition(". ")
         return Finding(subject, False, reason, fix)

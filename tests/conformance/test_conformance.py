@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import streamseg
 from streamseg.runtime.video.resize import nearest_indices, place_frame
 from tests.conformance.write_cases import FOLDER, write_all
+from tests.conftest import CPU_OPENINGS
 
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/case.json"))
 
@@ -35,11 +37,12 @@ def test_committed_cases_are_what_the_script_writes(tmp_path: Path) -> None:
             assert (FOLDER / name).read_bytes() == (tmp_path / "data" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("opening", CPU_OPENINGS[::2])
 @pytest.mark.parametrize("name", CASES)
-def test_labels_equal_those_recorded(name: str) -> None:
+def test_labels_equal_those_recorded(name: str, opening: dict[str, Any]) -> None:
     about, frames, labels = read_case(name)
     kept, step = {}, 0
-    with streamseg.open(FOLDER / name / "bundle") as stream:
+    with streamseg.open(FOLDER / name / "bundle", **opening) as stream:
         for action in about["actions"]:
             verb, _, label = action.partition(" ")
             if verb == "reset":

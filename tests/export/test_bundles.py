@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from streamseg.export import export_bundle, load_checkpoint
 from streamseg.export.lowering import lowered
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.conftest import CPU_OPENINGS
 from tests.export.golden import Golden, read_golden
 from tests.export.test_checkpoint import tiny
 
@@ -34,12 +36,12 @@ def exported(
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("native", [False, True], ids=["lowering", "native"])
+@pytest.mark.parametrize("opening", CPU_OPENINGS)
 def test_bundle_matches_fixtures_at_every_frame(
-    exported: tuple[Golden, Path], native: bool
+    exported: tuple[Golden, Path], opening: dict[str, Any]
 ) -> None:
     golden, path = exported
-    with streamseg.open(path, native=native) as stream:
+    with streamseg.open(path, **opening) as stream:
         for t, frame in enumerate(golden.frames):
             result = stream.step(frame)
             assert result.logits is not None

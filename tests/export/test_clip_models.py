@@ -24,6 +24,7 @@ from streamseg.export.models.segformer import SegFormer, SegFormerConfig, infer_
 from streamseg.export.parity import moving_pattern
 from streamseg.export.torch_replay import Replay
 from streamseg.runtime.bundle.manifest import Manifest, parse_manifest
+from tests.conftest import CPU_OPENINGS
 
 from .golden import Golden, read_golden
 
@@ -86,9 +87,10 @@ def test_checkpoint_survives_a_round_trip(case, tmp_path: Path) -> None:  # type
 
 
 @pytest.mark.data
-def test_bundle_matches_and_resets_through_the_runtime(bundle) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("opening", CPU_OPENINGS[::2])
+def test_bundle_matches_and_resets_through_the_runtime(bundle, opening) -> None:  # type: ignore[no-untyped-def]
     golden, path = bundle
-    with streamseg.open(path, native=False, threads=1) as stream:
+    with streamseg.open(path, threads=1, **opening) as stream:
         for name, tensor in given(golden).items():
             stream.give(name, tensor.numpy())
         for _ in range(2):

@@ -30,6 +30,7 @@ from streamseg.export.models.resnet import RESNET_PRESETS, ResNetSizes
 from streamseg.export.models.swin import SwinSizes
 from streamseg.export.torch_replay import Replay
 from streamseg.runtime.bundle.state import StateSnapshot
+from tests.conftest import CPU_OPENINGS
 
 from .golden import Golden, read_golden
 
@@ -100,9 +101,12 @@ def test_key_state_and_flows_match(model: MPVSS, golden: Golden) -> None:
 
 
 @pytest.mark.data
-def test_bundle_matches_and_keys_come_every_fifth_frame(bundle: Path, golden: Golden) -> None:
+@pytest.mark.parametrize("opening", CPU_OPENINGS[::2])
+def test_bundle_matches_and_keys_come_every_fifth_frame(
+    bundle: Path, golden: Golden, opening: dict[str, Any]
+) -> None:
     frames = images(golden)
-    with streamseg.open(bundle, native=False, threads=1) as stream:
+    with streamseg.open(bundle, threads=1, **opening) as stream:
         for round_ in range(2):
             for t, image in enumerate(frames):
                 result = stream.step(image)

@@ -89,6 +89,8 @@ def command(
     native: bool | None,
     library: Path | None,
     engine: Path | None,
+    device: str | None,
+    precision: str | None,
 ) -> int:
     """Segment every video that matches; what is done already is left alone.
 
@@ -115,6 +117,8 @@ def command(
         native=native,
         library=None if library is None else str(library),
         engine=None if engine is None else str(engine.resolve()),
+        device=device,
+        precision=precision,
         letterbox=letterbox,
         threads=threads,
         gap_reset=None if gap_reset == math.inf else gap_reset,

@@ -18,7 +18,7 @@ from streamseg.doctor import NEEDS, examine, missing_for
     type=click.Choice(list(NEEDS)),
     default="cpu",
     show_default=True,
-    help="Ready to run on the CPU, by ONNX Runtime on a GPU, or by TensorRT.",
+    help="Ready to run on the CPU, by OpenVINO, by ONNX Runtime on a GPU, or by TensorRT.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
 def command(purpose: str, as_json: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamseg.errors import PluginNotFound
-from streamseg.plugins.loader import find_library
+from streamseg.plugins.loader import find_library, find_openvino_library
 from streamseg.redaction import printable
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed
 
@@ -62,9 +63,21 @@ def describe(bundle: Bundle) -> Iterator[str]:
 def describe_operators() -> str:
     """Whether the native operators are here; if not, why, and what to do about it."""
     try:
-        return f"native, {find_library().name}, version and SHA-256 as built"
+        found = f"native, {find_library().name}, version and SHA-256 as built"
     except PluginNotFound as error:
-        return f"lowering to standard ops; {error}"
+        found = f"lowering to standard ops; {error}"
+    return found + describe_openvino()
+
+
+def describe_openvino() -> str:
+    """The same for OpenVINO, where it is installed."""
+    try:
+        version = metadata.version("openvino")
+        return f"; {find_openvino_library(version).name} for OpenVINO {version}"
+    except metadata.PackageNotFoundError:
+        return ""
+    except PluginNotFound as error:
+        return f"; in OpenVINO the lowering: {error}"
 
 
 def join_pairs(entries: Mapping[str, Any]) -> str:

@@ -16,11 +16,17 @@ _OPTIONS = (
     click.option("--native/--no-native", default=None, help="Demand or refuse native operators."),
     click.option("--library", type=PLACE, help="Native library to use, an absolute path."),
     click.option("--engine", type=PLACE, help="TensorRT engine, or folder of several."),
+    click.option("--device", help="OpenVINO's name of a device: CPU, GPU, GPU.1, NPU."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "f32", "bf16", "f16"]),
+        help="OpenVINO's arithmetic; auto: bf16 where the processor has it.",
+    ),
 )
 
 
 def opening_options(command: Command) -> Command:
-    """Add ``letterbox``, ``backend``, ``native``, ``library`` and ``engine`` to a command."""
+    """Add the options of ``streamseg.open`` but ``threads`` to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -47,6 +47,8 @@ def command(
     native: bool | None,
     library: Path | None,
     engine: Path | None,
+    device: str | None,
+    precision: str | None,
     threads: int | None,
 ) -> int:
     """Segment a video, a folder of images or a live stream with BUNDLE; or many at once.
@@ -62,6 +64,8 @@ def command(
         "native": native,
         "library": library,
         "engine": engine,
+        "device": device,
+        "precision": precision,
         "letterbox": letterbox,
         "threads": threads,
     }
@@ -111,6 +115,8 @@ def command(
                 reuse=True,
                 threads=threads,
                 engine=engine,
+                device=device,
+                precision=precision,
             )
         )
         height, width = opened.size

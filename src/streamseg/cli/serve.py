@@ -66,6 +66,8 @@ def command(
     native: bool | None,
     library: Path | None,
     engine: Path | None,
+    device: str | None,
+    precision: str | None,
     threads: int | None,
 ) -> int:
     """Show on a web page what BUNDLE makes of one or many sources.
@@ -118,6 +120,8 @@ def command(
                 native=native,
                 library=library,
                 engine=engine,
+                device=device,
+                precision=precision,
                 letterbox=letterbox,
                 reuse=True,
                 threads=threads,

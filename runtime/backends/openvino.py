@@ -1,0 +1,470 @@
+"""OpenVINO: compiled graphs, requests made once per buffer phase, state in buffers of our own.
+
+Our operators come as an extension library, which serves the CPU; elsewhere, and without it, the
+graphs' lowering to standard ops runs. A compiled graph may be kept (``streamseg build --backend
+openvino``), so that later starts skip the compilation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.plugins.loader import find_openvino_library
+from streamseg.runtime.backends.arrays import DeviceFrame
+from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
+from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.interface import (
+    Array,
+    BackendOptions,
+    Executable,
+    Lane,
+    StepPlan,
+    is_finite,
+)
+from streamseg.runtime.backends.tensors import (
+    TensorTable,
+    graph_inputs,
+    graph_outputs,
+    output_tensors,
+)
+from streamseg.runtime.bundle.bundle import Bundle, digest
+from streamseg.runtime.bundle.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "f32", "bf16", "f16")
+# OpenVINO's name of a type -> NumPy's.
+_TYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32", "i64": "int64"}
+# What the ONNX reader appends to the name of a graph's output.
+_RESULT = "/sink_port_"
+
+
+def import_openvino() -> Any:
+    """The openvino module.
+
+    Raises:
+        BackendError: it is not installed; the message names the line that installs it.
+    """
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BackendError(
+            f"OpenVINO is not installed ({error}). Run: pip install 'streamseg[openvino]'"
+        ) from None
+
+
+def release_of(runtime: Any) -> str:
+    """The release, such as ``2026.4.1``, of the openvino module."""
+    return str(runtime.__version__).split("-")[0]
+
+
+@dataclass(frozen=True)
+class OpenVinoSetup:
+    """OpenVINO as it is set up for a bundle.
+
+    Attributes:
+        runtime: the openvino module.
+        core: with our extension where ``library`` is not ``None``.
+        device: OpenVINO's name of it, such as ``CPU``.
+        library: the extension, or ``None``: the lowering runs.
+        config: properties for compiling.
+        precision: what was asked for: ``f32``, ``bf16`` or ``f16``; empty: the device's default.
+        reason: why this precision, for people; empty where the caller named it.
+    """
+
+    runtime: Any
+    core: Any
+    device: str
+    library: Path | None
+    config: dict[str, Any]
+    precision: str
+    reason: str
+
+    def key(self, content: bytes) -> CompiledKey:
+        """What a kept compiled graph must have been made from."""
+        device = self.core.get_property(self.device, "FULL_DEVICE_NAME")
+        return CompiledKey(
+            graph_sha256=digest(content),
+            openvino=str(self.runtime.__version__),
+            library_sha256=digest(self.library.read_bytes()) if self.library else "",
+            device=f"{self.device} {device}",
+            config=" ".join(f"{name}={value}" for name, value in sorted(self.config.items())),
+        )
+
+
+def load_openvino(bundle: Bundle, options: BackendOptions) -> Executable:
+    """Compile every graph of ``bundle``, or take it from the cache.
+
+    Raises:
+        BackendError: OpenVINO is missing, refuses a graph, or has no such device or precision.
+        BundleError: the graphs' names, shapes or types disagree with the manifest.
+        PluginNotFound: ``native=True`` and there is no extension for this OpenVINO.
+    """
+    setup = set_up(options)
+    compiled = {}
+    for name, content in bundle.graphs.items():
+        compiled[name] = _load_graph(setup, name, content, bundle)
+        check_interface(compiled[name], name, bundle.manifest)
+    taken = _precision_taken(setup, compiled)
+    kernels = "native kernels" if setup.library else "lowering"
+    threads = "default threads" if options.threads is None else f"{options.threads} threads"
+    description = (
+        f"openvino {release_of(setup.runtime)} {setup.device}, {taken}, {threads}, {kernels}"
+    )
+    logger.info("running on %s", description)
+    return OpenVinoExecutable(setup.runtime, compiled, bundle.manifest, description)
+
+
+def set_up(options: BackendOptions) -> OpenVinoSetup:
+    """Set OpenVINO up: device, extension, precision, threads."""
+    runtime = import_openvino()
+    device = options.device or "CPU"
+    core = runtime.Core()
+    _require_device(core, device)
+    library = _find_extension(runtime, device, options)
+    if library is not None:
+        core.add_extension(str(library))
+    precision, reason = choose_precision(core, device, options.precision)
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        config["INFERENCE_PRECISION_HINT"] = precision
+    if device == "CPU":
+        # One stream of work, and threads that the system places: pinned ones of two processes
+        # share cores while others idle.
+        config |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+        if options.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = _require_threads(options.threads)
+    elif options.threads is not None:
+        raise BackendError(f"device '{device}' takes no number of threads; leave it out")
+    return OpenVinoSetup(runtime, core, device, library, config, precision, reason)
+
+
+def choose_precision(core: Any, device: str, wish: str | None) -> tuple[str, str]:
+    """The precision to ask OpenVINO for, and why: a wish needs no reason.
+
+    ``auto`` takes bfloat16 where the processor multiplies it (AVX512_BF16, AMX), else float32; on
+    other devices, the device's own default.
+    """
+    wish = wish or "auto"
+    if wish not in PRECISIONS:
+        raise BackendError(f"precision is '{wish}', expected one of: {', '.join(PRECISIONS)}")
+    if wish != "auto":
+        return wish, ""
+    if device != "CPU":
+        return "", "the device's default"
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "bf16", "the processor multiplies bfloat16"
+    return "f32", "the processor does not multiply bfloat16"
+
+
+def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
+    """What the graphs compute in, which must be what was asked for."""
+    names = set()
+    for graph in compiled.values():
+        names.add(graph.get_property("INFERENCE_PRECISION_HINT").to_string())
+    taken = " and ".join(sorted(_short(name) for name in names))
+    if setup.precision and taken != setup.precision:
+        raise BackendError(
+            f"device '{setup.device}' computes in {taken}, asked for {setup.precision}. Use "
+            "--precision auto"
+        )
+    return f"{taken} ({setup.reason})" if setup.reason else taken
+
+
+def _short(name: str) -> str:
+    """OpenVINO's long and short names of a type by the short one."""
+    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
+
+
+def _require_device(core: Any, device: str) -> None:
+    available = list(core.available_devices)
+    # Names may carry a number (GPU.1) or be virtual (AUTO:GPU,CPU), which OpenVINO resolves.
+    first = device.split(":")[0].split(".")[0]
+    known = {name.split(".")[0] for name in available}
+    if first not in known and first not in ("AUTO", "HETERO", "MULTI"):
+        raise BackendError(
+            f"device '{device}' is not one of OpenVINO's here; there are: {', '.join(available)}"
+        )
+
+
+def _require_threads(threads: int) -> int:
+    if threads < 1:
+        raise BackendError(f"threads is {threads}, expected 1 or more")
+    return threads
+
+
+def _find_extension(runtime: Any, device: str, options: BackendOptions) -> Path | None:
+    if options.native is False:
+        return None
+    if device != "CPU":
+        if options.native or options.library is not None:
+            raise PluginNotFound(
+                f"the native operators run on OpenVINO's CPU device, not on '{device}'; leave "
+                "--native and --library out"
+            )
+        return None
+    try:
+        return find_openvino_library(release_of(runtime), options.library)
+    except PluginNotFound as error:
+        if options.native or options.library is not None:
+            raise
+        logger.warning("running the lowering: %s", error)
+        return None
+
+
+def _load_graph(setup: OpenVinoSetup, name: str, content: bytes, bundle: Bundle) -> Any:
+    """A compiled graph, from the cache where it holds one made from the same."""
+    kept = read_compiled(setup.key(content))
+    if kept is not None:
+        try:
+            return setup.core.import_model(io.BytesIO(kept), setup.device, setup.config)
+        except RuntimeError as error:  # OpenVINO's errors
+            logger.warning("a kept graph is compiled again: %s", last_line(error))
+    return _compile_named(setup, name, content, bundle)
+
+
+def _compile_named(setup: OpenVinoSetup, name: str, content: bytes, bundle: Bundle) -> Any:
+    try:
+        return compile_graph(setup, content)
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(
+            f"OpenVINO {release_of(setup.runtime)} refuses graph '{name}' of {bundle.path}: "
+            f"{last_line(error)}"
+        ) from error
+
+
+def build_openvino(bundle: Bundle, options: BackendOptions) -> list[Path]:
+    """Compile the graphs and keep them, so that later starts with the same options skip it.
+
+    Returns:
+        Where they are kept, in the order of the bundle's graphs.
+    Raises:
+        BackendError: as for ``load_openvino``; or a file cannot be written.
+    """
+    setup = set_up(options)
+    paths = []
+    for name, content in bundle.graphs.items():
+        compiled = _compile_named(setup, name, content, bundle)
+        check_interface(compiled, name, bundle.manifest)
+        _precision_taken(setup, {name: compiled})
+        paths.append(write_compiled(setup.key(content), compiled.export_model().getvalue()))
+    return paths
+
+
+def compile_graph(setup: OpenVinoSetup, content: bytes) -> Any:
+    """Compile a graph from its verified bytes."""
+    if setup.library is None:
+        content = _inline(content)
+    model = setup.core.read_model(io.BytesIO(content))
+    return setup.core.compile_model(model, setup.device, setup.config)
+
+
+def _inline(content: bytes) -> bytes:
+    """The graph in standard ops: OpenVINO does not read functions of a model."""
+    try:
+        onnx = importlib.import_module("onnx")
+        inliner = importlib.import_module("onnx.inliner")
+    except ImportError as error:
+        raise BackendError(
+            f"OpenVINO without the native operators needs onnx ({error}). Run: pip install onnx"
+        ) from None
+    model = onnx.load_from_string(content)
+    if not model.functions:
+        return content
+    inlined: bytes = inliner.inline_local_functions(model).SerializeToString()
+    return inlined
+
+
+def input_names(compiled: Any) -> dict[str, Any]:
+    """Port of every input by its name in the graph."""
+    return {port.get_any_name(): port for port in compiled.inputs}
+
+
+def result_names(compiled: Any) -> dict[str, Any]:
+    """Port of every output by its name in the graph.
+
+    Tensors of one value share their names, so that only the results' own names are unique.
+    """
+    return {
+        port.get_node().get_friendly_name().split(_RESULT)[0]: port for port in compiled.outputs
+    }
+
+
+def check_interface(compiled: Any, name: str, manifest: Manifest) -> None:
+    """Raise BundleError unless the graph's names, shapes and types are the manifest's."""
+    graph = manifest.graphs[name]
+    _check_ports(name, "input", input_names(compiled), graph_inputs(graph, manifest))
+    _check_ports(name, "output", result_names(compiled), graph_outputs(graph, manifest))
+
+
+def _check_ports(graph: str, what: str, ports: dict[str, Any], expected: TensorTable) -> None:
+    differing = sorted(set(ports) ^ set(expected))
+    if differing:
+        raise BundleError(
+            f"graph '{graph}' and manifest disagree about these {what}s: {', '.join(differing)}"
+        )
+    for tensor, (shape, dtype) in expected.items():
+        port = ports[tensor]
+        partial = port.get_partial_shape()
+        found = tuple(partial.to_shape()) if partial.is_static else str(partial)
+        kind = _TYPES.get(port.get_element_type().get_type_name(), str(port.get_element_type()))
+        if (found, kind) != (shape, dtype):
+            raise BundleError(
+                f"graph '{graph}': {what} '{tensor}' is {kind} {found}, the manifest says {dtype} "
+                f"{shape}"
+            )
+
+
+class OpenVinoExecutable(Executable):
+    """Compiled graphs of one bundle; see ``load_openvino``."""
+
+    def __init__(
+        self, runtime: Any, compiled: dict[str, Any], manifest: Manifest, description: str
+    ) -> None:
+        self.runtime = runtime
+        self.compiled = compiled
+        self.manifest = manifest
+        self.description = description
+
+    def new_lane(self) -> OpenVinoLane:
+        """Make the buffers of one stream."""
+        return OpenVinoLane(self)
+
+    def close(self) -> None:
+        """Drop the compiled graphs."""
+        self.compiled = {}
+
+
+class OpenVinoLane(Lane):
+    """NumPy buffers that OpenVINO reads and writes in place.
+
+    A request is made the first time a plan occurs; carried state has two plans, which alternate.
+    """
+
+    depth = 1
+    stream = 0
+
+    def __init__(self, executable: OpenVinoExecutable) -> None:
+        manifest = executable.manifest
+        self._executable = executable
+        self._requests: dict[StepPlan, Any] = {}
+        self._under_way: tuple[str, Any] | None = None
+        self._state = {
+            spec.name: [np.zeros(spec.shape, dtype=spec.dtype) for _ in range(spec.buffers)]
+            for spec in manifest.state
+        }
+        batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
+        self._outputs: dict[str, Array] = {
+            tensor: np.zeros(shape, dtype=dtype)
+            for tensor, (shape, dtype) in output_tensors(manifest).items()
+        }
+        self._batch = batch
+        self.frame = batch[0]
+        self.labels = self._outputs["labels"][0]
+
+    def start(self, plan: StepPlan) -> None:
+        """Start the plan's request in OpenVINO's threads."""
+        if self._under_way is not None:
+            raise BackendError("a step is under way; finish it before the next")
+        compiled = self._executable.compiled.get(plan.graph)
+        if compiled is None:
+            raise BackendError("the stream is closed")
+        request = self._requests.get(plan)
+        if request is None:
+            request = self._requests[plan] = self._bind(compiled, plan)
+        try:
+            request.start_async()
+        except RuntimeError as error:
+            raise BackendError(f"graph '{plan.graph}' failed: {last_line(error)}") from error
+        self._under_way = (plan.graph, request)
+
+    def finish(self) -> None:
+        """Wait for the step under way."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            raise BackendError("no step is under way")
+        graph, request = under_way
+        try:
+            request.wait()
+        except RuntimeError as error:
+            raise BackendError(f"graph '{graph}' failed: {last_line(error)}") from error
+
+    def _settle(self) -> None:
+        """Wait until no step touches the buffers; ``finish`` still reports how it went."""
+        if self._under_way is not None:
+            try:
+                self._under_way[1].wait()
+            except RuntimeError as error:
+                logger.debug("the step failed: %s", last_line(error))
+
+    def read_logits(self) -> npt.NDArray[np.float32] | None:
+        """The buffer that the step wrote."""
+        logits: Any = self._outputs.get("logits")
+        return None if logits is None else logits[0]
+
+    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
+        """Refuse: everything is in host memory."""
+        raise BackendError(
+            "this backend takes no frames from device memory; open the bundle with "
+            "backend='tensorrt' or 'cuda'"
+        )
+
+    def _bind(self, compiled: Any, plan: StepPlan) -> Any:
+        request = compiled.create_infer_request()
+        inputs, results = input_names(compiled), result_names(compiled)
+
+        def bind(port: Any, array: Array) -> None:
+            request.set_tensor(port, self._executable.runtime.Tensor(array, shared_memory=True))
+
+        bind(inputs["frame"], self._batch)
+        for feed in plan.reads:
+            bind(inputs[feed.tensor], self._state[feed.state][feed.buffer])
+        for feed in plan.writes:
+            bind(results[feed.tensor], self._state[feed.state][feed.buffer])
+        for tensor in self._executable.manifest.graphs[plan.graph].outputs:
+            bind(results[tensor], self._outputs[tensor])
+        return request
+
+    def read(self, state: str, buffer: int) -> Array:
+        """A copy of one state buffer."""
+        self._settle()
+        content: Array = self._state[state][buffer].copy()
+        return content
+
+    def write(self, state: str, buffer: int, content: Array) -> None:
+        """Overwrite one state buffer."""
+        self._settle()
+        np.copyto(self._state[state][buffer], content)
+
+    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
+        """Look at the buffers in place."""
+        self._settle()
+        return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
+
+    def clear(self) -> None:
+        """Zero every state buffer."""
+        self._settle()
+        for buffers in self._state.values():
+            for buffer in buffers:
+                buffer.fill(0)
+
+    def close(self) -> None:
+        """Wait for the step under way and drop the requests; NumPy releases the buffers."""
+        self._settle()
+        self._requests = {}
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an error's text that is not empty: OpenVINO puts places in front."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

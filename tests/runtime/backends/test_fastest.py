@@ -1,0 +1,125 @@
+"""``backend="auto"`` on the CPU: measured once, remembered, and named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamseg.errors import BackendError
+from streamseg.runtime.backends import CPU_BACKEND, fastest
+from streamseg.runtime.backends.fastest import Measurement
+from streamseg.runtime.stream import Stream, open_stream
+from tests.conftest import NO_OPENVINO
+from tests.runtime.toy import write_toy_bundle
+
+pytestmark = NO_OPENVINO
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(CPU_BACKEND)
+    return write_toy_bundle(tmp_path / "toy")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Measurement]:
+    """Every measurement that is made."""
+    made: list[Measurement] = []
+    real: Callable[..., Measurement] = fastest.measure
+
+    def measure(*arguments: Any) -> Measurement:
+        made.append(real(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(fastest, "measure", measure)
+    return made
+
+
+def opened(path: Path, **options: Any) -> Stream:
+    return open_stream(path, threads=1, **options)
+
+
+def test_choice_is_measured_once_and_named(toy: Path, measured: list[Measurement]) -> None:
+    with opened(toy) as stream:
+        first = stream.execution
+    with opened(toy) as stream:
+        assert stream.execution == first
+    (found,) = measured
+    assert set(found.medians) == {"onnxruntime", "openvino"}
+    assert first.startswith(found.fastest)
+    assert f"chosen by measurement: {found.describe()}" in first
+
+
+def test_remembered_choice_is_taken_whatever_it_is(toy: Path, tmp_path: Path) -> None:
+    opened(toy).close()
+    (record,) = (tmp_path / "cache/streamseg/choices").iterdir()
+    for name in ("onnxruntime", "openvino"):
+        medians = {"onnxruntime": 9.0, "openvino": 9.0, name: 1.0}
+        record.write_text(json.dumps(medians))
+        with opened(toy) as stream:
+            assert stream.execution.startswith(name)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"onnxruntime": 1}', "[" * 100_000])
+def test_damaged_choice_is_measured_again(
+    toy: Path, tmp_path: Path, measured: list[Measurement], content: str
+) -> None:
+    opened(toy).close()
+    (record,) = (tmp_path / "cache/streamseg/choices").iterdir()
+    record.write_text(content)
+    opened(toy).close()
+    assert len(measured) == 2
+
+
+def test_other_threads_are_measured_apart(toy: Path, measured: list[Measurement]) -> None:
+    open_stream(toy, threads=1).close()
+    open_stream(toy, threads=2).close()
+    assert len(measured) == 2
+
+
+def test_environment_names_the_backend(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement]
+) -> None:
+    monkeypatch.setenv(CPU_BACKEND, "openvino")
+    with opened(toy, precision="f32") as stream:
+        assert stream.execution.startswith("openvino")
+    monkeypatch.setenv(CPU_BACKEND, "fastest")
+    with pytest.raises(BackendError, match="is 'fastest', expected onnxruntime or openvino"):
+        opened(toy)
+    assert measured == []
+
+
+def test_precision_is_openvinos_alone(toy: Path, measured: list[Measurement]) -> None:
+    with opened(toy, precision="bf16") as stream:
+        assert stream.execution.startswith("openvino")
+        assert "bf16" in stream.execution
+    assert measured == []
+
+
+def test_without_openvino_there_is_no_choice(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement]
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        fastest.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "openvino" else real(name, *rest),
+    )
+    with opened(toy) as stream:
+        assert stream.execution.startswith("onnxruntime")
+        assert "chosen" not in stream.execution
+    with pytest.raises(BackendError, match="precision 'bf16' needs OpenVINO"):
+        opened(toy, precision="bf16")
+    assert measured == []
+
+
+def test_medians_are_listed_fastest_first() -> None:
+    found = Measurement({"onnxruntime": 40.12, "openvino": 25.3})
+    assert found.fastest == "openvino"
+    assert found.describe() == "openvino 25.3 ms a step, onnxruntime 40.1"

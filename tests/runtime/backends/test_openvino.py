@@ -1,0 +1,162 @@
+"""OpenVINO as a backend: options, descriptions, kept graphs and errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.plugins import loader
+from streamseg.runtime.backends import BackendOptions, compiled_files, load_executable
+from streamseg.runtime.backends.interface import plan_step
+from streamseg.runtime.backends.openvino import (
+    build_openvino,
+    choose_precision,
+    import_openvino,
+    release_of,
+)
+from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.runtime.stream import open_stream
+from tests.conftest import NO_OPENVINO
+from tests.runtime.toy import HEIGHT, WIDTH, write_toy_bundle
+
+pytestmark = NO_OPENVINO
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_toy_bundle(tmp_path / "toy")
+
+
+class Processor:
+    """A core that says what its CPU can."""
+
+    def __init__(self, *capabilities: str) -> None:
+        self._capabilities = list(capabilities)
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return self._capabilities
+
+
+def test_auto_takes_bfloat16_only_where_the_processor_has_it() -> None:
+    assert choose_precision(Processor("FP32", "BF16"), "CPU", None)[0] == "bf16"
+    assert choose_precision(Processor("FP32"), "CPU", "auto")[0] == "f32"
+    assert choose_precision(Processor("BF16"), "CPU", "f32") == ("f32", "")
+    assert choose_precision(Processor(), "GPU", "auto")[0] == ""
+    with pytest.raises(BackendError, match="precision is 'int8', expected one of: auto, f32"):
+        choose_precision(Processor(), "CPU", "int8")
+
+
+@pytest.mark.parametrize("precision", ["f32", None])
+def test_description_names_what_runs(toy: Path, precision: str | None) -> None:
+    with open_stream(toy, backend="openvino", precision=precision, threads=1) as stream:
+        version = release_of(import_openvino())
+        assert stream.execution.startswith(f"openvino {version} CPU, ")
+        assert "1 threads" in stream.execution
+        assert ("multipl" in stream.execution) == (precision is None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "TPU"}, r"device 'TPU' is not one of OpenVINO's here; there are: .*CPU"),
+        ({"threads": 0}, "threads is 0, expected 1 or more"),
+        ({"precision": "fp16"}, "precision is 'fp16', expected one of"),
+        ({"library": Path("x.so")}, "got a relative path"),
+    ],
+)
+def test_impossible_options_are_errors(toy: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((BackendError, PluginNotFound), match=message):
+        open_stream(toy, backend="openvino", **options)
+
+
+@pytest.mark.parametrize("options", [{"device": "CPU"}, {"precision": "bf16"}])
+def test_other_backends_refuse_its_options(toy: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(BackendError, match="takes neither a device nor a precision"):
+        open_stream(toy, backend="onnxruntime", **options)
+
+
+def test_graph_that_disagrees_with_the_manifest_is_refused(toy: Path) -> None:
+    bundle = read_bundle(toy)
+    swapped = replace(bundle, graphs={**bundle.graphs, "step": bundle.graphs["key"]})
+    with pytest.raises(BundleError, match="graph 'step' and manifest disagree"):
+        load_executable(swapped, "openvino", BackendOptions(threads=1))
+
+
+def test_graph_that_is_not_onnx_is_refused(toy: Path) -> None:
+    bundle = read_bundle(toy)
+    damaged = replace(bundle, graphs={**bundle.graphs, "step": b"\x00" * 64})
+    with pytest.raises(BackendError, match=r"OpenVINO .* refuses graph 'step'"):
+        load_executable(damaged, "openvino", BackendOptions(threads=1, native=None))
+
+
+def test_second_start_is_refused_while_a_step_is_under_way(toy: Path) -> None:
+    bundle = read_bundle(toy)
+    executable = load_executable(bundle, "openvino", BackendOptions(threads=1))
+    lane = executable.new_lane()
+    lane.start(plan_step(bundle.manifest, 0))
+    with pytest.raises(BackendError, match="a step is under way"):
+        lane.start(plan_step(bundle.manifest, 1))
+    lane.finish()
+    with pytest.raises(BackendError, match="no step is under way"):
+        lane.finish()
+    executable.close()
+    with pytest.raises(BackendError, match="the stream is closed"):
+        lane.start(plan_step(bundle.manifest, 1))
+
+
+def test_kept_graphs_are_used_and_damaged_ones_are_not(
+    toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+    def run() -> list[Any]:
+        with open_stream(toy, backend="openvino", precision="f32", threads=1) as stream:
+            return [stream.step(frame).labels for frame in frames]
+
+    wanted = run()
+    bundle = read_bundle(toy)
+    written = build_openvino(bundle, BackendOptions(precision="f32", threads=1))
+    assert len(set(written)) == len(bundle.graphs)
+    assert all(path.is_file() for path in written)
+    caplog.clear()
+    assert np.array_equal(run(), wanted)
+    assert "damaged" not in caplog.text
+    for path in written:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert np.array_equal(run(), wanted)
+    assert caplog.text.count("is damaged; the graph is compiled again") == len(written)
+
+
+def test_kept_graph_is_found_by_everything_it_depends_on() -> None:
+    key = compiled_files.CompiledKey("graph", "2026.4.1", "library", "CPU x", "threads=1")
+    changed = [
+        replace(key, **{name: "other"})
+        for name in ("graph_sha256", "openvino", "library_sha256", "device", "config")
+    ]
+    assert len({entry.path for entry in [key, *changed]}) == 6
+
+
+def test_extension_of_another_openvino_is_refused(tmp_path: Path) -> None:
+    try:
+        library = loader.find_openvino_library(release_of(import_openvino()))
+    except PluginNotFound as error:
+        pytest.skip(str(error))
+    with pytest.raises(PluginNotFound, match=r"compiled for OpenVINO .*, installed is 2099\.1"):
+        loader.find_openvino_library("2099.1")
+    copy = tmp_path / library.name
+    copy.write_bytes(library.read_bytes())
+    record = json.loads(library.with_suffix(".json").read_text())
+    copy.with_suffix(".json").write_text(json.dumps({**record, "openvino": None}))
+    with pytest.raises(PluginNotFound, match="compiled for OpenVINO None"):
+        loader.find_openvino_library(release_of(import_openvino()), copy)
