@@ -26,7 +26,7 @@ _SIZES, _INT, _INT64 = ctypes.POINTER(_Sizes), ctypes.c_int, ctypes.c_int64
 _ARRAY, _STREAM = ctypes.c_void_p, ctypes.c_void_p
 _SIGNATURES: dict[str, list[object]] = {
     "windowed_causal_conv": [_SIZES, _INT, *[_ARRAY] * 6, _STREAM],
-    "windowed_selective_scan": [_SIZES, _INT, _INT, *[_ARRAY] * 11, _STREAM],
+    "windowed_selective_scan": [_SIZES, _INT, *[_ARRAY] * 11, _STREAM],
     "upsample_argmax": [_ARRAY, _INT, *[_INT64] * 6, _INT, _ARRAY, _STREAM],
     "find_nonfinite": [_ARRAY, _INT, _INT64, _ARRAY, _STREAM],
     "normalise": [_ARRAY, *[_INT64] * 3, _ARRAY, _ARRAY, _INT, _ARRAY, _STREAM],
@@ -110,14 +110,11 @@ class DeviceOps:
         y: int,
         next_state: int,
         half: bool = False,
-        split: int = 0,
         stream: int = 0,
     ) -> None:
-        """Softplus, scan and gate; ``split``: threads a channel (4, 1; 0 chooses)."""
+        """Softplus, scan and gate; see ``NativeOps``."""
         arrays = (u, dt, dt_bias, A, B, C, skip, z, state, y, next_state)
-        self._call(
-            "windowed_selective_scan", ctypes.byref(sizes._struct()), half, split, *arrays, stream
-        )
+        self._call("windowed_selective_scan", ctypes.byref(sizes._struct()), half, *arrays, stream)
 
     def upsample_argmax(
         self,

@@ -173,10 +173,10 @@ class Case {
             streamseg_cuda_last_error());
   }
 
-  void scan(int split, void* stream) const {
+  void scan(void* stream) const {
     const streamseg_cuda_sizes s = sizes(states);
     require(streamseg_cuda_windowed_selective_scan(
-                &s, half, split, u.device, dt.device, dt_bias.floats(), A.floats(), B.device,
+                &s, half, u.device, dt.device, dt_bias.floats(), A.floats(), B.device,
                 C.device, skip.floats(), z.device, scan_state.floats(), y.device,
                 static_cast<float*>(next_scan.device), stream) == 0,
             streamseg_cuda_last_error());
@@ -194,8 +194,8 @@ class Case {
     return {relative_error(y.fetch(), want), relative_error(next_conv.fetch(), state)};
   }
 
-  std::pair<double, double> scan_error(const Reference& reference, int split) const {
-    scan(split, nullptr);
+  std::pair<double, double> scan_error(const Reference& reference) const {
+    scan(nullptr);
     std::vector<double> want(maps);
     std::vector<double> state(scan_state.exact.size());
     const streamseg_sizes s = host_sizes(states);
@@ -255,7 +255,7 @@ AtRest state_at_rest() {
     c.A.fill(-decay / step);
     c.scan_state.fill(1 / decay);
     for (int frame = 0; frame < kFrames; ++frame) {
-      c.scan(0, nullptr);
+      c.scan(nullptr);
       c.scan_state.copy(c.next_scan);
     }
     const double a = std::exp(step * static_cast<float>(-decay / step));
@@ -319,13 +319,12 @@ void print_times() {
     } runs[] = {
         {"conv", [&](void* s) { full.conv(s); }},
         {"conv, shifted grid", [&](void* s) { shifted.conv(s); }},
-        {"scan, 4 threads a channel", [&](void* s) { full.scan(4, s); }},
-        {"scan, 1 thread a channel", [&](void* s) { full.scan(1, s); }},
-        {"scan, shifted grid", [&](void* s) { shifted.scan(4, s); }},
+        {"scan", [&](void* s) { full.scan(s); }},
+        {"scan, shifted grid", [&](void* s) { shifted.scan(s); }},
     };
     for (const auto& run : runs) {
       const Time time = measure(run.call);
-      const bool last = half && &run == &runs[4];
+      const bool last = half && &run == &runs[3];
       std::printf("    \"%s, %s\": {\"median\": %.2f, \"p95\": %.2f}%s\n", run.name,
                   half ? "float16" : "float32", time.median, time.p95, last ? "" : ",");
     }
@@ -359,8 +358,7 @@ int main(int count, char** arguments) {
   for (const Geometry& geometry : geometries) {
     for (const bool half : {false, true}) {
       const Case c(geometry, geometry.map_h > 40 ? 128 : 24, 16, half);
-      for (const auto& [map, state] :
-           {c.conv_error(reference), c.scan_error(reference, 4), c.scan_error(reference, 1)}) {
+      for (const auto& [map, state] : {c.conv_error(reference), c.scan_error(reference)}) {
         worst[half] = std::max(worst[half], map);
         worst_state = std::max(worst_state, state);
       }

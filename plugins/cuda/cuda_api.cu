@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <initializer_list>
 #include <stdexcept>
@@ -23,13 +24,13 @@ void require_pointers(std::initializer_list<const void*> pointers) {
   }
 }
 
+#if defined(__CUDACC__)
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status) + " (" +
                            cudaGetErrorName(status) + ")");
 }
 
-#if defined(__CUDACC__)
 template <class... Arguments>
 void launch_kernel(const char* name, void (*kernel)(Arguments...), dim3 grid, int threads,
                    void* stream, Arguments... arguments) {
@@ -63,40 +64,47 @@ WindowGrid checked_grid(const Operator& op, const streamseg_cuda_sizes& s, Axis 
 
 int32_t divide_up(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 
+bool are_multiples(std::initializer_list<int64_t> sizes, int64_t of) {
+  return std::all_of(sizes.begin(), sizes.end(), [of](int64_t size) { return size % of == 0; });
+}
+
+int64_t address(const void* pointer) { return reinterpret_cast<intptr_t>(pointer); }
+
 template <class T>
 void launch_conv(const streamseg_cuda_sizes& s, ConvArguments<T> p, void* stream) {
   const int64_t longest = int64_t{s.window_h < s.map_h ? s.window_h : s.map_h} *
                           int64_t{s.window_w < s.map_w ? s.window_w : s.map_w};
+  const bool fours = s.depth == 4 && s.channels % 4 == 0 &&
+                     are_multiples({address(p.x), address(p.y)}, 4 * sizeof(T)) &&
+                     are_multiples({address(p.weight), address(p.bias)}, 4 * sizeof(float));
+  const int64_t threads = fours ? s.channels / 4 : s.channels;
   p.runs = divide_up(longest, kConvRun);
-  const dim3 grid(static_cast<uint32_t>(p.cells * p.runs), divide_up(s.channels, kConvThreads),
-                  static_cast<uint32_t>(s.batch));
+  for (p.lanes = 0; (1 << p.lanes) < kConvThreads && (1 << p.lanes) < threads;) ++p.lanes;
+  const dim3 grid(divide_up(static_cast<int64_t>(p.cells) * p.runs, kConvThreads >> p.lanes),
+                  divide_up(threads, 1 << p.lanes), static_cast<uint32_t>(s.batch));
   launch_kernel("launching windowed_causal_conv",
-                s.depth == 4 ? causal_conv_kernel<T, 4> : causal_conv_kernel<T, 0>, grid,
-                kConvThreads, stream, p);
+                fours ? causal_conv_fours_kernel<T> : causal_conv_kernel<T>, grid, kConvThreads,
+                stream, p);
 }
 
-// One thread a channel wastes no lane on shuffles, but only fills a small device.
-int choose_split(const streamseg_cuda_sizes& s, int64_t cells) {
-  int device = 0;
-  int processors = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  constexpr int64_t kEnough = 768;  // threads of a multiprocessor that hide the latencies
-  return s.batch * cells * s.channels >= kEnough * processors ? 1 : 4;
-}
-
+// Rows of maps and of B and C are whole pieces, and lie at multiples of their size.
 template <class T>
-void launch_scan(const streamseg_cuda_sizes& s, int split, const ScanArguments<T>& p,
-                 void* stream) {
-  if (split == 0) split = choose_split(s, p.cells);
-  if (s.depth > 16) split = 4;
-  const dim3 grid(static_cast<uint32_t>(p.cells), divide_up(s.channels, kScanThreads / split),
+bool in_pieces(const ScanArguments<T>& p) {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
+  return are_multiples({p.channels * kSize, p.states * kSize, address(p.u), address(p.dt),
+                        address(p.B), address(p.C), address(p.z), address(p.y)},
+                       kPieceBytes);
+}
+
+template <class T, int States>
+void launch_scan(const streamseg_cuda_sizes& s, const ScanArguments<T>& p, void* stream) {
+  const dim3 grid(static_cast<uint32_t>(p.cells),
+                  divide_up(s.channels, kScanThreads / kScanSplit),
                   static_cast<uint32_t>(s.batch));
-  const auto kernel = split == 1      ? selective_scan_kernel<T, 1, 16>
-                      : s.depth <= 16 ? selective_scan_kernel<T, 4, 4>
-                                      : selective_scan_kernel<T, 4, 16>;
-  launch_kernel("launching windowed_selective_scan", kernel, grid, kScanThreads, stream, p);
+  launch_kernel("launching windowed_selective_scan",
+                in_pieces(p) ? selective_scan_kernel<T, States, true>
+                             : selective_scan_kernel<T, States, false>,
+                grid, kScanThreads, stream, p);
 }
 
 }  // namespace
@@ -121,7 +129,7 @@ int streamseg_cuda_windowed_causal_conv(const streamseg_cuda_sizes* sizes, int h
       using T = decltype(zero);
       launch_conv<T>(*sizes,
                      {grid, static_cast<int32_t>(grid.cells()),
-                      static_cast<int32_t>(sizes->channels), static_cast<int32_t>(sizes->depth), 0,
+                      static_cast<int32_t>(sizes->channels), static_cast<int32_t>(sizes->depth), 0, 0,
                       static_cast<const T*>(x), weight, bias, state, static_cast<T*>(y),
                       next_state},
                      stream);
@@ -131,26 +139,32 @@ int streamseg_cuda_windowed_causal_conv(const streamseg_cuda_sizes* sizes, int h
 }
 
 int streamseg_cuda_windowed_selective_scan(const streamseg_cuda_sizes* sizes, int half_maps,
-                                           int split, const void* u, const void* dt,
-                                           const float* dt_bias, const float* A, const void* B,
-                                           const void* C, const float* skip, const void* z,
-                                           const float* state, void* y, float* next_state,
-                                           void* stream) {
+                                           const void* u, const void* dt, const float* dt_bias,
+                                           const float* A, const void* B, const void* C,
+                                           const float* skip, const void* z, const float* state,
+                                           void* y, float* next_state, void* stream) {
   return guarded([&] {
     const auto grid = checked_grid(kSelectiveScan, *sizes, Axis::kStates);
-    if (split != 0 && split != 1 && split != 4) {
-      throw InvalidArgument("split is " + std::to_string(split) + ", expected 0, 1 or 4");
-    }
     require_pointers({u, dt, dt_bias, A, B, C, skip, z, state, y, next_state});
     const auto launch = [&](auto zero) {
       using T = decltype(zero);
-      launch_scan<T>(*sizes, split,
-                     {grid, static_cast<int32_t>(grid.cells()),
-                      static_cast<int32_t>(sizes->channels), static_cast<int32_t>(sizes->depth),
-                      static_cast<const T*>(u), static_cast<const T*>(dt), dt_bias, A,
-                      static_cast<const T*>(B), static_cast<const T*>(C), skip,
-                      static_cast<const T*>(z), state, static_cast<T*>(y), next_state},
-                     stream);
+      const ScanArguments<T> p{grid,
+                               static_cast<int32_t>(grid.cells()),
+                               static_cast<int32_t>(sizes->channels),
+                               static_cast<int32_t>(sizes->depth),
+                               static_cast<const T*>(u),
+                               static_cast<const T*>(dt),
+                               dt_bias,
+                               A,
+                               static_cast<const T*>(B),
+                               static_cast<const T*>(C),
+                               skip,
+                               static_cast<const T*>(z),
+                               state,
+                               static_cast<T*>(y),
+                               next_state};
+      sizes->depth <= 16 ? launch_scan<T, 4>(*sizes, p, stream)
+                         : launch_scan<T, 16>(*sizes, p, stream);
     };
     half_maps ? launch(__half{}) : launch(float{});
   });

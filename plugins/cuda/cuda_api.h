@@ -39,10 +39,9 @@ STREAMSEG_CUDA_API int streamseg_cuda_windowed_causal_conv(
     const streamseg_cuda_sizes* sizes, int half_maps, const void* x, const float* weight,
     const float* bias, const float* state, void* y, float* next_state, void* stream);
 
-/* `split` is the number of threads that share a channel's states: 4, 1, or 0 to choose by the
- * device's size. */
+/* Softplus, scan and gate. Arrays aligned to 16 bytes whose rows are too are read faster. */
 STREAMSEG_CUDA_API int streamseg_cuda_windowed_selective_scan(
-    const streamseg_cuda_sizes* sizes, int half_maps, int split, const void* u, const void* dt,
+    const streamseg_cuda_sizes* sizes, int half_maps, const void* u, const void* dt,
     const float* dt_bias, const float* A, const void* B, const void* C, const float* skip,
     const void* z, const float* state, void* y, float* next_state, void* stream);
 

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <type_traits>
 
 #include "recurrence.h"
 
@@ -15,10 +18,21 @@ struct DeviceMath {
   __device__ __forceinline__ static R add(R a, R b) { return a + b; }
   __device__ __forceinline__ static R sub(R a, R b) { return a - b; }
   __device__ __forceinline__ static R mul(R a, R b) { return a * b; }
-  __device__ __forceinline__ static R div(R a, R b) { return __fdividef(a, b); }
+  __device__ __forceinline__ static R div(R a, R b) { return a * reciprocal(b); }
   __device__ __forceinline__ static R fma(R a, R b, R c) { return fmaf(a, b, c); }
   __device__ __forceinline__ static R max(R a, R b) { return fmaxf(a, b); }
   __device__ __forceinline__ static R abs(R x) { return fabsf(x); }
+
+  // Off by up to 2^-23 of its value; 0 above 2^126.
+  __device__ __forceinline__ static R reciprocal(R x) {
+#if defined(__CUDACC__)
+    R out;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+#else
+    return cuda_twin::reciprocal(x);
+#endif
+  }
 
   // 2^t as the special-function unit has it: off by up to 2^-22 of its value.
   __device__ __forceinline__ static R special_exp2(R t) {
@@ -48,8 +62,10 @@ struct DeviceMath {
 #endif
   }
 
-  // Clamped so that 1 + exp(x) stays finite under __fdividef, which returns 0 above 2^126.
-  __device__ __forceinline__ static R exp(R x) { return expf(fminf(x, 80.0f)); }
+  // Off by up to 2^-22 and |x| 2^-24 of its value: x log2(e) is rounded. Infinite above 88.
+  __device__ __forceinline__ static R exp(R x) {
+    return special_exp2(x * static_cast<float>(kLog2E));
+  }
 
   // For 0 <= s <= 1/3. Polynomial of the CPU kernels (lanes_scalar.h).
   __device__ __forceinline__ static R twice_atanh(R s) {
@@ -60,12 +76,59 @@ struct DeviceMath {
     p = fmaf(p, v, 0.28568396f);
     p = fmaf(p, v, 0.40000053f);
     p = fmaf(p, v, 0.66666666f);
-    return fmaf(s, v * p, s * 2.0f);
+    return s * fmaf(v, p, 2.0f);
   }
 };
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+
+// Two or four neighbours, aligned to their size.
+__device__ __forceinline__ float2 load_pair(const float* at) {
+  return *reinterpret_cast<const float2*>(at);
+}
+__device__ __forceinline__ float2 load_pair(const __half* at) {
+  return __half22float2(*reinterpret_cast<const __half2*>(at));
+}
+__device__ __forceinline__ void store_pair(float* at, float first, float second) {
+  *reinterpret_cast<float2*>(at) = make_float2(first, second);
+}
+__device__ __forceinline__ void store_pair(__half* at, float first, float second) {
+  *reinterpret_cast<__half2*>(at) = __floats2half2_rn(first, second);
+}
+__device__ __forceinline__ float4 load_four(const float* at) {
+  return *reinterpret_cast<const float4*>(at);
+}
+__device__ __forceinline__ void store_four(float (&to)[4], const float4& values) {
+  to[0] = values.x;
+  to[1] = values.y;
+  to[2] = values.z;
+  to[3] = values.w;
+}
+
+// Four neighbours as they lie in memory.
+template <class T>
+using RawFour = std::conditional_t<sizeof(T) == 2, uint2, float4>;
+
+template <class T>
+__device__ __forceinline__ RawFour<T> raw_four(const T* at) {
+  return *reinterpret_cast<const RawFour<T>*>(at);
+}
+__device__ __forceinline__ float4 widen_four(const float4& raw) { return raw; }
+__device__ __forceinline__ float4 widen_four(const uint2& raw) {
+  const float2 low = load_pair(reinterpret_cast<const __half*>(&raw.x));
+  const float2 high = load_pair(reinterpret_cast<const __half*>(&raw.y));
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ void narrow_four(float* at, const float (&values)[4]) {
+  *reinterpret_cast<float4*>(at) = make_float4(values[0], values[1], values[2], values[3]);
+}
+__device__ __forceinline__ void narrow_four(__half* at, const float (&values)[4]) {
+  uint2 raw;
+  store_pair(reinterpret_cast<__half*>(&raw.x), values[0], values[1]);
+  store_pair(reinterpret_cast<__half*>(&raw.y), values[2], values[3]);
+  *reinterpret_cast<uint2*>(at) = raw;
+}
 
 template <class T>
 __device__ __forceinline__ T narrow(float x);

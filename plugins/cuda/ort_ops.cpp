@@ -50,7 +50,7 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
                                                  in[2].floats(), in[3].floats(), y, next, stream);
     } else {
       return streamseg_cuda_windowed_selective_scan(
-          &sizes, half, 0, in[0].data, in[1].data, in[2].floats(), in[3].floats(), in[4].data,
+          &sizes, half, in[0].data, in[1].data, in[2].floats(), in[3].floats(), in[4].data,
           in[5].data, in[6].floats(), in[7].data, in[8].floats(), y, next, stream);
     }
   }

@@ -49,7 +49,7 @@ struct Launch<kSelectiveScan> {
                  cudaStream_t stream) {
     const auto f = [&](int i) { return static_cast<const float*>(in[i]); };
     const streamseg_cuda_sizes sizes = cuda_sizes(s, Axis::kStates);
-    return streamseg_cuda_windowed_selective_scan(&sizes, half, 0, in[0], in[1], f(2), f(3), in[4],
+    return streamseg_cuda_windowed_selective_scan(&sizes, half, in[0], in[1], f(2), f(3), in[4],
                                                   in[5], f(6), in[7], f(8), out[0],
                                                   static_cast<float*>(out[1]), stream);
   }

@@ -17,7 +17,7 @@ constexpr double kLog2E = 1.4426950408889634;
 template <class Math>
 STREAMSEG_HD typename Math::R softplus(typename Math::R x) {
   using R = typename Math::R;
-  const R e = Math::exp(Math::sub(Math::set(0), Math::abs(x)));
+  const R e = Math::exp(Math::mul(Math::set(-1), Math::abs(x)));
   const R s = Math::div(e, Math::add(Math::set(2), e));
   return Math::add(Math::max(Math::set(0), x), Math::twice_atanh(s));
 }
@@ -25,12 +25,12 @@ STREAMSEG_HD typename Math::R softplus(typename Math::R x) {
 template <class Math>
 STREAMSEG_HD typename Math::R sigmoid(typename Math::R x) {
   const typename Math::R one = Math::set(1);
-  return Math::div(one, Math::add(one, Math::exp(Math::sub(Math::set(0), x))));
+  return Math::div(one, Math::add(one, Math::exp(Math::mul(Math::set(-1), x))));
 }
 
 template <class Math>
 STREAMSEG_HD typename Math::R silu(typename Math::R x) {
-  return Math::div(x, Math::add(Math::set(1), Math::exp(Math::sub(Math::set(0), x))));
+  return Math::div(x, Math::add(Math::set(1), Math::exp(Math::mul(Math::set(-1), x))));
 }
 
 // S = exp(dt A) S + dt u B. `decay` is exp(dt A) and `input` is dt u.

@@ -58,8 +58,9 @@ struct WindowGrid {
   STREAMSEG_HD int64_t cells() const { return static_cast<int64_t>(rows.count()) * cols.count(); }
 
   STREAMSEG_HD Cell cell(int64_t index) const {
-    const int32_t row = static_cast<int32_t>(index / cols.count());
-    const int32_t col = static_cast<int32_t>(index % cols.count());
+    const auto number = static_cast<int32_t>(index);  // ops.h bounds the number of cells
+    const int32_t row = number / cols.count();
+    const int32_t col = number - row * cols.count();
     return {rows.begin(row), cols.begin(col), rows.end(row) - rows.begin(row),
             cols.end(col) - cols.begin(col)};
   }

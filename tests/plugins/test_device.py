@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
@@ -69,7 +70,7 @@ def run_conv(
 
 
 def run_scan(
-    ops: DeviceOps, inputs: Sequence[Array], geometry: WindowGeometry, half: bool, split: int
+    ops: DeviceOps, inputs: Sequence[Array], geometry: WindowGeometry, half: bool
 ) -> tuple[Array, Array]:
     u, state = inputs[0], inputs[8]
     y, next_state = np.full_like(u, np.nan), np.full_like(state, np.nan)
@@ -77,7 +78,6 @@ def run_scan(
     ops.selective_scan(
         CallSizes(astuple(geometry), u.shape[0], u.shape[2], state.shape[3]),
         half=half,
-        split=split,
         **addresses(**dict(zip(names, inputs, strict=True)), y=y, next_state=next_state),
     )
     return y, next_state
@@ -99,12 +99,13 @@ def error(got: Array, expected: torch.Tensor, scale: torch.Tensor | None = None)
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("taps", [4, 2, 7])
+@pytest.mark.parametrize(("taps", "channels"), [(4, 36), (4, 37), (2, 37), (7, 37)])
 def test_conv_kernel_matches_float64(
-    twin: DeviceOps, geometry: WindowGeometry, taps: int, half: bool
+    twin: DeviceOps, geometry: WindowGeometry, taps: int, channels: int, half: bool
 ) -> None:
+    """Four channels a thread and, with odd sizes, one."""
     rng = np.random.default_rng(taps)
-    channels, batch = 37, 2
+    batch = 2
     inputs = [
         half_values(rng.normal(size=(batch, geometry.tokens, channels)), half),
         rng.normal(size=(channels, taps)).astype(np.float32),
@@ -135,11 +136,11 @@ def scan_inputs(
     ]
 
 
-def check_scan(ops: DeviceOps, inputs: list[Array], geometry: WindowGeometry, split: int) -> None:
+def check_scan(ops: DeviceOps, inputs: list[Array], geometry: WindowGeometry) -> None:
     half = inputs[0].dtype == np.float16
     want_y, want_state = windowed_selective_scan_reference(*wide(inputs), geometry)
     kept = inputs[8].copy()
-    y, state = run_scan(ops, inputs, geometry, half, split)
+    y, state = run_scan(ops, inputs, geometry, half)
     # Without signs nothing cancels: how large the terms of a sum are.
     plain = [t if i in (1, 2, 3, 7) else t.abs() for i, t in enumerate(wide(inputs))]
     scale, state_scale = windowed_selective_scan_reference(*plain, geometry)
@@ -150,11 +151,12 @@ def check_scan(ops: DeviceOps, inputs: list[Array], geometry: WindowGeometry, sp
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize(("states", "split"), [(16, 4), (16, 1), (5, 4), (40, 0)])
+@pytest.mark.parametrize(("states", "channels"), [(16, 24), (16, 21), (5, 24), (40, 40)])
 def test_scan_kernel_matches_float64(
-    twin: DeviceOps, geometry: WindowGeometry, states: int, split: int, half: bool
+    twin: DeviceOps, geometry: WindowGeometry, states: int, channels: int, half: bool
 ) -> None:
-    check_scan(twin, scan_inputs(geometry, 21, states, half, batch=2), geometry, split)
+    """In pieces of 16 bytes and, with odd sizes, one value at a time."""
+    check_scan(twin, scan_inputs(geometry, channels, states, half, batch=2), geometry)
 
 
 @settings(max_examples=25, deadline=None)
@@ -162,20 +164,20 @@ def test_scan_kernel_matches_float64(
     rows=st.tuples(st.integers(1, 9), st.integers(1, 6)),
     cols=st.tuples(st.integers(1, 13), st.integers(1, 6)),
     offsets=st.tuples(st.integers(0, 5), st.integers(0, 5)),
-    split=st.sampled_from([1, 4]),
+    channels=st.sampled_from([17, 24]),
 )
 def test_scan_kernel_matches_float64_on_any_grid(
     twin: DeviceOps,
     rows: tuple[int, int],
     cols: tuple[int, int],
     offsets: tuple[int, int],
-    split: int,
+    channels: int,
 ) -> None:
     (map_h, window_h), (map_w, window_w) = rows, cols
     geometry = WindowGeometry(
         map_h, map_w, window_h, window_w, offsets[0] % window_h, offsets[1] % window_w
     )
-    check_scan(twin, scan_inputs(geometry, 17, 16, half=False), geometry, split)
+    check_scan(twin, scan_inputs(geometry, channels, 16, half=False), geometry)
 
 
 def test_scan_of_tiny_steps_keeps_the_state(twin: DeviceOps) -> None:
@@ -184,7 +186,7 @@ def test_scan_of_tiny_steps_keeps_the_state(twin: DeviceOps) -> None:
     inputs = scan_inputs(geometry, 16, 16, half=False)
     inputs[1][:] = -12.0
     inputs[2][:] = 0.0
-    check_scan(twin, inputs, geometry, 4)
+    check_scan(twin, inputs, geometry)
 
 
 @pytest.fixture(params=[0.0, 2.0**-22, -(2.0**-22)], ids=["exact", "above", "below"])
@@ -224,13 +226,47 @@ def test_state_at_rest_survives_the_special_function_unit(
     # What a decay that is the nearest float32 or its neighbour costs, and the bar for the rest;
     # the unit alone, at 2^-22, would cost six times the first.
     bound = 2**-24.5 * min(tokens, 1 / decay) + 1e-5
-    for split in (1, 4):
-        state = inputs[8]
-        for _ in range(frames):
-            _, state = run_scan(twin, [*inputs[:8], state], geometry, False, split)
-        power = a**tokens
-        want = power * exact[8][0, 0, 0, 0] + step * (1 - power) / (1 - a)
-        assert np.abs(state - want).max() / want <= bound, (split, unit_error)
+    state = inputs[8]
+    for _ in range(frames):
+        _, state = run_scan(twin, [*inputs[:8], state], geometry, False)
+    power = a**tokens
+    want = power * exact[8][0, 0, 0, 0] + step * (1 - power) / (1 - a)
+    assert np.abs(state - want).max() / want <= bound, unit_error
+
+
+FAULTS = {
+    "": "",
+    "__syncthreads();  // the tile has arrived": "// the tile has arrived",
+    "prepare(tile);\n      __syncwarp();": "prepare(tile);",
+    "scan(tile & 1);\n      __syncwarp();": "scan(tile & 1);",
+    "wait_for_copies();\n": "\n",
+    "valid ? dt.x + bias_[0] : -INFINITY": "dt.x + bias_[0]",
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS), ids=range(len(FAULTS)))
+def test_twin_notices_faults_in_the_scan_kernel(fault: str, tmp_path: Path) -> None:
+    """Barriers, the wait for copies and the end of a cell, each left out; nothing for the first."""
+    source = (ROOT / "plugins/cuda/selective_scan.cuh").read_text()
+    assert fault in source
+    (tmp_path / "selective_scan.cuh").write_text(source.replace(fault, FAULTS[fault], 1))
+    shutil.copy(ROOT / "plugins/cuda/cuda_api.cu", tmp_path)
+    folders = (tmp_path, ROOT / "tests/native/cuda_twin", ROOT / "plugins/cuda", ROOT / "plugins/src")
+    library = tmp_path / "twin.so"
+    subprocess.run(
+        ["g++", "-std=c++17", "-x", "c++", "-shared", "-fPIC", "-fno-strict-aliasing"]
+        + [f"-I{folder}" for folder in folders]
+        + ['-DSTREAMSEG_VERSION=""', '-DSTREAMSEG_CUDA_TARGETS=""']
+        + [str(tmp_path / "cuda_api.cu"), "-o", str(library)],
+        check=True,
+    )
+    geometry = WindowGeometry(9, 10, 9, 10, 0, 0)
+    inputs = scan_inputs(geometry, 24, 16, half=False)
+    if not fault:
+        check_scan(DeviceOps(library), inputs, geometry)
+        return
+    with pytest.raises(AssertionError):
+        check_scan(DeviceOps(library), inputs, geometry)
 
 
 @pytest.mark.data
@@ -245,7 +281,7 @@ def test_scan_kernel_follows_every_fixture_geometry(twin: DeviceOps, shared: Pat
             geometry = WindowGeometry(case["H"], case["W"], *window, shift, shift)
             for half in (False, True):
                 inputs = scan_inputs(geometry, 8, case["d_state"], half, batch=case["B"])
-                check_scan(twin, inputs, geometry, 4)
+                check_scan(twin, inputs, geometry)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -332,9 +368,9 @@ def test_null_array_is_refused(twin: DeviceOps) -> None:
 def test_no_kernel_spills() -> None:
     _, printed = build_cuda()
     kernels = re.findall(r"Compiling entry function '(\w+)'", printed)
-    # Six scans, four convolutions, four argmaxes, two normalisations, two looks for values that are
-    # not finite, each for two GPUs.
-    assert len(kernels) == 2 * 18
+    # Eight scans, four convolutions, four argmaxes, two normalisations, two looks for values that
+    # are not finite, each for two GPUs.
+    assert len(kernels) == 2 * 20
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(spills) >= len(kernels)
     assert set(spills) == {("0", "0")}
