@@ -1,8 +1,8 @@
 // The windowed selective scan: softplus, recurrence, skip and gate of one frame.
 //
-// A block walks one cell for 16 channels, in tiles of 16 tokens. While a tile is computed, the next
+// A block walks one cell for 16 channels, in tiles of 16 or 32 tokens. While a tile is computed, the next
 // one's maps travel from global to shared memory in pieces of 16 bytes. A warp has 8 channels and
-// does three things with a tile: it prepares the tokens (bias, softplus), two channels a thread; it
+// does three things with 16 tokens: it prepares the tokens (bias, softplus), two channels a thread; it
 // runs the recurrence, four threads a channel, each with a quarter of the channel's states in
 // registers; and it finishes the tokens (sum over the four, skip, gate, store), two channels a
 // thread again. Between them values go through shared memory, where the next reader is never in
@@ -42,7 +42,10 @@ class CellScan {
  public:
   static constexpr int kWidth = kScanSplit * States;  // states of a channel, padding included
   static constexpr int kChannels = kScanThreads / kScanSplit;
-  static constexpr int kTile = 16;
+  // Tokens that travel together, and those of them that are computed together. A tile of float16
+  // and one of float32 have as many pieces as there are threads.
+  static constexpr int kTile = sizeof(T) == 2 && States <= 4 ? 32 : 16;
+  static constexpr int kGroup = 16;
   static constexpr int kWarps = kScanThreads / 32;
   static constexpr int kWarpChannels = 32 / kScanSplit;
   static constexpr int kPairs = kWarpChannels / 2;
@@ -56,7 +59,8 @@ class CellScan {
   static constexpr int kPlaces = 2 * kScanThreads;
   // A row of partial sums and what keeps the finishing reads free of bank conflicts.
   static constexpr int kSums = 32 + 4;
-  static_assert(kTile <= kScanThreads && kTile % kRound == 0 && States % 4 == 0);
+  static_assert(kTile <= kScanThreads && kTile % kGroup == 0 && kGroup % kRound == 0 &&
+                States % 4 == 0);
 
   struct Shared {
     T u[2][kTile][kChannels];
@@ -66,8 +70,8 @@ class CellScan {
     float C[2][kTile][kWidth];
     T raw_B[kWiden ? kTile : 1][kWidth];
     T raw_C[kWiden ? kTile : 1][kWidth];
-    float2 ready[kWarps][kTile][kWarpChannels];  // step, step * u
-    float sums[kWarps][kTile][kSums];
+    float2 ready[kWarps][kGroup][kWarpChannels];  // step, step * u
+    float sums[kWarps][kGroup][kSums];
     int32_t places[kPlaces];
   };
 
@@ -90,12 +94,15 @@ class CellScan {
       if constexpr (kWiden && Pieces) widen_states(tile);
       __syncthreads();  // the tile has arrived, and nobody is in the one before it
       if (tile + 1 < tiles) fetch(tile + 1);
-      if (tile % kSpan == kSpan / 2) locate(tile / kSpan + 1);
-      prepare(tile);
-      __syncwarp();
-      scan(tile & 1);
-      __syncwarp();
-      finish(tile);
+      if (tile % kSpan == 0) locate(tile / kSpan + 1);
+#pragma unroll 1
+      for (int first = 0; first < kTile && tile * kTile + first < length_; first += kGroup) {
+        prepare(tile, first);
+        __syncwarp();
+        scan(tile & 1, first);
+        __syncwarp();
+        finish(tile, first);
+      }
     }
     store_state();
   }
@@ -242,19 +249,19 @@ class CellScan {
   }
 
   // Tokens past the end get a step of 0, which leaves the state as it is.
-  __device__ __forceinline__ void prepare(int32_t tile) {
+  __device__ __forceinline__ void prepare(int32_t tile, int first) {
     const int slot = tile & 1;
     const int column = warp_ * kWarpChannels + pair_;
 #pragma unroll
-    for (int round = 0; round < kTile; round += kRound) {
+    for (int round = 0; round < kGroup; round += kRound) {
       const int token = round + lane_ / kPairs;
-      const bool valid = tile * kTile + token < length_;
-      const float2 dt = load_pair(&shared_.dt[slot][token][column]);
-      const float2 u = load_pair(&shared_.u[slot][token][column]);
-      const float first = softplus<DeviceMath>(valid ? dt.x + bias_[0] : -INFINITY);
-      const float second = softplus<DeviceMath>(valid ? dt.y + bias_[1] : -INFINITY);
+      const bool valid = tile * kTile + first + token < length_;
+      const float2 dt = load_pair(&shared_.dt[slot][first + token][column]);
+      const float2 u = load_pair(&shared_.u[slot][first + token][column]);
+      const float even = softplus<DeviceMath>(valid ? dt.x + bias_[0] : -INFINITY);
+      const float odd = softplus<DeviceMath>(valid ? dt.y + bias_[1] : -INFINITY);
       *reinterpret_cast<float4*>(&shared_.ready[warp_][token][pair_]) =
-          make_float4(first, first * u.x, second, second * u.y);
+          make_float4(even, even * u.x, odd, odd * u.y);
     }
   }
 
@@ -265,22 +272,22 @@ class CellScan {
     float4 C[States / 4];
   };
 
-  __device__ __forceinline__ Token token(int slot, int index) const {
+  __device__ __forceinline__ Token token(int slot, int first, int index) const {
     Token out;
     out.step = shared_.ready[warp_][index][lane_ / kScanSplit];
 #pragma unroll
     for (int s = 0; s < States / 4; ++s) {
-      out.B[s] = load_four(&shared_.B[slot][index][place_ * States + 4 * s]);
-      out.C[s] = load_four(&shared_.C[slot][index][place_ * States + 4 * s]);
+      out.B[s] = load_four(&shared_.B[slot][first + index][place_ * States + 4 * s]);
+      out.C[s] = load_four(&shared_.C[slot][first + index][place_ * States + 4 * s]);
     }
     return out;
   }
 
-  __device__ __forceinline__ void scan(int slot) {
-    Token now = token(slot, 0);
+  __device__ __forceinline__ void scan(int slot, int first) {
+    Token now = token(slot, first, 0);
 #pragma unroll
-    for (int index = 0; index < kTile; ++index) {
-      const Token ahead = token(slot, index + 1 < kTile ? index + 1 : index);
+    for (int index = 0; index < kGroup; ++index) {
+      const Token ahead = token(slot, first, index + 1 < kGroup ? index + 1 : index);
       float sum = 0.0f;
 #pragma unroll
       for (int s = 0; s < States / 4; ++s) {
@@ -300,30 +307,28 @@ class CellScan {
     return state_[s];
   }
 
-  __device__ __forceinline__ void finish(int32_t tile) {
+  __device__ __forceinline__ void finish(int32_t tile, int first) {
     const int slot = tile & 1;
     const int column = warp_ * kWarpChannels + pair_;
     T* y = p_.y + tokens_ * p_.channels + first_ + column;
 #pragma unroll
-    for (int round = 0; round < kTile; round += kRound) {
+    for (int round = 0; round < kGroup; round += kRound) {
       const int token = round + lane_ / kPairs;
-      const int32_t step = tile * kTile + token;
+      const int32_t step = tile * kTile + first + token;
       const float4 a = load_four(&shared_.sums[warp_][token][pair_ * kScanSplit]);
       const float4 b = load_four(&shared_.sums[warp_][token][(pair_ + 1) * kScanSplit]);
-      const float2 u = load_pair(&shared_.u[slot][token][column]);
-      const float2 z = load_pair(&shared_.z[slot][token][column]);
-      const float first =
-          gate<DeviceMath>((a.x + a.y) + (a.z + a.w), skip_[0], u.x, z.x);
-      const float second =
-          gate<DeviceMath>((b.x + b.y) + (b.z + b.w), skip_[1], u.y, z.y);
+      const float2 u = load_pair(&shared_.u[slot][first + token][column]);
+      const float2 z = load_pair(&shared_.z[slot][first + token][column]);
+      const float even = gate<DeviceMath>((a.x + a.y) + (a.z + a.w), skip_[0], u.x, z.x);
+      const float odd = gate<DeviceMath>((b.x + b.y) + (b.z + b.w), skip_[1], u.y, z.y);
       if (step < length_) {
-        const int32_t left = p_.channels - first_ - column;
+        const int32_t present = p_.channels - first_ - column;
         T* at = y + offset(step, p_.channels);
         if constexpr (Pieces) {
-          if (left > 0) store_pair(at, first, second);
+          if (present > 0) store_pair(at, even, odd);
         } else {
-          if (left > 0) at[0] = narrow<T>(first);
-          if (left > 1) at[1] = narrow<T>(second);
+          if (present > 0) at[0] = narrow<T>(even);
+          if (present > 1) at[1] = narrow<T>(odd);
         }
       }
     }

@@ -237,8 +237,8 @@ def test_state_at_rest_survives_the_special_function_unit(
 FAULTS = {
     "": "",
     "__syncthreads();  // the tile has arrived": "// the tile has arrived",
-    "prepare(tile);\n      __syncwarp();": "prepare(tile);",
-    "scan(tile & 1);\n      __syncwarp();": "scan(tile & 1);",
+    "prepare(tile, first);\n        __syncwarp();": "prepare(tile, first);",
+    "scan(tile & 1, first);\n        __syncwarp();": "scan(tile & 1, first);",
     "wait_for_copies();\n": "\n",
     "valid ? dt.x + bias_[0] : -INFINITY": "dt.x + bias_[0]",
 }

@@ -1,0 +1,213 @@
+"""Instructions, registers and occupancy of the CUDA kernels, and the time that they predict.
+
+Compiles the kernels (nvcc), reads the machine code (nvdisasm, from the package
+``nvidia-cuda-nvdisasm`` or on PATH), and needs no GPU. Times are predictions: the model is in
+``issue_model.py``. Of the layer of 28 windows, 400 tokens, 512 channels and 16 states, the
+multiprocessor with most blocks and its fullest scheduler are followed. For the kernels that were
+measured on an H200 (benchmarks/results/gpu/h200-2026-11-27) the measured time is 0.87 to 1.30 of
+what the model says; ``--source`` takes their file, from commit 60b4b1d.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from issue_model import Code, clocks_a_round, follow_loop, read_code
+
+ROOT = Path(__file__).resolve().parents[2]
+CELLS, TOKENS, CHANNELS, STATES = 28, 400, 512, 16
+MEASURED = (0.87, 1.30)  # of the model's time
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What bounds a kernel: multiprocessors, GHz, and their warps, blocks and bytes."""
+
+    name: str
+    architecture: int
+    multiprocessors: int
+    clock: float
+    warps: int
+    blocks: int
+    shared: int
+
+
+GPUS = (
+    Gpu("H200", 90, 132, 1.98, 64, 32, 227 * 1024),
+    Gpu("AGX Orin 64GB", 87, 16, 1.30, 48, 16, 163 * 1024),
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan kernel: part of its mangled name, and what one round of its longest loop does."""
+
+    name: str
+    mangled: str
+    tokens: int
+    inner: int  # rounds of the loop inside
+    split: int  # threads of a channel
+    threads: int = 64
+
+
+SCANS = (
+    Scan("scan, float32", "selective_scan_kernelIfLi4ELb1E", 16, 1, 4),
+    Scan("scan, float16", "selective_scan_kernelI6__halfLi4ELb1E", 32, 2, 4),
+    # As measured on the H200.
+    Scan("scan at 60b4b1d, float32", "selective_scan_kernelIfLi4ELi4E", 32, 8, 4),
+    Scan("scan at 60b4b1d, float16", "selective_scan_kernelI6__halfLi4ELi4E", 32, 8, 4),
+    Scan("scan at 60b4b1d, one thread, float32", "selective_scan_kernelIfLi1ELi16E", 32, 32, 1),
+    Scan("scan at 60b4b1d, one thread, float16", "selective_scan_kernelI6__halfLi1E", 32, 32, 1),
+)
+# Mangled name, threads of a block, values of a thread.
+CONVS = {
+    "conv, float32": ("causal_conv_fours_kernelIf", 128, 64),
+    "conv, float16": ("causal_conv_fours_kernelI6__half", 128, 64),
+    "conv at 60b4b1d, float32": ("causal_conv_kernelIfLi4E", 128, 16),
+    "conv at 60b4b1d, float16": ("causal_conv_kernelI6__halfLi4E", 128, 16),
+}
+
+
+@dataclass(frozen=True)
+class Build:
+    """What the compiler and the disassembler say of one architecture."""
+
+    report: str
+    code: dict[str, Code]
+
+    def find(self, part: str) -> tuple[Code, dict[str, int]] | None:
+        """Code, registers, shared memory and spilled bytes of the kernel with this name."""
+        for section in self.report.split("Compiling entry function ")[1:]:
+            name = section.split("'")[1]
+            if part in name:
+                return self.code[name], {
+                    "registers": number(r"Used (\d+) registers", section),
+                    "shared bytes": number(r"(\d+) bytes smem", section),
+                    "spilled bytes": number(r"(\d+) bytes spill stores", section),
+                }
+        return None
+
+
+def number(pattern: str, text: str) -> int:
+    """The number that a pattern finds, or 0."""
+    found = re.search(pattern, text)
+    return int(found.group(1)) if found else 0
+
+
+def compile_kernels(architecture: int, source: Path) -> Build:
+    """The kernels of ``cuda_api.cu`` for one architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = f"{folder}/kernels.cubin"
+        done = subprocess.run(
+            ["nvcc", "-O3", "-std=c++17", f"-arch=sm_{architecture}", "-Xptxas=-v", "-cubin"]
+            + [f"-I{source.parent}", f"-I{source.parents[1] / 'src'}", '-DSTREAMSEG_VERSION=""']
+            + ['-DSTREAMSEG_CUDA_TARGETS=""', "-o", cubin, str(source)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return Build(done.stdout + done.stderr, read_code(find_nvdisasm(), cubin))
+
+
+def find_nvdisasm() -> str:
+    """Path of nvdisasm.
+
+    Raises:
+        SystemExit: it is neither on PATH nor installed as a package.
+    """
+    found = shutil.which("nvdisasm")
+    if found is None:
+        try:
+            import nvidia
+        except ImportError:
+            raise SystemExit(
+                "nvdisasm was not found; run: pip install nvidia-cuda-nvdisasm"
+            ) from None
+        paths = [p for place in nvidia.__path__ for p in Path(place).glob("cu*/bin/nvdisasm")]
+        found = str(paths[0]) if paths else "nvdisasm"
+    return found
+
+
+def warps_that_fit(resources: dict[str, int], gpu: Gpu, threads: int) -> int:
+    """Of a multiprocessor: registers, shared memory and its own limits allow these."""
+    warps = threads // 32
+    registers = math.ceil(resources["registers"] * 32 / 256) * 256 * warps
+    shared = resources["shared bytes"] + 1024
+    return warps * min(65536 // registers, gpu.shared // shared, gpu.blocks, gpu.warps // warps)
+
+
+def predict_scan(scan: Scan, build: Build, gpu: Gpu) -> dict[str, float] | None:
+    """Figures of one scan kernel, where the source has it."""
+    found = build.find(scan.mangled)
+    if found is None:
+        return None
+    code, resources = found
+    path = follow_loop(code, scan.inner)
+    warps = scan.threads // 32
+    blocks = math.ceil(CELLS * CHANNELS * scan.split / scan.threads / gpu.multiprocessors)
+    fit = warps_that_fit(resources, gpu, scan.threads)
+    run = math.ceil(blocks * warps / 4)
+    together = min(run, fit // 4)
+    clocks = clocks_a_round(path, together) * TOKENS / scan.tokens * run / together
+    microseconds = clocks / gpu.clock / 1e3
+    return {
+        **resources,
+        "instructions a state": round(len(path) / (scan.tokens * STATES / scan.split), 2),
+        "warps of a multiprocessor that fit": fit,
+        "warps of the fullest scheduler": run,
+        "instructions a clock": round(
+            len(path) * TOKENS / scan.tokens * run / clocks, 2
+        ),
+        "microseconds, model": round(microseconds, 1),
+        "microseconds, at least": round(microseconds * MEASURED[0], 1),
+        "microseconds, at most": round(microseconds * MEASURED[1], 1),
+    }
+
+
+def predict_conv(name: str, build: Build, gpu: Gpu) -> dict[str, float] | None:
+    """Figures of one convolution, bound by issue (at most all its code) or by memory."""
+    mangled, threads, values = CONVS[name]
+    found = build.find(mangled)
+    if found is None:
+        return None
+    code, resources = found
+    count = len(code.instructions) / values
+    issued = CELLS * TOKENS * CHANNELS * count / 32 / (4 * gpu.multiprocessors)
+    size = 2 if "half" in mangled else 4
+    return {
+        **resources,
+        "instructions a value, all code": round(count, 1),
+        "warps of a multiprocessor that fit": warps_that_fit(resources, gpu, threads),
+        "microseconds at one instruction a clock": round(issued / gpu.clock / 1e3, 1),
+        "microseconds of memory at 4.8 TB/s": round(
+            CELLS * TOKENS * CHANNELS * 2 * size / 4.8e6, 1
+        ),
+    }
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, default=ROOT / "plugins/cuda/cuda_api.cu")
+    source = parser.parse_args().source.resolve()
+    out = {}
+    for gpu in GPUS:
+        build = compile_kernels(gpu.architecture, source)
+        for scan in SCANS:
+            out[f"{gpu.name}, {scan.name}"] = predict_scan(scan, build, gpu)
+        if gpu.architecture == 90:
+            for name in CONVS:
+                out[f"{gpu.name}, {name}"] = predict_conv(name, build, gpu)
+    print(json.dumps({name: found for name, found in out.items() if found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
