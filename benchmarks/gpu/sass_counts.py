@@ -163,9 +163,7 @@ def predict_scan(scan: Scan, build: Build, gpu: Gpu) -> dict[str, float] | None:
         "instructions a state": round(len(path) / (scan.tokens * STATES / scan.split), 2),
         "warps of a multiprocessor that fit": fit,
         "warps of the fullest scheduler": run,
-        "instructions a clock": round(
-            len(path) * TOKENS / scan.tokens * run / clocks, 2
-        ),
+        "instructions a clock": round(len(path) * TOKENS / scan.tokens * run / clocks, 2),
         "microseconds, model": round(microseconds, 1),
         "microseconds, at least": round(microseconds * MEASURED[0], 1),
         "microseconds, at most": round(microseconds * MEASURED[1], 1),

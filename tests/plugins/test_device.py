@@ -251,7 +251,12 @@ def test_twin_notices_faults_in_the_scan_kernel(fault: str, tmp_path: Path) -> N
     assert fault in source
     (tmp_path / "selective_scan.cuh").write_text(source.replace(fault, FAULTS[fault], 1))
     shutil.copy(ROOT / "plugins/cuda/cuda_api.cu", tmp_path)
-    folders = (tmp_path, ROOT / "tests/native/cuda_twin", ROOT / "plugins/cuda", ROOT / "plugins/src")
+    folders = (
+        tmp_path,
+        ROOT / "tests/native/cuda_twin",
+        ROOT / "plugins/cuda",
+        ROOT / "plugins/src",
+    )
     library = tmp_path / "twin.so"
     subprocess.run(
         ["g++", "-std=c++17", "-x", "c++", "-shared", "-fPIC", "-fno-strict-aliasing"]
