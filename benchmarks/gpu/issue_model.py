@@ -16,14 +16,31 @@ from dataclasses import dataclass, field
 
 LATENCY = {"LDS": 30, "MUFU": 24, "LDG": 900, "STS": 20, "SHFL": 25, "LDGSTS": 30, "STG": 20}
 HALF_RATE = frozenset(
-    "FSETP FSEL FMNMX IADD3 LOP3 SEL LEA SHF PRMT ISETP MOV VIADD IABS PLOP3 HADD2 F2FP".split()
+    (
+        "FSETP",
+        "FSEL",
+        "FMNMX",
+        "IADD3",
+        "LOP3",
+        "SEL",
+        "LEA",
+        "SHF",
+        "PRMT",
+        "ISETP",
+        "MOV",
+        "VIADD",
+        "IABS",
+        "PLOP3",
+        "HADD2",
+        "F2FP",
+    )
 )
-SHARED_UNIT = frozenset("LDS STS LDG STG SHFL LDGSTS".split())
+SHARED_UNIT = frozenset(["LDS", "STS", "LDG", "STG", "SHFL", "LDGSTS"])
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: text, clocks to the next, barriers set when done and when read, waited for."""
+    """Text, clocks to the next, barriers set when it is done and when it has read, waited for."""
 
     text: str
     stall: int

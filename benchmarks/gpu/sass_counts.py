@@ -16,6 +16,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,14 +126,10 @@ def find_nvdisasm() -> str:
     """
     found = shutil.which("nvdisasm")
     if found is None:
-        try:
-            import nvidia
-        except ImportError:
-            raise SystemExit(
-                "nvdisasm was not found; run: pip install nvidia-cuda-nvdisasm"
-            ) from None
-        paths = [p for place in nvidia.__path__ for p in Path(place).glob("cu*/bin/nvdisasm")]
-        found = str(paths[0]) if paths else "nvdisasm"
+        folders = [Path(folder) / "nvidia" for folder in sys.path]
+        found = next((str(p) for f in folders for p in f.glob("cu*/bin/nvdisasm")), None)
+    if found is None:
+        raise SystemExit("nvdisasm was not found; run: pip install nvidia-cuda-nvdisasm")
     return found
 
 
