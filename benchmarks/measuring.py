@@ -15,12 +15,20 @@ from typing import Any
 
 from streamseg.doctor import board_state
 
+if __package__:
+    from benchmarks.peaks import describe_pinning, describe_processor, measure_peaks
+else:
+    from peaks import describe_pinning, describe_processor, measure_peaks
+
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "numpy", "opencv-python-headless")
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, versions, commit and threads, for the head of a result file."""
+    """Processor, its peaks, versions, commit and threads, for the head of a result file.
+
+    Takes three seconds: machines of one name differ by a factor of two, and their peaks show it.
+    """
     versions = {}
     for name in PACKAGES:
         try:
@@ -29,6 +37,9 @@ def describe_machine(threads: int) -> dict[str, Any]:
             continue
     return {
         "processor": _processor(),
+        **describe_processor(),
+        "pinning": describe_pinning(),
+        "peak_gops": measure_peaks(threads),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.platform(),
@@ -81,6 +92,20 @@ def write_json(name: str, content: Mapping[str, Any]) -> None:
     """Write ``results/<name>.json``."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def describe_head(machine: Mapping[str, Any]) -> str:
+    """The machine in one line, for the head of a table."""
+    numbers = [
+        str(machine[name]) for name in ("cpu_family", "model", "stepping") if name in machine
+    ]
+    peaks = ", ".join(f"{name} {value:.0f}" for name, value in machine["peak_gops"].items())
+    return (
+        f"{machine['processor']} (family/model/stepping {'/'.join(numbers) or 'unknown'}; "
+        f"{', '.join(machine['instruction_sets'])}), {machine['threads']} threads, pinning "
+        f"{machine['pinning']}; products in 10^9 operations/s: {peaks or 'not measured'}; commit "
+        f"{machine['commit']}"
+    )
 
 
 def _processor() -> str:

@@ -106,6 +106,15 @@ class SmoothedModel(StepModel):
         """The network's, and the memory's settings."""
         return {**self.base.describe(), "memory": asdict(self.config)}
 
+    @property
+    def size_step(self) -> Size:
+        """The network's."""
+        return self.base.size_step
+
+    def enlargement(self, size: Size) -> float:
+        """The network's."""
+        return self.base.enlargement(size)
+
     def fold(self) -> StepModel:
         """With the network folded."""
         return SmoothedModel(self.base.fold(), self.config)

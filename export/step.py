@@ -143,6 +143,15 @@ class StepModel(nn.Module, ABC):
         """
         return []
 
+    @property
+    def size_step(self) -> Size:
+        """Heights and widths that are multiples of these waste no work; by default 32, 32."""
+        return (32, 32)
+
+    def enlargement(self, size: Size) -> float:  # noqa: ARG002
+        """Share by which maps are enlarged at ``size``, work that brings no detail; default 0."""
+        return 0.0
+
     @abstractmethod
     def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """One step up to the head's output.

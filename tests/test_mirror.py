@@ -32,6 +32,7 @@ SEVERAL = {
     "export/test_device_backends.py": "every family on the fake device",
     "export/test_engines.py": "graphs for TensorRT, builds and engine records",
     "export/test_mamba_reference.py": "the temporal blocks against mamba_ssm",
+    "export/test_openvino_bundles.py": "every family and precision in OpenVINO",
     "export/test_own_network_page.py": "the examples of docs/your-own-network.md",
     "export/test_real_triton.py": "repositories in NVIDIA's server",
     "export/test_reference_frames.py": "schedules of three networks",

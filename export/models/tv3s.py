@@ -26,7 +26,7 @@ from streamseg.export.settings import Known
 from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
-GROWTH_WARNING = 1.25
+GROWTH_WARNING = 0.25
 
 RunBlocks = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
 """Maps ``[batch, C, h, w]`` of consecutive frames and state, to maps and state after the last."""
@@ -93,16 +93,28 @@ class TV3S(StepModel):
         if min(size) < least:
             name = self.config.encoder.name
             raise refuse_size(size, f"encoder {name} needs at least {least}x{least}")
-        height, width = (-(-extent // 4) // 2 for extent in size)
-        map_h, map_w = self.map_size(size)
-        growth = map_h * map_w / (height * width)
+        growth = self.enlargement(size)
         if growth <= GROWTH_WARNING:
             return []
+        height, width = (-(-extent // 4) // 2 for extent in size)
+        map_h, map_w = self.map_size(size)
         return [
             f"the {height}x{width} map is enlarged to {map_h}x{map_w} to fit the window "
-            f"{self.config.blocks.window}: {growth - 1:.0%} more work in the temporal blocks. "
+            f"{self.config.blocks.window}: {growth:.0%} more work in the temporal blocks. "
             f"A frame of {8 * map_h}x{8 * map_w} would cost the same there"
         ]
+
+    @property
+    def size_step(self) -> Size:
+        """Frames whose map, an eighth of them, is cut into whole windows."""
+        height, width = self.config.blocks.window
+        return 8 * height, 8 * width
+
+    def enlargement(self, size: Size) -> float:
+        """Share by which rounding up to the window enlarges the map."""
+        height, width = (-(-extent // 4) // 2 for extent in size)
+        map_h, map_w = self.map_size(size)
+        return map_h * map_w / (height * width) - 1
 
     def describe(self) -> Mapping[str, Any]:
         """Family, encoder and block sizes for the manifest."""

@@ -17,7 +17,7 @@ BACKENDS = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt", "tensorrt_rtx
 # Names the CPU backend that ``auto`` takes, for whoever wants the same one everywhere.
 CPU_BACKEND = "STREAMSEG_CPU_BACKEND"
 
-__all__ = ["BACKENDS", "CPU_BACKEND", "BackendOptions", "Executable", "load_executable"]
+__all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable"]
 
 
 def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Executable:

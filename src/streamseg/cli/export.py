@@ -53,7 +53,7 @@ def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
 @click.command()
 @click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION|BUNDLE")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
-@click.option("--size", type=SIZE, help="Frame size that the model runs at, HxW.")
+@click.option("--size", type=SIZE, help="HxW that the model runs at; without, some are proposed.")
 @setting_options
 @click.option(
     "--precision",
@@ -93,10 +93,9 @@ def command(
             raise click.UsageError("of a bundle, export takes --memory and --logits, and needs one")
         give_memory(Path(checkpoint), out, memory, logits=logits)
         return
-    if size is None:
-        raise click.UsageError("--size HxW is missing: a checkpoint has no frame size")
     try:
         from streamseg.export import export_bundle, load_model
+        from streamseg.export.size_advice import advise, propose
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
     model = load_model(checkpoint, settings=settings)
@@ -113,6 +112,10 @@ def command(
         click.echo(f"  {line}")
     for line in describe_rest(model.origin):
         click.echo(f"  {line}")
+    for line in propose(model) if size is None else advise(model, size):
+        click.echo(f"  {line}")
+    if size is None:
+        raise click.UsageError("--size HxW is missing; the sizes above waste no work")
     if memory is not None:
         from streamseg.export.smoothing import PRESETS, remember
 

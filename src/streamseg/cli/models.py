@@ -16,9 +16,12 @@ from streamseg.runtime.bundle.claims import describe_assumed, format_setting
 SORTS = ("family", "name", "parameters", "work", "state", "miou")
 
 
-def describe_checkpoint(path: Path, settings: Mapping[str, str]) -> Iterator[str]:
-    """Lines on the network of a checkpoint: what it is, and what had to be assumed."""
+def describe_checkpoint(
+    path: Path, settings: Mapping[str, str], size: tuple[int, int]
+) -> Iterator[str]:
+    """Lines on the network of a checkpoint: what it is, what was assumed, and what a size costs."""
     from streamseg.export import load_checkpoint
+    from streamseg.export.size_advice import advise, cost_of
 
     model = load_checkpoint(path, settings=settings)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -28,6 +31,8 @@ def describe_checkpoint(path: Path, settings: Mapping[str, str]) -> Iterator[str
     yield f"  class names: {', '.join(entry.name for entry in model.classes)}"
     yield f"  license: {model.origin.license}; training size: {model.origin.training_size}"
     for line in describe_assumed(model.assumed):
+        yield f"  {line}"
+    for line in advise(model, size) or [cost_of(model, size).describe()]:
         yield f"  {line}"
 
 
@@ -73,7 +78,7 @@ def command(
     multiply-adds a frame, for each graph that a step may run.
     """
     if checkpoint is not None:
-        for line in describe_checkpoint(checkpoint, settings):
+        for line in describe_checkpoint(checkpoint, settings, size):
             click.echo(line)
         return
     if settings:
