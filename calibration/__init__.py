@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
-    from streamseg.calibration.calibrating import Calibrated, CalibrationOptions, calibrate
+    from streamseg.calibration.calibrating import (
+        Calibrated,
+        CalibrationOptions,
+        calibrate,
+        calibrate_bundle,
+    )
     from streamseg.calibration.observation import Ranges, read_ranges
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "CalibrationOptions",
     "Ranges",
     "calibrate",
+    "calibrate_bundle",
     "read_ranges",
 ]
 
@@ -25,6 +31,7 @@ __getattr__, __dir__ = offer(
         "CalibrationOptions": "calibration.calibrating",
         "Ranges": "calibration.observation",
         "calibrate": "calibration.calibrating",
+        "calibrate_bundle": "calibration.calibrating",
         "read_ranges": "calibration.observation",
     },
 )

@@ -29,7 +29,7 @@ from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.evaluation.class_matching import ClassesBy
-from streamseg.evaluation.datasets import Clip, Dataset
+from streamseg.evaluation.datasets import Clip, Dataset, open_dataset
 from streamseg.evaluation.drift import Comparison, compare
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
@@ -238,6 +238,41 @@ def calibrate(
         parity=parities[0],
         bytes=_graph_bytes(target),
         float_bytes=_graph_bytes(source),
+    )
+
+
+def calibrate_bundle(
+    bundle: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    dataset: str,
+    *,
+    split: str = "train",
+    test: str | None = None,
+    test_split: str = "val",
+    options: CalibrationOptions | None = None,
+    report: bool = True,
+) -> Calibrated:
+    """Turn a float32 bundle into an INT8 bundle, as ``streamseg calibrate`` does.
+
+    Args:
+        bundle: the float32 bundle.
+        out: folder to write.
+        dataset: clips to replay with state: ``NAME:ROOT``, or ``footage:PATH`` for any video.
+        split: of ``dataset``.
+        test: labelled dataset for the report's accuracy.
+        test_split: of ``test``.
+        options: how many clips and frames, which layers stay in float.
+        report: write ``calibration/report.html`` into the bundle.
+    Raises:
+        DatasetError, BundleError, ExportError: as ``calibrate``.
+    """
+    return calibrate(
+        Path(bundle),
+        Path(out),
+        open_dataset(dataset, split, labels=False),
+        options or CalibrationOptions(),
+        test=None if test is None else open_dataset(test, test_split),
+        report=report,
     )
 
 

@@ -9,6 +9,7 @@ from streamseg.lazy_names import offer
 if TYPE_CHECKING:
     from streamseg.evaluation.datasets import Dataset, open_dataset
     from streamseg.evaluation.drift import Comparison, compare
+    from streamseg.evaluation.evaluating import evaluate_subject
     from streamseg.evaluation.metrics import Scores, SegmentationMetrics
     from streamseg.evaluation.scores import Evaluation, evaluate
     from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
@@ -24,6 +25,7 @@ __all__ = [
     "SegmenterOptions",
     "compare",
     "evaluate",
+    "evaluate_subject",
     "open_dataset",
     "open_segmenter",
 ]
@@ -40,6 +42,7 @@ __getattr__, __dir__ = offer(
         "SegmenterOptions": "evaluation.segmenter",
         "compare": "evaluation.drift",
         "evaluate": "evaluation.scores",
+        "evaluate_subject": "evaluation.evaluating",
         "open_dataset": "evaluation.datasets",
         "open_segmenter": "evaluation.subjects",
     },

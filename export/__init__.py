@@ -2,17 +2,23 @@
 
 Names are imported when asked for: building engines on a device
 (``streamseg.export.engine_build``) needs no torch.
+
+The package is callable: ``streamseg.export(checkpoint, out, size=(512, 1024))`` is
+``export_checkpoint``, which ``streamseg export`` on the command line does too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
     from streamseg.export.bundles import ExportReport, export_bundle
     from streamseg.export.checkpoint import load_checkpoint, save_checkpoint
+    from streamseg.export.exporting import export_checkpoint
     from streamseg.export.factory import load_model
     from streamseg.export.families import Family
     from streamseg.export.formats.key_map import KeyMap, same_names
@@ -32,6 +38,7 @@ __all__ = [
     "StepModel",
     "WeightsOrigin",
     "export_bundle",
+    "export_checkpoint",
     "load_checkpoint",
     "load_model",
     "same_names",
@@ -53,6 +60,7 @@ __getattr__, __dir__ = offer(
         "StepModel": "export.step",
         "WeightsOrigin": "export.step",
         "export_bundle": "export.bundles",
+        "export_checkpoint": "export.exporting",
         "load_checkpoint": "export.checkpoint",
         "load_model": "export.factory",
         "same_names": "export.formats.key_map",
@@ -61,3 +69,16 @@ __getattr__, __dir__ = offer(
         "settings_of": "export.settings",
     },
 )
+
+
+class _CallablePackage(ModuleType):
+    """``streamseg.export`` is this package and the front door's function of the same name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> ExportReport:
+        """Call ``export_checkpoint``."""
+        from streamseg.export.exporting import export_checkpoint
+
+        return export_checkpoint(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -19,7 +19,8 @@ from streamseg.export.containers.state_dicts import find_state_dict, plain
 from streamseg.export.formats import huggingface, openmmlab
 from streamseg.export.formats.layouts import Layout, Translated, translate
 from streamseg.export.formats.renaming import their_names
-from streamseg.export.hub import fetch, is_hub_name
+from streamseg.export.hub import fetch
+from streamseg.runtime.bundle.hub_bundle import is_hub_name
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from streamseg.errors import CheckpointError
 from streamseg.export.checkpoint import load_checkpoint
-from streamseg.export.hub import is_hub_name
 from streamseg.export.step import StepModel
+from streamseg.runtime.bundle.hub_bundle import is_hub_name
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _PARAMETERS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamseg.errors import CheckpointError
+from streamseg.runtime.bundle.hub_bundle import HUB_NAME, HUB_SCHEME
 
-SCHEME = "hf:"
-_NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _BESIDE = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
@@ -28,11 +26,6 @@ class Snapshot:
     name: str
 
 
-def is_hub_name(source: str) -> bool:
-    """Whether ``source`` names a repository on the hub."""
-    return source.startswith(SCHEME)
-
-
 def fetch(source: str) -> Snapshot:
     """Download a checkpoint, or take it from the cache of ``huggingface_hub``.
 
@@ -44,7 +37,7 @@ def fetch(source: str) -> Snapshot:
         CheckpointError: not such a name, not there, or no network; the message gives the commands
             for a machine without network.
     """
-    found = _NAME.fullmatch(source)
+    found = HUB_NAME.fullmatch(source)
     if found is None:
         raise CheckpointError(
             f"{source} is not a name on the hub, expected hf:ORG/NAME or hf:ORG/NAME@REVISION"
@@ -71,7 +64,7 @@ def fetch(source: str) -> Snapshot:
         raise CheckpointError(
             f"{source} cannot be downloaded: {reason[:300]}. " + _offline(repository, revision)
         ) from None
-    return Snapshot(folder, f"{SCHEME}{repository}@{folder.name}")
+    return Snapshot(folder, f"{HUB_SCHEME}{repository}@{folder.name}")
 
 
 def _offline(repository: str, revision: str | None) -> str:
@@ -81,5 +74,5 @@ def _offline(repository: str, revision: str | None) -> str:
     return (
         f"Without network here: run 'hf download {repository}{pinned} --local-dir {folder}' on a "
         f"machine that has it, copy the folder, and give {folder} in the place of "
-        f"{SCHEME}{repository}"
+        f"{HUB_SCHEME}{repository}"
     )

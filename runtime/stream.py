@@ -7,10 +7,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,76 +20,24 @@ import numpy.typing as npt
 from streamseg.errors import BackendError, FrameMismatch, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.arrays import is_device_array, stream_handle, view_device_array
-from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
+from streamseg.runtime.step_result import DeviceStepResult, StepResult
 from streamseg.runtime.stepper import Stepper
-from streamseg.runtime.video.resize import FitMode, FrameFitter, Placement
+from streamseg.runtime.video.confidence import confidence_of
+from streamseg.runtime.video.resize import FitMode, FrameFitter
 
-
-class StepResult:
-    """What one step hands out.
-
-    Attributes:
-        labels: ``[height, width]`` uint8 at the frame's size, class ids. They belong to the caller,
-            but for a stream that was opened with ``reuse``: there they hold until its next step.
-        step: number of this frame since the last reset, from 0.
-        timings: seconds spent in ``preprocess`` and ``step``.
-        placement: where the frame lies on the model's frame; brings what has the model's size,
-            such as ``logits``, to the frame's.
-    """
-
-    __slots__ = ("_logits", "_stream", "_token", "labels", "placement", "step", "timings")
-
-    def __init__(
-        self,
-        stream: Stream,
-        labels: npt.NDArray[np.uint8],
-        step: int,
-        timings: dict[str, float],
-        placement: Placement,
-    ) -> None:
-        self.labels, self.step, self.timings, self.placement = labels, step, timings, placement
-        self._stream, self._token = stream, stream.token
-        self._logits: npt.NDArray[np.float32] | None = None
-
-    @property
-    def logits(self) -> npt.NDArray[np.float32] | None:
-        """``[K, H, W]`` float32 at the model's size, or ``None`` where the bundle has none.
-
-        They are copied when first read, so read them before the stream's next step.
-
-        Raises:
-            StreamsegError: the stream has stepped on, and they were not read before.
-        """
-        if self._logits is None:
-            self._logits = self._stream.read_logits(self._token)
-        return self._logits
-
-    def __repr__(self) -> str:
-        height, width = self.labels.shape
-        return f"StepResult(step={self.step}, labels={height}x{width})"
-
-
-@dataclass(frozen=True)
-class DeviceStepResult:
-    """What one step on the device hands out.
-
-    Attributes:
-        labels: ``[H, W]`` uint8 at the model's size, in device memory; ``cupy.from_dlpack`` and
-            ``torch.from_dlpack`` take it without a copy. Valid until the step after next.
-        step: number of this frame since the last reset, from 0.
-    """
-
-    labels: DeviceArray
-    step: int
+if TYPE_CHECKING:
+    from streamseg.runtime import Event, RunReport, StatePolicy
+    from streamseg.runtime.sources import Source
 
 
 @dataclass(frozen=True)
 class _Begun:
     """A step under way: who brings its labels back, its number, when it was begun and fitted."""
 
+    frame: npt.NDArray[np.uint8]
     fitter: FrameFitter
     step: int
     started: float
@@ -183,7 +133,7 @@ class Stream:
             fitter.fit(frame, self._lane.frame)
             fitted = time.perf_counter()
             number = self._stepper.start(graph)
-            self._under_way.append(_Begun(fitter, number, started, fitted))
+            self._under_way.append(_Begun(frame, fitter, number, started, fitted))
 
     def finish(self) -> StepResult:
         """Wait for the oldest step under way; its arrays are valid until the next ``finish``.
@@ -206,7 +156,15 @@ class Stream:
                 "step": stepped - since,
             }
             owned = labels if self.reuse else labels.copy()
-            return StepResult(self, owned, begun.step, timings, begun.fitter.placement)
+            return StepResult(
+                owned,
+                begun.frame,
+                self.manifest.classes,
+                step=begun.step,
+                timings=timings,
+                placement=begun.fitter.placement,
+                read_logits=partial(self.read_logits, self.token),
+            )
 
     def read_logits(self, token: object) -> npt.NDArray[np.float32] | None:
         """The logits of the result that has this token; see ``StepResult.logits``."""
@@ -241,6 +199,49 @@ class Stream:
             while self._under_way and not self._closed:
                 with contextlib.suppress(BackendError):
                     self.finish()
+
+    def run(
+        self,
+        source: str | os.PathLike[str] | Source,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        areas: str | os.PathLike[str] | None = None,
+        sheet: str | os.PathLike[str] | None = None,
+        window: bool = False,
+        frames: int | None = None,
+        policy: StatePolicy | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> RunReport:
+        """Segment a whole source and write what is asked for, as ``streamseg run`` does.
+
+        The state starts empty, and is reset at scene cuts and gaps.
+
+        Args:
+            source: what ``streamseg.open_source`` takes, or what it returned.
+            out: overlay video (.mp4, .mov, .mkv).
+            labels: folder for label maps, one 8-bit PNG a frame.
+            areas: file to append each frame's share of every class to, JSON lines.
+            sheet: contact sheet (.png).
+            window: show the pictures; Escape, q or closing the window ends the run.
+            frames: stop after so many.
+            policy: what resets the state.
+            on_event: gets resets, losses and the like; without it they are logged.
+        Raises:
+            SourceError: the source cannot be opened or read.
+            SinkError: an output cannot be written, or there is no display.
+            BackendError: a step failed.
+        """
+        from streamseg import runtime  # the loop stands above the stream and names it
+
+        self.reset()
+        outputs = runtime.RecordOptions(
+            *(None if path is None else Path(path) for path in (out, labels, areas, sheet)),
+            window=window,
+        )
+        return runtime.record_stream(
+            self, source, outputs, frames=frames, policy=policy, on_event=on_event
+        )
 
     def step_device(self, frame: object, *, stream: object = None) -> DeviceStepResult:
         """Segment a frame that lies in device memory; neither it nor the labels visit the host.
@@ -381,6 +382,15 @@ class Stream:
                     self._executable.close()
             self._closed = True
 
+    def __repr__(self) -> str:
+        model, spec = self.manifest.model, self.manifest.frame
+        name = " ".join(str(model[key]) for key in ("family", "encoder") if key in model)
+        state = "closed" if self._closed else f"step {self.steps}"
+        return (
+            f"Stream({name}, {len(self.manifest.classes)} classes, {spec.height}x{spec.width}, "
+            f"{self.execution}, {state})"
+        )
+
     def __enter__(self) -> Stream:
         return self
 
@@ -448,7 +458,8 @@ def open_stream(
     """Open a bundle for streaming; exported as ``streamseg.open``.
 
     Args:
-        bundle: folder that ``streamseg export`` wrote.
+        bundle: folder that ``streamseg export`` wrote, or ``hf:ORG/NAME`` of a bundle on a hub;
+            ``hf:ORG/NAME@COMMIT`` opens the same files every time.
         backend: ``auto`` or one of ``streamseg.runtime.backends.BACKENDS``.
         native: use the native operators: ``None`` if their library is there, ``True`` or fail,
             ``False`` never (the graph's own lowering to standard ops runs).
@@ -486,20 +497,3 @@ def open_stream(
         reuse=reuse,
         given=opened.given,
     )
-
-
-BAND = 64  # rows of a confidence map worked on at a time, so that temporaries stay in the cache
-
-
-def confidence_of(logits: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
-    """Write 255 times the largest softmax probability, rounded; 0 where logits are NaN.
-
-    Args:
-        logits: (K, H, W) float32.
-        out: (H, W) uint8, overwritten.
-    """
-    for top in range(0, logits.shape[1], BAND):
-        band = logits[:, top : top + BAND]
-        # The largest probability is 1 / sum(exp(logit - largest logit)).
-        total = np.exp(band - band.max(axis=0)).sum(axis=0)
-        out[top : top + BAND] = np.nan_to_num(np.rint(255.0 / total), nan=0.0)

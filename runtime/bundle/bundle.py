@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from streamseg.errors import BundleError, raised_as
 from streamseg.files import whole_folder
+from streamseg.runtime.bundle.hub_bundle import MANIFEST_NAME, fetch_bundle, is_hub_name
 from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest, parse_manifest
 from streamseg.runtime.bundle.onnx_wire import require_self_contained
 from streamseg.runtime.bundle.state import StateSpec
 
-MANIFEST = "manifest.json"
+MANIFEST = MANIFEST_NAME
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -59,13 +60,13 @@ class Bundle:
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read and verify the bundle in folder ``path``.
+    """Read and verify the bundle in folder ``path``, or ``hf:ORG/NAME`` of one on a hub.
 
     Raises:
         BundleError: no bundle there, a damaged manifest, a path that leaves the bundle, a file
             whose SHA-256 differs from the manifest's, or a graph with tensors outside its file.
     """
-    root = Path(path)
+    root = _locate(path)
     manifest = read_manifest(root)
     contents = {name: _read_inside(root, name) for name in manifest.files}
     for name, content in contents.items():
@@ -98,8 +99,14 @@ def _read_array(spec: StateSpec, content: bytes) -> npt.NDArray[np.generic]:
     return array
 
 
-def read_manifest(root: Path) -> Manifest:
+def _locate(path: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle; one on a hub is downloaded first."""
+    return fetch_bundle(os.fspath(path)) if is_hub_name(path) else Path(path)
+
+
+def read_manifest(path: Path) -> Manifest:
     """Read the manifest alone; the files it lists are not touched."""
+    root = _locate(path)
     if not root.is_dir():
         kind = "a file, not a bundle folder" if root.exists() else "not there"
         raise BundleError(

@@ -15,7 +15,7 @@ from streamseg.runtime.loop.times import StageTimes
 from streamseg.runtime.loop.writing import Writer
 from streamseg.runtime.session.session import Session
 from streamseg.runtime.sources import Frame
-from streamseg.runtime.stream import StepResult
+from streamseg.runtime.step_result import StepResult
 
 SAME_TIME = 1e-3  # seconds
 

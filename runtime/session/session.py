@@ -23,7 +23,8 @@ from streamseg.runtime.session.snapshots import (
     write_snapshot,
 )
 from streamseg.runtime.sources import Frame
-from streamseg.runtime.stream import StepResult, Stream, check_frame
+from streamseg.runtime.step_result import StepResult
+from streamseg.runtime.stream import Stream, check_frame
 from streamseg.runtime.video.resize import Image
 
 logger = logging.getLogger(__name__)

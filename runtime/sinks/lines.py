@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from streamseg.errors import SinkError
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sinks.sink import SegmentedFrame, make_parent, write_failure
+from streamseg.runtime.step_result import class_areas
 
 
 class JsonLines:
@@ -76,9 +75,7 @@ class AreaSink:
 
     def __init__(self, path: str | Path, classes: Sequence[ClassInfo]) -> None:
         self._lines = JsonLines(path)
-        self._names = ["none"] * 256
-        for entry in classes:
-            self._names[entry.id] = entry.name
+        self._classes = tuple(classes)
 
     @property
     def path(self) -> Path:
@@ -87,11 +84,8 @@ class AreaSink:
 
     def write(self, frame: SegmentedFrame) -> None:
         """Append one line. Raises SinkError."""
-        counts = np.bincount(frame.labels.reshape(-1), minlength=256)
-        areas: dict[str, float] = {}
-        for label in np.flatnonzero(counts).tolist():
-            name = self._names[label]
-            areas[name] = round(areas.get(name, 0.0) + counts[label] / frame.labels.size, 6)
+        shares = class_areas(frame.labels, self._classes)
+        areas = {name: round(share, 6) for name, share in shares.items()}
         content = {"frame": frame.index, "time": round(frame.timestamp, 6), "areas": areas}
         self._lines.write(content)
 

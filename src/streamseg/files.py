@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from streamseg.errors import StreamsegError
@@ -77,7 +77,8 @@ def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
     except OSError as error:
         raise failure(describe_failure(path, error)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a file in the place of the folder
+            draft.unlink(missing_ok=True)
 
 
 def _draft_of(path: Path) -> Path:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,94 +14,10 @@ import pytest
 from streamseg.errors import CheckpointError
 from streamseg.export import hub
 from tests.export import origins
+from tests.hub_server import COMMIT, OLDER, Hub, client_environment, serve
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OLDER = "fedcba9876543210fedcba9876543210fedcba98"
 REPOSITORY = "someone/street-net"
 UNWANTED = {"training_args.bin": b"x" * 50, "tf_model.h5": b"y" * 50, "logs/run.txt": b"z"}
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """Repositories as the hub serves them: their list of files, and each file by revision."""
-
-    def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.repositories = repositories
-        self.served: list[str] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep the test's output clean."""
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        parts = path.strip("/").split("/")
-        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        files = self.server.repositories.get(name)
-        if files is None:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
-        elif parts[0] == "api":
-            self._api(name, files, parts[4:], body=body)
-        else:
-            self._file(files, parts[3], "/".join(parts[4:]), body=body)
-
-    def _api(self, name: str, files: dict[str, bytes], rest: list[str], *, body: bool) -> None:
-        revision = rest[1] if len(rest) > 1 else "main"
-        if revision not in ("main", COMMIT):
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
-            return
-        if rest and rest[0] == "tree":
-            listed = [
-                {"type": "file", "path": path, "size": len(data), "oid": _tag(data)}
-                for path, data in files.items()
-            ]
-            self._send(200, json.dumps(listed).encode(), {}, body=body)
-            return
-        answer = {
-            "id": name,
-            "sha": COMMIT,
-            "siblings": [{"rfilename": path} for path in files],
-            "private": False,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-        }
-        self._send(200, json.dumps(answer).encode(), {}, body=body)
-
-    def _file(self, files: dict[str, bytes], revision: str, path: str, *, body: bool) -> None:
-        if revision not in ("main", COMMIT) or path not in files:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
-            return
-        if body:
-            self.server.served.append(path)
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_tag(files[path])}"'}
-        self._send(200, files[path], headers, body=body)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str], *, body: bool) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-
-def _tag(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -117,27 +30,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    found = Hub(
-        {
-            REPOSITORY: {**files, **UNWANTED},
-            "someone/old-net": {path.name: path.read_bytes() for path in pickled.iterdir()},
-        }
-    )
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    old = {path.name: path.read_bytes() for path in pickled.iterdir()}
+    with serve({REPOSITORY: {**files, **UNWANTED}, "someone/old-net": old}) as found:
+        yield found
 
 
 def export(
     source: str, folder: Path, address: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """``streamseg export`` in a process of its own: the hub's client reads its settings once."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
-    }
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), **variables}
-    environment["HF_HUB_DISABLE_XET"] = "1"
+    environment = client_environment(address, folder / "cache") | variables
     return subprocess.run(
         [sys.executable, "-m", "streamseg.cli.main", "export", source, "--size", "64x96"]
         + ["-o", str(folder / "bundle")],
