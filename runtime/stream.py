@@ -232,13 +232,10 @@ class Stream:
             SinkError: an output cannot be written, or there is no display.
             BackendError: a step failed.
         """
-        from streamseg import runtime  # the loop stands above the stream and names it
+        from streamseg import runtime  # the loop stands above the stream
 
         self.reset()
-        outputs = runtime.RecordOptions(
-            *(None if path is None else Path(path) for path in (out, labels, areas, sheet)),
-            window=window,
-        )
+        outputs = runtime.RecordOptions(out, labels, areas, sheet, window)
         return runtime.record_stream(
             self, source, outputs, frames=frames, policy=policy, on_event=on_event
         )
@@ -284,8 +281,7 @@ class Stream:
     def confidence(self) -> npt.NDArray[np.uint8]:
         """How sure the network is of the last step's labels: 255 times their probability.
 
-        Returns:
-            (height, width) uint8 at the frame's size; valid until the next call with ``reuse``.
+        Returns: (height, width) uint8 at the frame's size; with ``reuse`` until the next call.
         Raises:
             StreamsegError: the bundle gives no logits, or no frame was stepped yet.
         """

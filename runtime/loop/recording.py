@@ -28,21 +28,24 @@ from streamseg.runtime.stream import Stream
 from streamseg.runtime.video.overlay import Overlay
 
 
+Place = str | os.PathLike[str]
+
+
 @dataclass(frozen=True)
 class RecordOptions:
     """The files that ``record_stream`` writes; see ``Stream.run``."""
 
-    out: Path | None = None
-    labels: Path | None = None
-    areas: Path | None = None
-    sheet: Path | None = None
+    out: Place | None = None
+    labels: Place | None = None
+    areas: Place | None = None
+    sheet: Place | None = None
     window: bool = False
 
     @property
     def places(self) -> list[Path]:
         """What is written."""
         given = (self.out, self.labels, self.areas, self.sheet)
-        return [path for path in given if path is not None]
+        return [Path(place) for place in given if place is not None]
 
     def open_sinks(
         self, stream: Stream, source: Source, stop: Callable[[], None]
@@ -59,13 +62,13 @@ class RecordOptions:
         if self.window:
             yield WindowSink(source.name, stop)
         if self.out is not None:
-            yield VideoSink(self.out, source.fps)
+            yield VideoSink(Path(self.out), source.fps)
         if self.labels is not None:
-            yield LabelSink(self.labels)
+            yield LabelSink(Path(self.labels))
         if self.areas is not None:
-            yield AreaSink(self.areas, stream.manifest.classes)
+            yield AreaSink(Path(self.areas), stream.manifest.classes)
         if self.sheet is not None:
-            yield SheetSink(self.sheet)
+            yield SheetSink(Path(self.sheet))
         if not self.places and not self.window:
             yield NullSink()
 

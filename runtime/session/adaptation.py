@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
 from streamseg.errors import StreamsegError
 from streamseg.runtime.bundle.manifest import Manifest
-from streamseg.runtime.stream import StepResult, Stream
+from streamseg.runtime.step_result import StepResult
+from streamseg.runtime.stream import Stream
 from streamseg.runtime.video.resize import Image
 
 GRID = (36, 64)  # rows, columns of cells that are compared
@@ -153,11 +155,19 @@ class Adapter:
         self.carried = self._age = 0
 
 
-def carry_on(stream: Stream, result: StepResult) -> StepResult:
+def carry_on(stream: Stream, result: StepResult, frame: Image) -> StepResult:
     """A result of ``stream`` as that of one more frame, which no step was made for."""
     labels = result.labels if stream.reuse else result.labels.copy()
     timings = dict.fromkeys(result.timings, 0.0)
-    return StepResult(stream, labels, result.step, timings, result.placement)
+    return StepResult(
+        labels,
+        frame,
+        result.classes,
+        step=result.step,
+        timings=timings,
+        placement=result.placement,
+        read_logits=partial(stream.read_logits, stream.token),
+    )
 
 
 def key_pair(manifest: Manifest) -> tuple[str, str] | None:

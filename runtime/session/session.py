@@ -97,7 +97,7 @@ class Session:
         asked, given = self.policy.scene_cut, stream.manifest.policy.scene_cut
         self._cuts = CutDetector(given if asked is None else asked)
         self._adapter = Adapter(self.policy.adaptation, stream.manifest)
-        self._order: deque[bool] = deque()  # of the frames begun: whether a step was
+        self._order: deque[Image | None] = deque()  # of the frames begun: those without a step
         self._result: StepResult | None = None
         self._unsure = ""
 
@@ -129,7 +129,7 @@ class Session:
             self.carried += 1
         else:
             self.stream.begin(frame.image, graph=choice.graph)
-        self._order.append(not choice.carried)
+        self._order.append(frame.image if choice.carried else None)
         self._last = Position(frame.index, frame.timestamp, frame.size)
         self.frames += 1
 
@@ -138,9 +138,10 @@ class Session:
 
         A frame whose labels are carried on gets a copy of the result before.
         """
-        if self._order and not self._order.popleft():
+        frame = self._order.popleft() if self._order else None
+        if frame is not None:
             assert self._result is not None
-            self._result = carry_on(self.stream, self._result)
+            self._result = carry_on(self.stream, self._result, frame)
             return self._result
         self._result = self.stream.finish()
         self._unsure = self._adapter.is_unsure(self._result, self.stream.steps)

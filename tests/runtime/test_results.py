@@ -91,7 +91,7 @@ def test_second_thread_during_a_step_gets_an_error(toy: Path) -> None:
         entered, leave = threading.Event(), threading.Event()
         start = stream._stepper.start
 
-        def slow() -> int:
+        def slow(*_: object) -> int:
             entered.set()
             leave.wait(20)
             return start()
