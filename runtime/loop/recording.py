@@ -27,7 +27,6 @@ from streamseg.runtime.sources import Source, open_source, require_kept
 from streamseg.runtime.stream import Stream
 from streamseg.runtime.video.overlay import Overlay
 
-
 Place = str | os.PathLike[str]
 
 
