@@ -27,7 +27,7 @@ from streamseg.runtime.session.session import Session
 from streamseg.runtime.sources import Frame
 
 STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
-STREETS = "synthetic:street?size=256x512&scenes=3&frames=40&seed=2000000"
+STREETS = "synthetic:street?size=256x512&scenes=3&frames=40"
 THRESHOLDS = (None, 4.0, 8.0, 16.0, 32.0)
 
 

@@ -29,7 +29,7 @@ from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.state import state_bytes
 
 STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
-STREETS = "synthetic:street?size=256x512&scenes=3&frames=40&seed=2000000"
+STREETS = "synthetic:street?size=256x512&scenes=3&frames=40"
 NONE = "none"
 ROUNDS = 15
 

@@ -87,6 +87,7 @@ def trace_step(
         input_names=inputs,
         output_names=[*outputs, *written],
     )
+    _name_outputs(exported, [*outputs, *written])
     finished = _finish(exported, graph)
     _check_names(finished, inputs, [*outputs, *written])
     return TracedGraph(finished, outputs)
@@ -160,6 +161,23 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     onnx.checker.check_model(model, full_check=True)
     refuse_foreign_operators(model)
     return model
+
+
+def _name_outputs(model: ModelProto, names: list[str]) -> None:
+    """Give outputs their names; where two are one tensor, the exporter gives others."""
+    found = [entry.name for entry in model.graph.output]
+    if found == names or len(found) != len(names):
+        return
+    inner = {name: f"result.{place}" for place, name in enumerate(found)}
+    for node in model.graph.node:
+        for fields in (node.input, node.output):
+            for index, name in enumerate(fields):
+                fields[index] = inner.get(name, name)
+    for weight in model.graph.initializer:
+        weight.name = inner.get(weight.name, weight.name)
+    for entry, name in zip(model.graph.output, names, strict=True):
+        model.graph.node.append(helper.make_node("Identity", [inner[entry.name]], [name]))
+        entry.name = name
 
 
 def _compute_constant_outputs(model: ModelProto) -> None:
