@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Which backend is faster depends on the hour; tests of the choice take this away.
 os.environ.setdefault("STREAMSEG_CPU_BACKEND", "onnxruntime")
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", ROOT.parent / "shared"))
+
+MAMBA = ROOT / "build/mamba_ssm/mamba_ssm"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,3 +59,30 @@ CPU_OPENINGS: list[Any] = [
 def shared() -> Path:
     """The folder of fixtures, footage and checkpoints; use with the ``data`` marker."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def selective_scan_ref() -> Callable[..., Any]:
+    """mamba_ssm's reference in PyTorch; what it imports for CUDA alone is left empty."""
+    if not MAMBA.is_dir():
+        pytest.skip("mamba_ssm's source is missing: make mamba-reference")
+    empty = {
+        "mamba_ssm": {"__path__": [str(MAMBA)]},
+        "mamba_ssm.ops": {"__path__": [str(MAMBA / "ops")]},
+        "mamba_ssm.ops.triton": {"__path__": []},
+        "mamba_ssm.ops.triton.layer_norm": {"_layer_norm_fwd": None},
+        "selective_scan_cuda": {},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, content in empty.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(content)
+            patch.setitem(sys.modules, name, module)
+        path = MAMBA / "ops/selective_scan_interface.py"
+        spec = importlib.util.spec_from_file_location("mamba_reference", path)
+        assert spec is not None
+        assert spec.loader is not None
+        found = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(found)
+    reference: Callable[..., Any] = found.selective_scan_ref
+    return reference

@@ -1,6 +1,8 @@
-// Plays the conformance set: conformance DATA ONNXRUNTIME. Exits 1 at the first label that differs.
+// Plays the conformance set: conformance DATA ONNXRUNTIME [OPERATORS]. Exits 1 when a label differs.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -23,12 +25,12 @@ nlohmann::json read_json(const std::string& path) {
   return nlohmann::json::parse(content.begin(), content.end());
 }
 
-bool play(const std::string& folder, const char* onnxruntime) {
+bool play(const std::string& folder, const streamseg_options& options) {
   const auto about = read_json(folder + "/case.json");
   const int height = about["height"], width = about["width"];
   const auto frames = read_file(folder + "/frames.bin"), labels = read_file(folder + "/labels.bin");
   const size_t pixels = static_cast<size_t>(height) * static_cast<size_t>(width);
-  streamseg::Stream first(folder + "/bundle", {onnxruntime, nullptr, 1});
+  streamseg::Stream first(folder + "/bundle", options);
   auto stream = first.sibling();
   std::map<std::string, std::vector<uint8_t>> kept;
   size_t step = 0;
@@ -55,6 +57,15 @@ bool play(const std::string& folder, const char* onnxruntime) {
   return step == about["steps"].get<size_t>();
 }
 
+std::vector<std::string> cases_in(const std::string& data) {
+  std::vector<std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator(data)) {
+    if (entry.is_directory()) found.push_back(entry.path().string());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
 bool check_geometry(const std::string& path) {
   for (const auto& row : read_json(path)) {
     const auto region = streamseg::place_frame(row["frame"][0], row["frame"][1], row["model"][0], row["model"][1],
@@ -76,11 +87,10 @@ bool check_geometry(const std::string& path) {
 }  // namespace
 
 int main(int count, char** values) {
-  if (count != 3) return 2;
+  if (count < 3 || count > 4) return 2;
   const std::string data = values[1];
+  const streamseg_options options = {values[2], count > 3 ? values[3] : nullptr, 1};
   bool good = check_geometry(data + "/geometry.json");
-  for (const char* name : {"stateless", "carry", "ring", "key", "given", "dtypes", "mixed"}) {
-    good = play(data + "/" + name, values[2]) && good;
-  }
+  for (const auto& folder : cases_in(data)) good = play(folder, options) && good;
   return good ? 0 : 1;
 }

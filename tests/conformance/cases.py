@@ -7,7 +7,7 @@ give the same labels, whatever its order of operations. `write_cases.py` writes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -33,8 +33,8 @@ COLORS = ((230, 60, 60), (60, 200, 90), (70, 110, 240), (240, 200, 60))
 
 Array = NDArray[np.generic]
 Node = onnx.NodeProto
-# A computation: (green plane [H, W] float32, step since reset, memory) -> logits [K, H, W].
-Compute = Callable[[NDArray[np.float32], int, dict[str, Any]], NDArray[np.float32]]
+# A computation: (frame [H, W, 3] uint8, step since reset, memory) -> logits [K, H, W].
+Compute = Callable[[NDArray[np.uint8], int, dict[str, Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Case:
         about: what a runtime proves with it.
         manifest: without files; ``write_cases.py`` adds their SHA-256.
         files: name -> content of graphs and arrays.
-        compute: the independent computation of a step.
+        compute: the independent computation of a step; may replace what ``memory`` holds, and
+            never writes into it.
         actions: ``step``, ``reset``, ``snapshot NAME`` or ``restore NAME``.
+        margin: the least distance between the best two logits of a pixel.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Case:
     compute: Compute
     actions: tuple[str, ...]
     classes: int = 3
-    memory: dict[str, Any] = field(default_factory=dict)
+    margin: float = 0.0
 
     def manifest(self) -> Manifest:
         """The manifest with the files' SHA-256."""
@@ -98,7 +100,7 @@ def stateless() -> Case:
         {"step": GraphSpec("step.onnx", (), (), ("labels",))},
         (ScheduleRow(0, "step"),),
         {"step.onnx": _graph(nodes, {}, {})},
-        lambda green, _, __: np.stack([green, _flat(green)]),
+        _of_green(lambda green, _, __: np.stack([green, _flat(green)])),
         WITH_RESET,
         classes=2,
     )
@@ -128,7 +130,7 @@ def carry() -> Case:
         {"step": GraphSpec("step.onnx", ("trace",), ("trace",), ("labels", "logits"))},
         (ScheduleRow(0, "step"),),
         {"step.onnx": _graph(nodes, {"trace.in": MAP}, {"trace.out": MAP}, logits=3)},
-        compute,
+        _of_green(compute),
         WITH_RESET,
     )
 
@@ -171,7 +173,7 @@ def ring() -> Case:
             "warm.onnx": _graph(warm, {}, {"past.out": MAP}),
             "step.onnx": _graph(full, reads, {"past.out": MAP}),
         },
-        compute,
+        _of_green(compute),
         WITH_RESET,
     )
 
@@ -209,7 +211,7 @@ def key() -> Case:
             "key.onnx": _graph(first, {}, {"kept.out": MAP}),
             "propagate.onnx": _graph(between, {"kept.in": MAP}, {}),
         },
-        compute,
+        _of_green(compute),
         WITH_RESET,
     )
 
@@ -229,7 +231,9 @@ def given() -> Case:
         {"step": GraphSpec("step.onnx", ("ramp",), (), ("labels",))},
         (ScheduleRow(0, "step"),),
         {"step.onnx": _graph(nodes, {"ramp.in": MAP}, {}), "ramp.npy": _npy(ramp)},
-        lambda green, _, __: np.stack([green, ramp[0, 0] + np.float32(0.25), _flat(green)]),
+        _of_green(
+            lambda green, _, __: np.stack([green, ramp[0, 0] + np.float32(0.25), _flat(green)])
+        ),
         WITH_RESET,
     )
 
@@ -268,7 +272,7 @@ def dtypes() -> Case:
         {"step": GraphSpec("step.onnx", names, names, ("labels",))},
         (ScheduleRow(0, "step"),),
         {"step.onnx": _graph(nodes, reads, writes)},
-        compute,
+        _of_green(compute),
         WITH_RESET,
     )
 
@@ -352,22 +356,17 @@ def mixed() -> Case:
             ScheduleRow(4, "key", every=4, ages=ages),
         ),
         files,
-        compute,
+        _of_green(compute),
         WITH_RESET,
         classes=4,
     )
 
 
-def make_frames(count: int, *, seed: int) -> NDArray[np.uint8]:
-    """Random frames ``[count, HEIGHT, WIDTH, 3]``; 128 is left out, so that no logits tie."""
-    frames = np.random.default_rng(seed).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
-    return np.where(frames == 128, np.uint8(129), frames)
-
-
-def expected_labels(case: Case, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels ``[steps, HEIGHT, WIDTH]`` of the case's steps; frames are taken in turn."""
-    step, memory, kept, found = 0, dict(case.memory), {}, []
-    taken = iter(frames)
+def play(case: Case, *, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Random frames ``[steps, HEIGHT, WIDTH, 3]`` and labels ``[steps, HEIGHT, WIDTH]``."""
+    rng = np.random.default_rng(seed)
+    memory: dict[str, Any] = {}
+    step, kept, frames, found = 0, {}, [], []
     for action in case.actions:
         verb, _, name = action.partition(" ")
         if verb == "reset":
@@ -377,14 +376,34 @@ def expected_labels(case: Case, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         elif verb == "restore":
             step, memory = kept[name][0], _copy(kept[name][1])
         else:
-            green = next(taken)[..., 1].astype(np.float32)
-            found.append(case.compute(green, step, memory).argmax(0).astype(np.uint8))
+            frame, logits, memory = _draw(case, rng, step, memory)
+            frames.append(frame)
+            found.append(logits.argmax(0).astype(np.uint8))
             step += 1
-    return np.stack(found)
+    return np.stack(frames), np.stack(found)
+
+
+def _draw(case: Case, rng: np.random.Generator, step: int, memory: dict[str, Any]) -> Any:
+    """A frame without ties, its logits, and the memory after it; 128 is left out for the same."""
+    while True:
+        frame = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        frame[frame == 128] = 129
+        after = _copy(memory)
+        logits = case.compute(frame, step, after)
+        best = np.sort(logits, axis=0)
+        if case.margin == 0 or (best[-1] - best[-2]).min() > case.margin:
+            return frame, logits, after
 
 
 def _copy(memory: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, list) else v for k, v in memory.items()}
+
+
+def _of_green(
+    compute: Callable[[NDArray[np.float32], int, dict[str, Any]], NDArray[np.float32]],
+) -> Compute:
+    """A computation that reads the green plane alone."""
+    return lambda frame, step, memory: compute(frame[..., 1].astype(np.float32), step, memory)
 
 
 def _flat(like: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from streamseg.runtime.bundle.bundle import MANIFEST
 from streamseg.runtime.video.resize import FitMode
-from tests.conformance.cases import HEIGHT, WIDTH, Case, all_cases, expected_labels, make_frames
+from tests.conformance.cases import HEIGHT, WIDTH, Case, all_cases, play
+from tests.conformance.operators import operator_cases
 
 FOLDER = Path(__file__).parent / "data"
 # Frame size, model size: wider, taller, equal, odd, larger and smaller than the model.
@@ -32,8 +33,7 @@ def write_case(case: Case, folder: Path, *, seed: int) -> None:
     for name, content in case.files.items():
         (bundle / name).write_bytes(content)
     (bundle / MANIFEST).write_text(case.manifest().to_json(), encoding="utf-8")
-    frames = make_frames(case.actions.count("step"), seed=seed)
-    labels = expected_labels(case, frames)
+    frames, labels = play(case, seed=seed)
     (folder / "frames.bin").write_bytes(frames.tobytes())
     (folder / "labels.bin").write_bytes(labels.tobytes())
     about = {
@@ -77,6 +77,8 @@ def write_all(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for seed, case in enumerate(all_cases()):
         write_case(case, folder / case.name, seed=seed)
+    for case in operator_cases():  # one seed: their frames and labels are the same
+        write_case(case, folder / case.name, seed=22)
     rows = ",\n".join(json.dumps(row) for row in geometry_table())
     (folder / "geometry.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 

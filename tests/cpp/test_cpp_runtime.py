@@ -59,16 +59,21 @@ def build() -> Build:
     return make
 
 
-def test_conformance_set_is_reproduced(build: Build) -> None:
-    done = run(build() / "conformance", FOLDER, RUNTIME)
-    assert done.stdout.decode().count("16 steps equal") == 7
+CASES = len(list(FOLDER.glob("*/case.json")))
+
+
+@pytest.mark.parametrize("operators", [True, False], ids=["native", "lowering"])
+def test_conformance_set_is_reproduced(build: Build, *, operators: bool) -> None:
+    library = [find_library()] if operators else []
+    done = run(build() / "conformance", FOLDER, RUNTIME, *library)
+    assert done.stdout.decode().count("16 steps equal") == CASES
 
 
 @pytest.mark.parametrize("sanitize", ["address,undefined", "thread"])
 def test_conformance_is_clean_under_sanitizers(build: Build, sanitize: str) -> None:
     # What ONNX Runtime itself keeps until the process ends is not ours.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    run(build(sanitize) / "conformance", FOLDER, RUNTIME, env=environment)
+    run(build(sanitize) / "conformance", FOLDER, RUNTIME, find_library(), env=environment)
 
 
 def damaged(text: str, rng: random.Random) -> bytes:

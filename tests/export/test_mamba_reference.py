@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,38 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
-from tests.conftest import ROOT
 
-SOURCE = ROOT / "build/mamba_ssm/mamba_ssm"
 # Both sum in float32, in other orders.
 LIMIT = 5e-6
-
-
-@pytest.fixture(scope="module")
-def selective_scan_ref() -> Callable[..., Any]:
-    """The reference in PyTorch; what it imports for CUDA alone is left empty."""
-    if not SOURCE.is_dir():
-        pytest.skip("mamba_ssm's source is missing: make mamba-reference")
-    empty = {
-        "mamba_ssm": {"__path__": [str(SOURCE)]},
-        "mamba_ssm.ops": {"__path__": [str(SOURCE / "ops")]},
-        "mamba_ssm.ops.triton": {"__path__": []},
-        "mamba_ssm.ops.triton.layer_norm": {"_layer_norm_fwd": None},
-        "selective_scan_cuda": {},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, content in empty.items():
-            module = types.ModuleType(name)
-            module.__dict__.update(content)
-            patch.setitem(sys.modules, name, module)
-        path = SOURCE / "ops/selective_scan_interface.py"
-        spec = importlib.util.spec_from_file_location("mamba_reference", path)
-        assert spec is not None
-        assert spec.loader is not None
-        found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
-    reference: Callable[..., Any] = found.selective_scan_ref
-    return reference
 
 
 def cut(extent: int, window: int, offset: int) -> list[range]:

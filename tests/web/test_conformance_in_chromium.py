@@ -76,6 +76,15 @@ def play(browser: Any, url: str, root: str, about: dict[str, Any], *, kernels: b
     return found
 
 
+def expect_labels(browser: Any, url: str, name: str, root: str, *, kernels: bool) -> Any:
+    about = json.loads((FOLDER / name / "case.json").read_text())
+    about["frames"] = f"cases/{name}/frames.bin"
+    found = play(browser, url, root, about, kernels=kernels)
+    expected = np.fromfile(FOLDER / name / "labels.bin", np.uint8)
+    np.testing.assert_array_equal(found["labels"].ravel(), expected, err_msg=name)
+    return found
+
+
 def test_chromium_reproduces_the_conformance_set(site_of: WriteSite, tmp_path: Path) -> None:
     site = site_of(FOLDER / "carry/bundle", "conformance")
     shutil.copytree(FOLDER, site / "cases")
@@ -83,11 +92,16 @@ def test_chromium_reproduces_the_conformance_set(site_of: WriteSite, tmp_path: P
     with serving(site) as (url, _), chromium(tmp_path) as browser:
         browser.get(url)
         for name in names:
-            about = json.loads((FOLDER / name / "case.json").read_text())
-            about["frames"] = f"cases/{name}/frames.bin"
-            found = play(browser, url, f"cases/{name}/bundle/", about, kernels=False)
-            expected = np.fromfile(FOLDER / name / "labels.bin", np.uint8)
-            np.testing.assert_array_equal(found["labels"].ravel(), expected, err_msg=name)
+            expect_labels(browser, url, name, f"cases/{name}/bundle/", kernels=False)
+
+
+def test_kernels_reproduce_the_case_of_the_operators(site_of: WriteSite, tmp_path: Path) -> None:
+    site = site_of(FOLDER / "operators/bundle", "operators")
+    shutil.copytree(FOLDER / "operators", site / "cases/operators")
+    with serving(site) as (url, _), chromium(tmp_path) as browser:
+        browser.get(url)
+        found = expect_labels(browser, url, "operators", "bundle/", kernels=True)
+    assert {len(timings) for timings in found["timings"]} == {9}
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "lowered"])
