@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
 
 setup: $(STAMP)
 
@@ -104,10 +104,22 @@ web-build: web-tools
 	web/kernel/build.sh web/kernels.wasm
 
 # What the C++ runtime, its tests and its GStreamer element are built with.
-CPP_PACKAGES := cmake g++ pkg-config nlohmann-json3-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools
+CPP_PACKAGES := cmake g++ pkg-config nlohmann-json3-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools libgtest-dev
 cpp-tools:
 	dpkg -s $(CPP_PACKAGES) >/dev/null 2>&1 || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(CPP_PACKAGES) >/dev/null; }
+
+# Headers of ROS 2's messages, for the test of the node. The wheels hold neither rclcpp nor launch.
+ROS_WHEELS := ros-sensor-msgs==5.3.6 ros-std-msgs==5.3.6 ros-std-srvs==5.3.6 ros-builtin-interfaces==2.0.3 \
+  ros-service-msgs==2.0.3 ros-rcl-interfaces==2.0.3 ros-rosidl-runtime-cpp==4.6.6 ros-rosidl-runtime-c==4.6.6 \
+  ros-rosidl-typesupport-interface==4.6.6 ros-rcutils==6.7.4
+ros-messages: setup
+	rm -rf build/ros_wheels build/ros_messages && mkdir -p build/ros_wheels build/ros_messages
+	$(BIN)/python -m pip download -q --no-deps --only-binary :all: --python-version 3.11 \
+	  --platform manylinux_2_28_x86_64 -d build/ros_wheels $(ROS_WHEELS)
+	for wheel in build/ros_wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel build/ros_wheels; done
+	cp -r build/ros_wheels/*.data/data/include/* build/ros_messages/
+	rm -rf build/ros_wheels
 
 # NVIDIA's Triton server without its ONNX Runtime backend, which a stand-in replaces. For tests only.
 triton-server: setup

@@ -86,3 +86,26 @@ def selective_scan_ref() -> Callable[..., Any]:
         spec.loader.exec_module(found)
     reference: Callable[..., Any] = found.selective_scan_ref
     return reference
+
+
+# Function of family and precision: the folder of a bundle.
+TinyBundle = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
+    """Bundles of the tiny models, each exported once for all tests."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def export(family: str, precision: str) -> Path:
+        from streamseg.export import export_bundle
+        from tests.export import tiny
+
+        path = folder / f"{family}-{precision}"
+        if not path.exists():
+            export_bundle(
+                tiny.build(family), path, size=tiny.SIZE, logits=True, precision=precision
+            )
+        return path
+
+    return export

@@ -21,12 +21,16 @@ struct _StreamsegFilter {
   gchar* bundle;
   gchar* onnxruntime;
   gchar* operators;
+  gchar* backend;
+  gchar* engines;
+  gchar* tensorrt;
   gint threads;
   gdouble opacity;
   gboolean labels_only;
   streamseg_stream* stream;
   std::vector<uint8_t>* labels;
   gboolean started;
+  gint height, width;
 };
 
 G_DEFINE_TYPE(StreamsegFilter, streamseg_filter, GST_TYPE_VIDEO_FILTER)
@@ -34,7 +38,7 @@ G_DEFINE_TYPE(StreamsegFilter, streamseg_filter, GST_TYPE_VIDEO_FILTER)
 GST_DEBUG_CATEGORY_STATIC(streamseg_debug);
 #define GST_CAT_DEFAULT streamseg_debug
 
-enum { kBundle = 1, kOnnxRuntime, kOperators, kThreads, kOpacity, kLabels };
+enum { kBundle = 1, kOnnxRuntime, kOperators, kBackend, kEngines, kTensorRt, kThreads, kOpacity, kLabels };
 
 static const char* const kCaps = GST_VIDEO_CAPS_MAKE("{ RGB, BGR, RGBA, BGRA, RGBx, BGRx, GRAY8 }");
 
@@ -56,7 +60,8 @@ static gboolean streamseg_filter_start(GstBaseTransform* base) {
     GST_ELEMENT_ERROR(self, RESOURCE, SETTINGS, ("no bundle was named"), ("set the property bundle"));
     return FALSE;
   }
-  const streamseg_options options = {self->onnxruntime, self->operators, self->threads};
+  const streamseg_options options = {self->onnxruntime, self->operators, self->threads,
+                                     self->backend,     self->engines,   self->tensorrt};
   if (streamseg_open(self->bundle, &options, &self->stream) != STREAMSEG_OK) {
     GST_ELEMENT_ERROR(self, RESOURCE, OPEN_READ, ("%s", streamseg_message()), (nullptr));
     return FALSE;
@@ -69,6 +74,18 @@ static gboolean streamseg_filter_stop(GstBaseTransform* base) {
   auto* self = STREAMSEG_FILTER(base);
   streamseg_close(self->stream);
   self->stream = nullptr;
+  return TRUE;
+}
+
+static gboolean streamseg_filter_set_info(GstVideoFilter* filter, GstCaps*, GstVideoInfo* in, GstCaps*, GstVideoInfo*) {
+  auto* self = STREAMSEG_FILTER(filter);
+  const gint height = GST_VIDEO_INFO_HEIGHT(in), width = GST_VIDEO_INFO_WIDTH(in);
+  if (self->started && (height != self->height || width != self->width)) {
+    GST_INFO_OBJECT(self, "reset: pictures are %dx%d instead of %dx%d", height, width, self->height, self->width);
+    streamseg_reset(self->stream);
+  }
+  self->height = height;
+  self->width = width;
   return TRUE;
 }
 
@@ -131,6 +148,9 @@ static void streamseg_filter_set_property(GObject* object, guint id, const GValu
     case kBundle: replace_text(&self->bundle, value); break;
     case kOnnxRuntime: replace_text(&self->onnxruntime, value); break;
     case kOperators: replace_text(&self->operators, value); break;
+    case kBackend: replace_text(&self->backend, value); break;
+    case kEngines: replace_text(&self->engines, value); break;
+    case kTensorRt: replace_text(&self->tensorrt, value); break;
     case kThreads: self->threads = g_value_get_int(value); break;
     case kOpacity: self->opacity = g_value_get_double(value); break;
     case kLabels: self->labels_only = g_value_get_boolean(value); break;
@@ -144,6 +164,9 @@ static void streamseg_filter_get_property(GObject* object, guint id, GValue* val
     case kBundle: g_value_set_string(value, self->bundle); break;
     case kOnnxRuntime: g_value_set_string(value, self->onnxruntime); break;
     case kOperators: g_value_set_string(value, self->operators); break;
+    case kBackend: g_value_set_string(value, self->backend); break;
+    case kEngines: g_value_set_string(value, self->engines); break;
+    case kTensorRt: g_value_set_string(value, self->tensorrt); break;
     case kThreads: g_value_set_int(value, self->threads); break;
     case kOpacity: g_value_set_double(value, self->opacity); break;
     case kLabels: g_value_set_boolean(value, self->labels_only); break;
@@ -158,6 +181,9 @@ static void streamseg_filter_finalize(GObject* object) {
   g_free(self->bundle);
   g_free(self->onnxruntime);
   g_free(self->operators);
+  g_free(self->backend);
+  g_free(self->engines);
+  g_free(self->tensorrt);
   G_OBJECT_CLASS(streamseg_filter_parent_class)->finalize(object);
 }
 
@@ -178,7 +204,10 @@ static void streamseg_filter_class_init(StreamsegFilterClass* type) {
   };
   text(kBundle, "bundle", "Bundle folder");
   text(kOnnxRuntime, "onnxruntime", "Path of libonnxruntime.so");
-  text(kOperators, "operators", "Path of libstreamseg_ops.so");
+  text(kOperators, "operators", "Path of libstreamseg_ops.so, or of the backend's operators");
+  text(kBackend, "backend", "onnxruntime (the default), cuda or tensorrt");
+  text(kEngines, "engines", "Folder of TensorRT engines");
+  text(kTensorRt, "tensorrt", "Path of libnvinfer.so");
   g_object_class_install_property(
       object, kThreads, g_param_spec_int("threads", "threads", "Threads of one step; 0: automatic", 0, 1024, 0, flags));
   g_object_class_install_property(
@@ -195,6 +224,7 @@ static void streamseg_filter_class_init(StreamsegFilterClass* type) {
   gst_caps_unref(caps);
   GST_BASE_TRANSFORM_CLASS(type)->start = streamseg_filter_start;
   GST_BASE_TRANSFORM_CLASS(type)->stop = streamseg_filter_stop;
+  GST_VIDEO_FILTER_CLASS(type)->set_info = streamseg_filter_set_info;
   GST_VIDEO_FILTER_CLASS(type)->transform_frame_ip = streamseg_filter_transform;
 }
 

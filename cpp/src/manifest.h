@@ -55,6 +55,7 @@ struct Manifest {
   std::vector<ClassInfo> classes;
   std::map<std::string, std::string> files;
 
+  size_t pixels() const { return static_cast<size_t>(height) * static_cast<size_t>(width); }
   const StateSpec& state_named(const std::string& name) const;
   // The last row that covers a step; every step has one.
   const ScheduleRow& row_at(uint64_t step) const;

@@ -80,22 +80,18 @@ std::vector<uint8_t> read_npy(const std::vector<uint8_t>& file, const StateSpec&
 }  // namespace
 
 Network::Network(const std::string& folder, const streamseg_options& options)
-    : manifest_(read_manifest(folder)), runtime_(options.onnxruntime, options.operators, options.threads) {
+    : manifest_(read_manifest(folder)), backend_(make_backend(options)) {
   std::string joined;
   for (const auto& [name, graph] : manifest_.graphs) {
     const auto content = read_verified(folder, graph.file, manifest_);
     joined += name + ":" + manifest_.files.at(graph.file) + "\n";
-    sessions_[name] = runtime_.make_session(content, name);
+    backend_->open_graph(name, content, manifest_.files.at(graph.file));
   }
   identity_ = digest(reinterpret_cast<const uint8_t*>(joined.data()), joined.size());
   for (const auto& spec : manifest_.state) {
     if (spec.init.rfind("file:", 0) != 0) continue;
     given_[spec.name] = read_npy(read_verified(folder, spec.init.substr(5), manifest_), spec);
   }
-}
-
-Network::~Network() {
-  for (const auto& [name, session] : sessions_) runtime_.release(session);
 }
 
 const std::vector<uint8_t>& Network::given(const std::string& state) const {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "backend.h"
 #include "manifest.h"
-#include "onnxruntime.h"
 #include "streamseg/streamseg.h"
 
 namespace streamseg {
@@ -15,13 +15,11 @@ namespace streamseg {
 class Network {
  public:
   Network(const std::string& folder, const streamseg_options& options);
-  ~Network();
   Network(const Network&) = delete;
   Network& operator=(const Network&) = delete;
 
   const Manifest& manifest() const { return manifest_; }
-  const ort::Library& runtime() const { return runtime_; }
-  ort::Session* session(const std::string& graph) const { return sessions_.at(graph); }
+  Backend& backend() const { return *backend_; }
   // The values of a given state that the bundle holds; empty where it holds none.
   const std::vector<uint8_t>& given(const std::string& state) const;
   // Equal for bundles that compute the same.
@@ -29,8 +27,7 @@ class Network {
 
  private:
   Manifest manifest_;
-  ort::Library runtime_;
-  std::map<std::string, ort::Session*> sessions_;
+  std::unique_ptr<Backend> backend_;
   std::map<std::string, std::vector<uint8_t>> given_;
   std::string identity_;
 };

@@ -1,8 +1,6 @@
 #include "onnxruntime.h"
 
-#include <dlfcn.h>
-
-#include "failure.h"
+#include <cstdio>
 
 namespace streamseg::ort {
 
@@ -25,55 +23,67 @@ namespace {
 
 constexpr uint32_t kApiVersion = 17;
 constexpr int kWarning = 2;  // log level
-constexpr int kArena = 1, kDefaultMemory = 0;
+constexpr int kDeviceAllocator = 0, kArena = 1, kDefaultMemory = 0;
 
-void* open_library(const char* path, const std::string& subject) {
-  void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    throw Failure(STREAMSEG_BACKEND_FAILED, subject + " does not load: " + dlerror());
-  }
-  return handle;
-}
-
-template <class Function>
-Function* find(void* handle, const char* name, const std::string& subject) {
-  auto* found = reinterpret_cast<Function*>(dlsym(handle, name));
-  if (found == nullptr) throw Failure(STREAMSEG_BACKEND_FAILED, subject + " has no " + name);
-  return found;
+const char* path_of(const streamseg_options& options) {
+  return options.onnxruntime == nullptr ? "libonnxruntime.so.1" : options.onnxruntime;
 }
 
 }  // namespace
 
-Library::Library(const char* path, const char* operators, int threads) {
-  const char* name = path == nullptr ? "libonnxruntime.so.1" : path;
-  const std::string subject = std::string("ONNX Runtime (") + name + ")";
-  handle_ = open_library(name, subject);
-  base_ = find<const ApiBase*()>(handle_, "OrtGetApiBase", subject)();
+Library::Library(const streamseg_options& options, bool cuda)
+    : library_(path_of(options), std::string("ONNX Runtime (") + path_of(options) + ")") {
+  const std::string& subject = library_.subject();
+  base_ = library_.find<const ApiBase*()>("OrtGetApiBase")();
   api_ = base_->get_api(kApiVersion);
   if (api_ == nullptr) {
     throw Failure(STREAMSEG_BACKEND_FAILED, subject + " is version " + base_->version() + ", expected 1.17 or newer");
   }
   check(api_->get<3, Status*(int, const char*, Env**)>()(kWarning, "streamseg", &env_), subject);
   check(api_->get<10, Status*(SessionOptions**)>()(&options_), subject);
-  if (threads > 0) {
-    check(api_->get<24, Status*(SessionOptions*, int)>()(options_, threads), "threads");
+  if (options.threads > 0) {
+    check(api_->get<24, Status*(SessionOptions*, int)>()(options_, options.threads), "threads");
   }
-  check(api_->get<69, Status*(int, int, MemoryInfo**)>()(kArena, kDefaultMemory, &memory_), subject);
-  if (operators != nullptr) register_operators(operators);
+  if (options.operators != nullptr) register_operators(options.operators);
+  if (cuda) {
+    add_cuda();
+  } else {
+    check(api_->get<69, Status*(int, int, MemoryInfo**)>()(kArena, kDefaultMemory, &memory_), subject);
+  }
 }
 
 Library::~Library() {
+  for (const auto& [name, session] : sessions_) api_->get<95, void(Session*)>()(session);
   if (memory_ != nullptr) api_->get<94, void(MemoryInfo*)>()(memory_);
   if (options_ != nullptr) api_->get<100, void(SessionOptions*)>()(options_);
   if (env_ != nullptr) api_->get<92, void(Env*)>()(env_);
-  // Libraries stay loaded: their threads and thread-local memory may outlive us.
 }
 
 void Library::register_operators(const char* path) {
-  const std::string subject = std::string("the operator library (") + path + ")";
-  operators_ = open_library(path, subject);
-  auto* call = find<Status*(SessionOptions*, const ApiBase*)>(operators_, "RegisterCustomOps", subject);
-  check(call(options_, base_), subject);
+  const SharedLibrary operators(path, std::string("the operator library (") + path + ")");
+  auto* call = operators.find<Status*(SessionOptions*, const ApiBase*)>("RegisterCustomOps");
+  check(call(options_, base_), operators.subject());
+}
+
+bool Library::at_least(int minor) const {
+  int major = 0, found = 0;
+  return std::sscanf(base_->version(), "%d.%d", &major, &found) == 2 && (major > 1 || found >= minor);
+}
+
+// Float32 stays float32: without the option ONNX Runtime rounds products to TF32.
+void Library::add_cuda() {
+  CudaOptions* cuda = nullptr;
+  check(api_->get<205, Status*(CudaOptions**)>()(&cuda), "ONNX Runtime's CUDA provider");
+  const std::unique_ptr<CudaOptions, void (*)(CudaOptions*)> owner(cuda, api_->get<208, void(CudaOptions*)>());
+  const char* keys[] = {"device_id", "use_tf32"};
+  const char* values[] = {"0", "0"};
+  const size_t count = at_least(18) ? 2 : 1;
+  check(api_->get<206, Status*(CudaOptions*, const char* const*, const char* const*, size_t)>()(cuda, keys, values, count),
+        "options of ONNX Runtime's CUDA provider");
+  check(api_->get<204, Status*(SessionOptions*, const CudaOptions*)>()(options_, cuda), "ONNX Runtime's CUDA provider");
+  check(api_->get<68, Status*(const char*, int, int, int, MemoryInfo**)>()("Cuda", kDeviceAllocator, 0, kDefaultMemory,
+                                                                          &memory_),
+        "memory of the CUDA device");
 }
 
 void Library::check(Status* status, const std::string& subject) const {
@@ -83,34 +93,53 @@ void Library::check(Status* status, const std::string& subject) const {
   throw Failure(STREAMSEG_BACKEND_FAILED, subject + ": " + reason);
 }
 
-Session* Library::make_session(const std::vector<uint8_t>& content, const std::string& name) const {
+void Library::open_graph(const std::string& name, const std::vector<uint8_t>& content) {
   Session* session = nullptr;
   check(api_->get<8, Status*(const Env*, const void*, size_t, const SessionOptions*, Session**)>()(
             env_, content.data(), content.size(), options_, &session),
         "ONNX Runtime refuses graph '" + name + "'");
-  return session;
+  sessions_[name] = session;
 }
 
-void Library::release(Session* session) const { api_->get<95, void(Session*)>()(session); }
-
-Value* Library::wrap(void* data, size_t bytes, const std::vector<int64_t>& shape, int element_type) const {
+Value* Library::wrap(const Binding& binding) const {
   Value* value = nullptr;
   check(api_->get<49, Status*(const MemoryInfo*, void*, size_t, const int64_t*, size_t, int, Value**)>()(
-            memory_, data, bytes, shape.data(), shape.size(), element_type, &value),
-        "a tensor");
+            memory_, binding.data, binding.bytes, binding.shape.data(), binding.shape.size(), binding.element_type,
+            &value),
+        "tensor '" + binding.name + "'");
   return value;
 }
 
 void Library::release(Value* value) const { api_->get<96, void(Value*)>()(value); }
 
-void Library::run(Session* session, const std::vector<const char*>& inputs,
-                  const std::vector<const Value*>& values, const std::vector<const char*>& outputs,
-                  std::vector<Value*>& results) const {
+void Library::run(Session* session, const std::vector<const char*>& inputs, const std::vector<const Value*>& values,
+                  const std::vector<const char*>& outputs, std::vector<Value*>& results) const {
   check(api_->get<9, Status*(Session*, const void*, const char* const*, const Value* const*, size_t,
                              const char* const*, size_t, Value**)>()(
             session, nullptr, inputs.data(), values.data(), inputs.size(), outputs.data(),
             outputs.size(), results.data()),
         "a step");
 }
+
+IoBinding* Library::make_binding(Session* session) const {
+  IoBinding* binding = nullptr;
+  check(api_->get<134, Status*(Session*, IoBinding**)>()(session, &binding), "a binding");
+  return binding;
+}
+
+void Library::bind_input(IoBinding* binding, const char* name, const Value* value) const {
+  check(api_->get<136, Status*(IoBinding*, const char*, const Value*)>()(binding, name, value), name);
+}
+
+void Library::bind_output(IoBinding* binding, const char* name, const Value* value) const {
+  check(api_->get<137, Status*(IoBinding*, const char*, const Value*)>()(binding, name, value), name);
+}
+
+void Library::run(Session* session, const IoBinding* binding) const {
+  check(api_->get<133, Status*(Session*, const void*, const IoBinding*)>()(session, nullptr, binding), "a step");
+  check(api_->get<203, Status*(const IoBinding*)>()(const_cast<IoBinding*>(binding)), "a step");
+}
+
+void Library::release(IoBinding* binding) const { api_->get<135, void(IoBinding*)>()(binding); }
 
 }  // namespace streamseg::ort

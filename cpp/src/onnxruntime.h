@@ -6,9 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "backend.h"
+#include "library.h"
 
 namespace streamseg::ort {
 
@@ -18,38 +22,49 @@ struct Session;
 struct SessionOptions;
 struct MemoryInfo;
 struct Value;
+struct IoBinding;
+struct CudaOptions;
 struct ApiBase;
 struct Api;
 
-// The library, its environment, and how sessions are made.
+// The library, its environment, and the sessions of a bundle.
 class Library {
  public:
   // Throws Failure (STREAMSEG_BACKEND_FAILED) where a library is missing or too old.
-  Library(const char* path, const char* operators, int threads);
+  // With `cuda`, graphs run on the first CUDA device, and tensors lie there.
+  Library(const streamseg_options& options, bool cuda);
   ~Library();
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  Session* make_session(const std::vector<uint8_t>& content, const std::string& name) const;
-  void release(Session* session) const;
+  void open_graph(const std::string& name, const std::vector<uint8_t>& content);
+  Session* session(const std::string& name) const { return sessions_.at(name); }
+
   // A tensor over memory of the caller, which must outlive it.
-  Value* wrap(void* data, size_t bytes, const std::vector<int64_t>& shape, int element_type) const;
+  Value* wrap(const Binding& binding) const;
   void release(Value* value) const;
-  void run(Session* session, const std::vector<const char*>& inputs,
-           const std::vector<const Value*>& values, const std::vector<const char*>& outputs,
-           std::vector<Value*>& results) const;
+  void run(Session* session, const std::vector<const char*>& inputs, const std::vector<const Value*>& values,
+           const std::vector<const char*>& outputs, std::vector<Value*>& results) const;
+
+  IoBinding* make_binding(Session* session) const;
+  void bind_input(IoBinding* binding, const char* name, const Value* value) const;
+  void bind_output(IoBinding* binding, const char* name, const Value* value) const;
+  void run(Session* session, const IoBinding* binding) const;
+  void release(IoBinding* binding) const;
 
  private:
   void check(Status* status, const std::string& subject) const;
   void register_operators(const char* path);
+  void add_cuda();
+  bool at_least(int minor) const;
 
-  void* handle_ = nullptr;
-  void* operators_ = nullptr;
+  SharedLibrary library_;
   const ApiBase* base_ = nullptr;
   const Api* api_ = nullptr;
   Env* env_ = nullptr;
   SessionOptions* options_ = nullptr;
   MemoryInfo* memory_ = nullptr;
+  std::map<std::string, Session*> sessions_;
 };
 
 }  // namespace streamseg::ort

@@ -24,36 +24,36 @@ size_t read_index(const StateSpec& spec, uint64_t step, int64_t age) {
 
 }  // namespace
 
-Stream::Stream(std::shared_ptr<const Network> network) : network_(std::move(network)) {
-  const Manifest& manifest = network_->manifest();
-  const auto pixels = static_cast<size_t>(manifest.height) * static_cast<size_t>(manifest.width);
-  frame_ = make_tensor({1, manifest.height, manifest.width, 3}, kUint8, pixels * 3);
-  labels_ = make_tensor({1, manifest.height, manifest.width}, kUint8, pixels);
-  for (const auto& spec : manifest.state) {
-    state_.emplace_back();
-    for (size_t i = 0; i < spec.buffers(); ++i) {
-      state_.back().push_back(make_tensor(spec.shape, spec.element_type, spec.bytes()));
-    }
+Buffer::Buffer(Memory& memory, size_t bytes) : memory_(&memory), data_(memory.allocate(bytes)), bytes_(bytes) { clear(); }
+
+Buffer::~Buffer() {
+  if (data_ != nullptr) memory_->release(data_);
+}
+
+void Buffer::clear() { memory_->clear(data_, bytes_); }
+
+void Buffer::write(const void* content) { memory_->upload(data_, content, bytes_); }
+
+void Buffer::read(void* out) const { memory_->download(out, data_, bytes_); }
+
+Stream::Stream(std::shared_ptr<const Network> network)
+    : network_(std::move(network)),
+      lane_(network_->backend().new_lane()),
+      frame_(network_->backend().memory(), network_->manifest().pixels() * 3),
+      labels_(network_->backend().memory(), network_->manifest().pixels()) {
+  Memory& memory = network_->backend().memory();
+  if (!memory.on_host()) {
+    host_frame_.resize(frame_.bytes());
+    host_labels_.resize(labels_.bytes());
+  }
+  for (const auto& spec : network_->manifest().state) {
+    auto& buffers = state_.emplace_back();
+    for (size_t i = 0; i < spec.buffers(); ++i) buffers.emplace_back(memory, spec.bytes());
     const auto& given = network_->given(spec.name);
     if (given.empty()) continue;
-    std::copy(given.begin(), given.end(), state_.back()[0].bytes.begin());
+    buffers[0].write(given.data());
     set_.insert(spec.name);
   }
-}
-
-Stream::~Stream() {
-  for (auto& buffers : state_) {
-    for (auto& tensor : buffers) network_->runtime().release(tensor.value);
-  }
-  if (frame_.value != nullptr) network_->runtime().release(frame_.value);
-  if (labels_.value != nullptr) network_->runtime().release(labels_.value);
-}
-
-Stream::Tensor Stream::make_tensor(const std::vector<int64_t>& shape, int element_type, size_t bytes) {
-  Tensor tensor;
-  tensor.bytes.resize(bytes);
-  tensor.value = network_->runtime().wrap(tensor.bytes.data(), bytes, shape, element_type);
-  return tensor;
 }
 
 size_t Stream::index_of(const std::string& state) const {
@@ -71,7 +71,7 @@ void Stream::require_given() const {
   }
 }
 
-Stream::Plan& Stream::plan_at(uint64_t step) {
+Step& Stream::plan_at(uint64_t step) {
   // The buffers of a step follow from its row and from the step modulo each state's buffers.
   const Manifest& manifest = network_->manifest();
   const ScheduleRow& row = manifest.row_at(step);
@@ -83,46 +83,38 @@ Stream::Plan& Stream::plan_at(uint64_t step) {
     key += static_cast<char>('0' + step % std::max<uint64_t>(spec.buffers(), 1));
   }
   for (auto& [name, plan] : plans_) {
-    if (name == key) return plan;
+    if (name == key) return *plan;
   }
-  plans_.emplace_back(key, make_plan(step));
-  auto& plan = plans_.back().second;
-  for (const auto& name : plan.names) {
-    auto& list = plan.inputs.size() < plan.values.size() ? plan.inputs : plan.outputs;
-    list.push_back(name.c_str());
-  }
-  return plan;
+  return *plans_.emplace_back(key, make_plan(step)).second;
 }
 
-Stream::Plan Stream::make_plan(uint64_t step) {
+Binding Stream::bind(const std::string& tensor, const std::string& state, size_t buffer) const {
+  const StateSpec& spec = network_->manifest().state_named(state);
+  return {tensor, state_[index_of(state)][buffer].data(), spec.bytes(), spec.shape, spec.element_type};
+}
+
+std::unique_ptr<Step> Stream::make_plan(uint64_t step) {
   const Manifest& manifest = network_->manifest();
   const ScheduleRow& row = manifest.row_at(step);
   const GraphSpec& graph = manifest.graphs.at(row.graph);
-  Plan plan;
-  plan.session = network_->session(row.graph);
-  plan.names.push_back("frame");
-  plan.values.push_back(frame_.value);
+  std::vector<Binding> inputs, outputs;
+  inputs.push_back({"frame", frame_.data(), frame_.bytes(), {1, manifest.height, manifest.width, 3}, kUint8});
   for (const auto& name : graph.reads) {
     const StateSpec& spec = manifest.state_named(name);
-    const auto& buffers = state_[index_of(name)];
     if (spec.kind != Kind::ring) {
-      plan.names.push_back(name + ".in");
-      plan.values.push_back(buffers[read_index(spec, step, 1)].value);
+      inputs.push_back(bind(name + ".in", name, read_index(spec, step, 1)));
       continue;
     }
     const auto& ages = row.ages.at(name);
     for (size_t i = 0; i < ages.size(); ++i) {
-      plan.names.push_back(name + "." + std::to_string(i) + ".in");
-      plan.values.push_back(buffers[read_index(spec, step, ages[i])].value);
+      inputs.push_back(bind(name + "." + std::to_string(i) + ".in", name, read_index(spec, step, ages[i])));
     }
   }
-  plan.names.push_back("labels");
-  plan.results.push_back(labels_.value);
+  outputs.push_back({"labels", labels_.data(), labels_.bytes(), {1, manifest.height, manifest.width}, kUint8});
   for (const auto& name : graph.writes) {
-    plan.names.push_back(name + ".out");
-    plan.results.push_back(state_[index_of(name)][write_index(manifest.state_named(name), step)].value);
+    outputs.push_back(bind(name + ".out", name, write_index(manifest.state_named(name), step)));
   }
-  return plan;
+  return lane_->make_step(row.graph, inputs, outputs);
 }
 
 void Stream::step(const streamseg_frame& frame, uint8_t* labels, size_t stride) {
@@ -131,11 +123,14 @@ void Stream::step(const streamseg_frame& frame, uint8_t* labels, size_t stride) 
   if (!fitter_ || !fitter_->fits(frame)) {
     fitter_.emplace(frame, manifest.height, manifest.width, manifest.letterbox, manifest.fill);
   }
-  fitter_->fit(frame, frame_.bytes.data());
-  Plan& plan = plan_at(step_);
-  network_->runtime().run(plan.session, plan.inputs, plan.values, plan.outputs, plan.results);
+  Step& plan = plan_at(step_);
+  const bool on_host = host_frame_.empty();
+  fitter_->fit(frame, on_host ? static_cast<uint8_t*>(frame_.data()) : host_frame_.data());
+  if (!on_host) frame_.write(host_frame_.data());
+  plan.run();
+  if (!on_host) labels_.read(host_labels_.data());
   ++step_;
-  fitter_->restore(labels_.bytes.data(), labels, stride);
+  fitter_->restore(on_host ? static_cast<const uint8_t*>(labels_.data()) : host_labels_.data(), labels, stride);
 }
 
 void Stream::reset() {
@@ -143,14 +138,14 @@ void Stream::reset() {
   const auto& table = network_->manifest().state;
   for (size_t i = 0; i < table.size(); ++i) {
     if (table[i].kind == Kind::given) continue;
-    for (auto& tensor : state_[i]) std::fill(tensor.bytes.begin(), tensor.bytes.end(), uint8_t{0});
+    for (auto& buffer : state_[i]) buffer.clear();
   }
 }
 
 size_t Stream::snapshot_size() const {
   size_t size = kDigest + sizeof(step_);
   for (const auto& buffers : state_) {
-    for (const auto& tensor : buffers) size += tensor.bytes.size();
+    for (const auto& buffer : buffers) size += buffer.bytes();
   }
   return size;
 }
@@ -160,7 +155,10 @@ void Stream::snapshot(uint8_t* out) const {
   std::memcpy(out + kDigest, &step_, sizeof(step_));
   out += kDigest + sizeof(step_);
   for (const auto& buffers : state_) {
-    for (const auto& tensor : buffers) out = std::copy(tensor.bytes.begin(), tensor.bytes.end(), out);
+    for (const auto& buffer : buffers) {
+      buffer.read(out);
+      out += buffer.bytes();
+    }
   }
 }
 
@@ -171,9 +169,9 @@ void Stream::restore(const uint8_t* content, size_t size) {
   std::memcpy(&step_, content + kDigest, sizeof(step_));
   content += kDigest + sizeof(step_);
   for (auto& buffers : state_) {
-    for (auto& tensor : buffers) {
-      std::copy(content, content + tensor.bytes.size(), tensor.bytes.begin());
-      content += tensor.bytes.size();
+    for (auto& buffer : buffers) {
+      buffer.write(content);
+      content += buffer.bytes();
     }
   }
 }
@@ -185,7 +183,7 @@ void Stream::give(const std::string& name, const void* values, size_t size) {
     throw Failure(STREAMSEG_MISMATCH, "state '" + name + "' is given " + std::to_string(size) + " bytes, expected a " +
                                           "given state of " + std::to_string(spec.bytes()));
   }
-  std::memcpy(state_[index][0].bytes.data(), values, size);
+  state_[index][0].write(values);
   set_.insert(name);
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fit.h"
@@ -12,12 +13,30 @@
 
 namespace streamseg {
 
+// Memory of a backend, zero at first.
+class Buffer {
+ public:
+  Buffer(Memory& memory, size_t bytes);
+  Buffer(Buffer&& other) noexcept
+      : memory_(other.memory_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  Buffer& operator=(Buffer&&) = delete;
+  ~Buffer();
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  void clear();
+  void write(const void* content);
+  void read(void* out) const;
+
+ private:
+  Memory* memory_;
+  void* data_;
+  size_t bytes_;
+};
+
 class Stream {
  public:
   explicit Stream(std::shared_ptr<const Network> network);
-  ~Stream();
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
 
   void step(const streamseg_frame& frame, uint8_t* labels, size_t stride);
   void reset();
@@ -29,29 +48,19 @@ class Stream {
   const std::shared_ptr<const Network>& network() const { return network_; }
 
  private:
-  struct Tensor {
-    std::vector<uint8_t> bytes;
-    ort::Value* value = nullptr;
-  };
-  // What one kind of step binds; plans recur, so each is made once.
-  struct Plan {
-    ort::Session* session;
-    std::vector<std::string> names;
-    std::vector<const char*> inputs, outputs;
-    std::vector<const ort::Value*> values;
-    std::vector<ort::Value*> results;
-  };
-
-  Tensor make_tensor(const std::vector<int64_t>& shape, int element_type, size_t bytes);
   size_t index_of(const std::string& state) const;
-  Plan& plan_at(uint64_t step);
-  Plan make_plan(uint64_t step);
+  // Plans recur, so each is made once.
+  Step& plan_at(uint64_t step);
+  std::unique_ptr<Step> make_plan(uint64_t step);
+  Binding bind(const std::string& tensor, const std::string& state, size_t buffer) const;
   void require_given() const;
 
   std::shared_ptr<const Network> network_;
-  Tensor frame_, labels_;
-  std::vector<std::vector<Tensor>> state_;  // by row of the table, then by buffer
-  std::vector<std::pair<std::string, Plan>> plans_;
+  std::unique_ptr<Lane> lane_;
+  Buffer frame_, labels_;
+  std::vector<uint8_t> host_frame_, host_labels_;  // empty where the buffers are on the host
+  std::vector<std::vector<Buffer>> state_;         // by row of the table, then by buffer
+  std::vector<std::pair<std::string, std::unique_ptr<Step>>> plans_;
   std::set<std::string> set_;  // given states that have values
   std::optional<Fitter> fitter_;
   uint64_t step_ = 0;

@@ -1,4 +1,5 @@
-// Plays the conformance set: conformance DATA ONNXRUNTIME [OPERATORS]. Exits 1 when a label differs.
+// Plays the conformance set: conformance DATA ONNXRUNTIME [OPERATORS [BACKEND]].
+// Exits 1 when a label differs.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -87,9 +88,13 @@ bool check_geometry(const std::string& path) {
 }  // namespace
 
 int main(int count, char** values) {
-  if (count < 3 || count > 4) return 2;
+  if (count < 3 || count > 5) return 2;
   const std::string data = values[1];
-  const streamseg_options options = {values[2], count > 3 ? values[3] : nullptr, 1};
+  streamseg_options options = {};
+  options.onnxruntime = values[2];
+  options.operators = count > 3 && *values[3] != 0 ? values[3] : nullptr;
+  options.threads = 1;
+  options.backend = count > 4 ? values[4] : nullptr;
   bool good = check_geometry(data + "/geometry.json");
   for (const auto& folder : cases_in(data)) good = play(folder, options) && good;
   return good ? 0 : 1;

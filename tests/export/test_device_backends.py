@@ -14,7 +14,7 @@ import pytest
 
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.stream import Stream
-from tests.export.conftest import TinyBundle
+from tests.conftest import TinyBundle
 from tests.export.tiny import FAMILIES, SIZE
 from tests.runtime.backends.conftest import (  # noqa: F401 - fixtures
     MakeCudaMachine,

@@ -19,8 +19,8 @@ from streamseg.export.engine_build import BuiltEngine, EngineOptions, NetworkSum
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.backends.engine_files import engine_cache, read_record, sidecar_of
 from streamseg.runtime.stream import open_stream
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 from tests.export.faulty_engines import FAULTS, Fault, read_as_tensorrt
 from tests.runtime.backends.conftest import (
     ORIN,

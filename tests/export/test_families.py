@@ -21,8 +21,8 @@ from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 
 FRAMES = moving_pattern(tiny.SIZE, 12)  # past the warm-up of rings and two key frames
 

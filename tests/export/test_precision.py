@@ -20,8 +20,8 @@ from streamseg.export.bundles import HALF_PARITY_LIMIT
 from streamseg.export.parity import moving_pattern
 from streamseg.export.precision import half_graph
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 MAPS = {"WindowedCausalConv": {0}, "WindowedSelectiveScan": {0, 1, 4, 5, 7}}

@@ -19,8 +19,8 @@ from streamseg.evaluation.datasets import open_dataset
 from streamseg.export.engine_build import EngineOptions, build_engines, check_precision
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import digest, read_bundle
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 from tests.export.test_engines import ROOT, RTX, prepare_plugins
 from tests.plugins.cuda_builds import need_tensorrt_headers
 

@@ -18,8 +18,8 @@ from streamseg.evaluation.datasets import open_dataset
 from streamseg.export.parity import moving_pattern
 from streamseg.export.tensorrt_graph import lowered_graph
 from streamseg.export.tensorrt_operators import check_operators
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 
 
 def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:

@@ -39,10 +39,16 @@ typedef enum streamseg_format {
   STREAMSEG_GRAY = 4
 } streamseg_format;
 
+/* Zero all that you do not set. */
 typedef struct streamseg_options {
   const char* onnxruntime; /* path of libonnxruntime.so; NULL: the loader's search path */
-  const char* operators;   /* path of libstreamseg_ops.so; NULL: the graph's own lowering runs */
-  int threads;             /* of one step; 0: ONNX Runtime decides */
+  const char* operators;   /* path of the operators of the backend, libstreamseg_ops.so,
+                              libstreamseg_ort_cuda.so or libstreamseg_tensorrt.so;
+                              NULL: the graph's own lowering runs */
+  int threads;             /* of one step on the CPU; 0: ONNX Runtime decides */
+  const char* backend;     /* "onnxruntime" (NULL: the same), "cuda" or "tensorrt" */
+  const char* engines;     /* folder that `streamseg build --engine` wrote; for "tensorrt" */
+  const char* tensorrt;    /* path of libnvinfer.so; NULL: the loader's search path */
 } streamseg_options;
 
 typedef struct streamseg_frame {

@@ -1,0 +1,35 @@
+// TensorRT engines on disk, as `streamseg build --engine FOLDER` writes them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace streamseg {
+
+// What an engine must fit: the TensorRT, the GPU and the plugin library at hand.
+struct EngineTarget {
+  std::string version;     // of TensorRT, such as "10.14.1.48"
+  std::string gpu;         // name of the device
+  std::string capability;  // such as "8.7"
+  std::string driver;      // CUDA version that it supports, such as "12.6"
+  std::string plugins;     // SHA-256 of the plugin library in hex; empty where there is none
+};
+
+// The engines of one bundle; all must be of one build, for they share their state.
+class EngineFolder {
+ public:
+  EngineFolder(std::string path, EngineTarget target) : path_(std::move(path)), target_(std::move(target)) {}
+  // The engine of a graph after its sidecar and its bytes were checked; throws Failure (STREAMSEG_MISMATCH).
+  std::vector<uint8_t> read(const std::string& graph, const std::string& graph_digest);
+  // Whether an engine that was read needs the plugin library.
+  bool needs_plugins() const { return !plugins_.empty(); }
+
+ private:
+  std::string path_;
+  EngineTarget target_;
+  std::string precision_, plugins_;
+  bool tf32_ = false, first_ = true;
+};
+
+}  // namespace streamseg

@@ -1,0 +1,34 @@
+// Where streamseg-run takes its frames from.
+#pragma once
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "streamseg/streamseg.h"
+
+namespace streamseg {
+
+// A source that cannot be opened, or fails later; what() names it and says why.
+class SourceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class FrameSource {
+ public:
+  virtual ~FrameSource() = default;
+  // The next frame, valid until the next call; false at the end. Sets `begins` where the frame does not
+  // continue what came before.
+  virtual bool next(streamseg_frame* frame, bool* begins) = 0;
+  // After the end: why frames may be missing; empty where nothing says so.
+  virtual std::string doubt() const { return ""; }
+};
+
+// Raw frames of one size from standard input.
+std::unique_ptr<FrameSource> open_raw(int height, int width, streamseg_format format);
+
+// A video file, an address with ://, a camera /dev/videoN or a GStreamer pipeline with " ! ".
+std::unique_ptr<FrameSource> open_video(const std::string& source);
+
+}  // namespace streamseg
