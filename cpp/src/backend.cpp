@@ -2,7 +2,7 @@
 
 #include "failure.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 std::unique_ptr<Backend> make_backend(const streamseg_options& options) {
   const std::string name = options.backend == nullptr ? "onnxruntime" : options.backend;
@@ -19,4 +19,4 @@ std::unique_ptr<Backend> make_tensorrt(const streamseg_options&) {
 }
 #endif
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -9,7 +9,7 @@
 
 #include "streamseg/streamseg.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 // Memory that a backend's steps read and write; a device's is not for the host to touch.
 class Memory {
@@ -64,4 +64,4 @@ std::unique_ptr<Backend> make_onnxruntime(const streamseg_options& options);
 std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options);
 std::unique_ptr<Backend> make_tensorrt(const streamseg_options& options);
 
-}  // namespace streamseg
+}  // namespace streamseg::core

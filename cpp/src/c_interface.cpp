@@ -7,7 +7,7 @@
 #include "streamseg/streamseg.h"
 
 struct streamseg_stream {
-  std::unique_ptr<streamseg::Stream> stream;
+  std::unique_ptr<streamseg::core::Stream> stream;
 };
 
 namespace {
@@ -15,7 +15,7 @@ namespace {
 thread_local std::string message;
 
 void require(bool holds, const char* text) {
-  if (!holds) throw streamseg::Failure(STREAMSEG_INVALID_ARGUMENT, text);
+  if (!holds) throw streamseg::core::Failure(STREAMSEG_INVALID_ARGUMENT, text);
 }
 
 template <class Work>
@@ -24,7 +24,7 @@ streamseg_status guarded(const Work& work) {
     message.clear();
     work();
     return STREAMSEG_OK;
-  } catch (const streamseg::Failure& failure) {
+  } catch (const streamseg::core::Failure& failure) {
     message = failure.what();
     return failure.status;
   } catch (const std::bad_alloc&) {
@@ -59,8 +59,8 @@ streamseg_status streamseg_open(const char* bundle, const streamseg_options* opt
     *stream = nullptr;
     const streamseg_options chosen = options == nullptr ? streamseg_options{} : *options;
     require(chosen.threads >= 0, "the number of threads is negative");
-    auto network = std::make_shared<const streamseg::Network>(bundle, chosen);
-    auto made = std::make_unique<streamseg::Stream>(std::move(network));
+    auto network = std::make_shared<const streamseg::core::Network>(bundle, chosen);
+    auto made = std::make_unique<streamseg::core::Stream>(std::move(network));
     *stream = new streamseg_stream{std::move(made)};
   });
 }
@@ -68,7 +68,7 @@ streamseg_status streamseg_open(const char* bundle, const streamseg_options* opt
 streamseg_status streamseg_sibling(const streamseg_stream* stream, streamseg_stream** sibling) {
   return guarded([&] {
     require(stream != nullptr && sibling != nullptr, "a stream is NULL");
-    *sibling = new streamseg_stream{std::make_unique<streamseg::Stream>(stream->stream->network())};
+    *sibling = new streamseg_stream{std::make_unique<streamseg::core::Stream>(stream->stream->network())};
   });
 }
 

@@ -1,6 +1,6 @@
 #include "cuda.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 using Pointer = unsigned long long;  // CUdeviceptr
@@ -92,4 +92,4 @@ void CudaMemory::synchronize(void* stream) { call("cuStreamSynchronize", stream)
 
 void CudaMemory::release_stream(void* stream) noexcept { driver_.find<int(void*)>("cuStreamDestroy_v2")(stream); }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -6,7 +6,7 @@
 #include "backend.h"
 #include "library.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 // Memory of the first device, in its primary context, which ONNX Runtime and TensorRT use too.
 class CudaMemory : public Memory {
@@ -41,4 +41,4 @@ class CudaMemory : public Memory {
   void* context_ = nullptr;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -8,7 +8,7 @@
 #include "failure.h"
 #include "sha256.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 using nlohmann::json;
@@ -120,4 +120,4 @@ std::vector<uint8_t> EngineFolder::read(const std::string& graph, const std::str
   return content;
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace streamseg {
+namespace streamseg::core {
 
 // What an engine must fit: the TensorRT, the GPU and the plugin library at hand.
 struct EngineTarget {
@@ -32,4 +32,4 @@ class EngineFolder {
   bool tf32_ = false, first_ = true;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -6,7 +6,7 @@
 
 #include "streamseg/streamseg.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 class Failure : public std::runtime_error {
  public:
@@ -19,4 +19,4 @@ class Failure : public std::runtime_error {
   throw Failure(STREAMSEG_INVALID_BUNDLE, message);
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

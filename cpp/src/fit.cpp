@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 int bytes_of(streamseg_format format) {
@@ -131,4 +131,4 @@ void Fitter::restore(const uint8_t* labels, uint8_t* out, size_t stride) const {
   }
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

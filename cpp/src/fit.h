@@ -7,7 +7,7 @@
 
 #include "streamseg/streamseg.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 // Rows top..bottom and columns left..right of the model's frame that hold the picture.
 struct Region {
@@ -49,4 +49,4 @@ class Fitter {
   std::vector<float> line_, sum_;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -7,7 +7,7 @@
 
 #include "failure.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 class SharedLibrary {
  public:
@@ -29,4 +29,4 @@ class SharedLibrary {
   void* handle_;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

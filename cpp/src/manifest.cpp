@@ -9,7 +9,7 @@
 
 #include "failure.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 using Json = nlohmann::json;
@@ -294,4 +294,4 @@ Manifest parse_manifest(const std::string& content) {
   return manifest;
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace streamseg {
+namespace streamseg::core {
 
 enum class Kind { carry, ring, key, given };
 
@@ -64,4 +64,4 @@ struct Manifest {
 // Throws Failure (STREAMSEG_INVALID_BUNDLE) for text that is not a manifest of format 1.
 Manifest parse_manifest(const std::string& text);
 
-}  // namespace streamseg
+}  // namespace streamseg::core

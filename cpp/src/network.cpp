@@ -8,7 +8,7 @@
 #include "failure.h"
 #include "sha256.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 constexpr size_t kMaxManifest = size_t{16} << 20;
@@ -100,4 +100,4 @@ const std::vector<uint8_t>& Network::given(const std::string& state) const {
   return found == given_.end() ? none : found->second;
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

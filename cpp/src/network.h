@@ -10,7 +10,7 @@
 #include "manifest.h"
 #include "streamseg/streamseg.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 class Network {
  public:
@@ -32,4 +32,4 @@ class Network {
   std::string identity_;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

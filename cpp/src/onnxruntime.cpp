@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-namespace streamseg::ort {
+namespace streamseg::core::ort {
 
 using Entry = void (*)();
 
@@ -142,4 +142,4 @@ void Library::run(Session* session, const IoBinding* binding) const {
 
 void Library::release(IoBinding* binding) const { api_->get<135, void(IoBinding*)>()(binding); }
 
-}  // namespace streamseg::ort
+}  // namespace streamseg::core::ort

@@ -14,7 +14,7 @@
 #include "backend.h"
 #include "library.h"
 
-namespace streamseg::ort {
+namespace streamseg::core::ort {
 
 struct Status;
 struct Env;
@@ -67,4 +67,4 @@ class Library {
   std::map<std::string, Session*> sessions_;
 };
 
-}  // namespace streamseg::ort
+}  // namespace streamseg::core::ort

@@ -5,7 +5,7 @@
 #include "cuda.h"
 #include "onnxruntime.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 class HostMemory : public Memory {
@@ -122,4 +122,4 @@ std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options)
   return std::make_unique<OrtBackend<CudaMemory, CudaStep, true>>(options);
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 // The first 32 bits of the fractional parts of roots of the first primes, as the standard says.
@@ -78,4 +78,4 @@ std::string digest(const uint8_t* data, size_t size) {
   return text;
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <string>
 
-namespace streamseg {
+namespace streamseg::core {
 
 // As the manifest writes it: "sha256:" and 64 hex digits.
 std::string digest(const uint8_t* data, size_t size);
 
-}  // namespace streamseg
+}  // namespace streamseg::core

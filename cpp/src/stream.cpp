@@ -5,7 +5,7 @@
 
 #include "failure.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 constexpr int kUint8 = 2;
@@ -187,4 +187,4 @@ void Stream::give(const std::string& name, const void* values, size_t size) {
   set_.insert(name);
 }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

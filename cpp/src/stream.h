@@ -11,7 +11,7 @@
 #include "fit.h"
 #include "network.h"
 
-namespace streamseg {
+namespace streamseg::core {
 
 // Memory of a backend, zero at first.
 class Buffer {
@@ -66,4 +66,4 @@ class Stream {
   uint64_t step_ = 0;
 };
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -12,7 +12,7 @@
 #include "failure.h"
 #include "sha256.h"
 
-namespace streamseg {
+namespace streamseg::core {
 namespace {
 
 [[noreturn]] void fail(const std::string& text) { throw Failure(STREAMSEG_BACKEND_FAILED, text); }
@@ -240,4 +240,4 @@ class TensorRt : public Backend {
 
 std::unique_ptr<Backend> make_tensorrt(const streamseg_options& options) { return std::make_unique<TensorRt>(options); }
 
-}  // namespace streamseg
+}  // namespace streamseg::core

@@ -69,11 +69,11 @@ std::vector<std::string> cases_in(const std::string& data) {
 
 bool check_geometry(const std::string& path) {
   for (const auto& row : read_json(path)) {
-    const auto region = streamseg::place_frame(row["frame"][0], row["frame"][1], row["model"][0], row["model"][1],
+    const auto region = streamseg::core::place_frame(row["frame"][0], row["frame"][1], row["model"][0], row["model"][1],
                                                row["resize"] == "letterbox");
     const std::vector<int> found = {region.top, region.bottom, region.left, region.right};
-    auto rows = streamseg::nearest_indices(region.height(), row["frame"][0]);
-    auto columns = streamseg::nearest_indices(region.width(), row["frame"][1]);
+    auto rows = streamseg::core::nearest_indices(region.height(), row["frame"][0]);
+    auto columns = streamseg::core::nearest_indices(region.width(), row["frame"][1]);
     for (auto& y : rows) y += region.top;
     for (auto& x : columns) x += region.left;
     if (found != row["region"].get<std::vector<int>>() || rows != row["rows"].get<std::vector<int>>() ||

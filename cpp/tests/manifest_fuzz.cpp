@@ -12,9 +12,9 @@ int main(int count, char** values) {
     std::ifstream file(values[i], std::ios::binary);
     const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     try {
-      const auto manifest = streamseg::parse_manifest(content);
+      const auto manifest = streamseg::core::parse_manifest(content);
       for (uint64_t step : {0, 1, 2, 3, 1000000}) manifest.row_at(step);
-    } catch (const streamseg::Failure&) {
+    } catch (const streamseg::core::Failure&) {
       ++refused;
     }
   }

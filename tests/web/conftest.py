@@ -32,6 +32,14 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
 )
 
+# A graphics card in software, which Chromium brings along.
+WEBGPU_FLAGS = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--ignore-gpu-blocklist",
+)
+
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002
@@ -56,13 +64,14 @@ def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @contextmanager
-def chromium(profile: Path, *flags: str) -> Iterator[Any]:
-    """Headless Chromium with a new profile."""
+def chromium(profile: Path, *flags: str, gpu: bool = False) -> Iterator[Any]:
+    """Headless Chromium with a new profile; ``gpu`` gives it a graphics card in software."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
+    general = [flag for flag in FLAGS if not (gpu and flag == "--disable-gpu")]
+    for flag in (*general, *(WEBGPU_FLAGS if gpu else ()), f"--user-data-dir={profile}", *flags):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -73,16 +82,16 @@ def chromium(profile: Path, *flags: str) -> Iterator[Any]:
         browser.quit()
 
 
-WriteSite = Callable[[Path, str], Path]
+WriteSite = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def site_of(tmp_path_factory: pytest.TempPathFactory) -> WriteSite:
-    """Function of a bundle and a name: the folder of its site."""
+    """Function of a bundle, a name and ``webgpu``: the folder of its site."""
 
-    def write(bundle: Path, name: str) -> Path:
+    def write(bundle: Path, name: str, *, webgpu: bool = False) -> Path:
         target = tmp_path_factory.mktemp("site") / name
-        write_site(read_bundle(bundle), target, PACKAGE)
+        write_site(read_bundle(bundle), target, PACKAGE, webgpu=webgpu)
         return target
 
     return write
