@@ -58,12 +58,12 @@ const [root, actions, framesUrl, useKernels, size, backend, done] = arguments;
   for (let i = 0; i < flat.length; i += 8192) {
     text += String.fromCharCode(...flat.subarray(i, i + 8192));
   }
+  const tensors = [...stream.homes.values()].flatMap((home) => home.tensors ?? []);
+  const locations = tensors.map((tensor) => tensor.location);
   const snapshot = await stream.snapshot();
   const sums = Object.fromEntries([...snapshot.tensors].map(([name, buffers]) => {
     return [name, buffers.map((values) => Array.from(values).reduce((a, b) => a + Number(b), 0))];
   }));
-  const tensors = [...stream.homes.values()].flatMap((home) => home.tensors ?? []);
-  const locations = tensors.map((tensor) => tensor.location);
   stream.close();
   await bundle.close();
   done({ locations, labels: btoa(text), timings, sums });

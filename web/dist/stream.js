@@ -243,8 +243,7 @@ export class Stream {
                 continue;
             const old = home.tensors[feed.buffer];
             home.tensors[feed.buffer] = values.get(feed.tensor);
-            if (old.location === "gpu-buffer")
-                old.dispose();
+            old.dispose();
         }
     }
     async readState(spec) {
@@ -254,7 +253,7 @@ export class Stream {
         }
         const found = [];
         for (const tensor of home.tensors) {
-            // getData of a tensor in device memory keeps it there.
+            // getData copies a tensor in device memory to the host, where it stays: the next step uploads it.
             const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData());
             found.push(values.slice());
         }
@@ -267,8 +266,7 @@ export class Stream {
                 this.kernels.view(home.pointers[i], values.length).set(values);
             }
             else {
-                if (home.tensors[i]?.location === "gpu-buffer")
-                    home.tensors[i].dispose();
+                home.tensors[i]?.dispose();
                 home.tensors[i] = makeTensor(this.bundle.ort, spec.dtype, values.slice(), spec.shape);
             }
         });

@@ -272,7 +272,7 @@ export class Stream {
       if ("pointers" in home) continue;
       const old = home.tensors[feed.buffer]!;
       home.tensors[feed.buffer] = values.get(feed.tensor)!;
-      if (old.location === "gpu-buffer") old.dispose();
+      old.dispose();
     }
   }
 
@@ -283,7 +283,7 @@ export class Stream {
     }
     const found: Values[] = [];
     for (const tensor of home.tensors) {
-      // getData of a tensor in device memory keeps it there.
+      // getData copies a tensor in device memory to the host, where it stays: the next step uploads it.
       const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData()) as Values;
       found.push(values.slice());
     }
@@ -296,7 +296,7 @@ export class Stream {
       if ("pointers" in home) {
         this.kernels.view(home.pointers[i]!, values.length).set(values as Float32Array);
       } else {
-        if (home.tensors[i]?.location === "gpu-buffer") home.tensors[i]!.dispose();
+        home.tensors[i]?.dispose();
         home.tensors[i] = makeTensor(this.bundle.ort, spec.dtype, values.slice(), spec.shape);
       }
     });
