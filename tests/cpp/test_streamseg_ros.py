@@ -64,7 +64,7 @@ def test_node_passes_its_tests_over_a_stand_in_of_rclcpp(tests_of_package: Path)
 
 def node_parameters() -> set[str]:
     text = (PACKAGE / "src/segmentation_node.cpp").read_text()
-    return set(re.findall(r'(?:declare_parameter|= text)\("(\w+)"', text)) - {"class_names"}
+    return set(re.findall(r'fixed\("(\w+)"', text)) - {"class_names"}
 
 
 def test_launch_file_sets_every_parameter_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,7 @@ using std_srvs::srv::Trigger;
 class SegmentationNode : public rclcpp::Node {
  public:
   explicit SegmentationNode(const rclcpp::NodeOptions& options) : Node("streamseg", options), segmenter_(settings()) {
-    rcl_interfaces::msg::ParameterDescriptor fixed;
-    fixed.read_only = true;
-    fixed.description = "Names of the classes, in the order of their ids";
-    declare_parameter("class_names", segmenter_.class_names(), fixed);
+    fixed("class_names", segmenter_.class_names(), "Names of the classes, in the order of their ids");
     labels_ = create_publisher<Image>("labels", rclcpp::SystemDefaultsQoS());
     areas_ = create_publisher<Float64MultiArray>("areas", rclcpp::SystemDefaultsQoS());
     // Only the newest image is kept while a step runs.
@@ -37,22 +34,26 @@ class SegmentationNode : public rclcpp::Node {
   }
 
  private:
+  // A parameter that is set when the node starts.
+  template <class Value>
+  Value fixed(const char* name, const Value& value, const char* about) {
+    rcl_interfaces::msg::ParameterDescriptor descriptor;
+    descriptor.read_only = true;
+    descriptor.description = about;
+    return declare_parameter(name, value, descriptor);
+  }
+
   Settings settings() {
-    const auto text = [this](const char* name, const char* about) {
-      rcl_interfaces::msg::ParameterDescriptor fixed;
-      fixed.read_only = true;
-      fixed.description = about;
-      return declare_parameter(name, std::string(), fixed);
-    };
+    const std::string none;
     Settings found;
-    found.bundle = text("bundle", "Folder of the bundle");
-    found.onnxruntime = text("onnxruntime", "Path of libonnxruntime.so");
-    found.operators = text("operators", "Path of libstreamseg_ops.so, or of the backend's operators");
-    found.backend = text("backend", "onnxruntime (the default), cuda or tensorrt");
-    found.engines = text("engines", "Folder of TensorRT engines");
-    found.tensorrt = text("tensorrt", "Path of libnvinfer.so");
-    found.threads = static_cast<int>(declare_parameter("threads", 0));
-    found.reset_gap = declare_parameter("reset_gap", found.reset_gap);
+    found.bundle = fixed("bundle", none, "Folder of the bundle");
+    found.onnxruntime = fixed("onnxruntime", none, "Path of libonnxruntime.so");
+    found.operators = fixed("operators", none, "Path of libstreamseg_ops.so, or of the backend's operators");
+    found.backend = fixed("backend", none, "onnxruntime (the default), cuda or tensorrt");
+    found.engines = fixed("engines", none, "Folder of TensorRT engines");
+    found.tensorrt = fixed("tensorrt", none, "Path of libnvinfer.so");
+    found.threads = fixed("threads", found.threads, "Threads of one step; 0: automatic");
+    found.reset_gap = fixed("reset_gap", found.reset_gap, "Seconds without an image that reset the state; 0: never");
     return found;
   }
 

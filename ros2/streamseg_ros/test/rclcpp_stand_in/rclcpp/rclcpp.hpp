@@ -84,7 +84,7 @@ class Node {
 
   template <class Value>
   Value declare_parameter(const std::string& name, const Value& value,
-                          const rcl_interfaces::msg::ParameterDescriptor& descriptor = {}) {
+                          const rcl_interfaces::msg::ParameterDescriptor& descriptor) {
     if (parameters_.count(name) != 0) throw std::logic_error("parameter '" + name + "' is declared twice");
     const auto found = options_.overrides.find(name);
     std::any chosen = found == options_.overrides.end() ? std::any(value) : found->second;
