@@ -85,7 +85,7 @@ int cuMemAlloc_v2(Pointer* data, size_t bytes) {
   if (!ready()) return kInvalidContext;
   if (bytes == 0) return kInvalidValue;
   void* block = std::malloc(bytes);
-  std::memset(block, 0xA5, bytes);
+  std::memset(block, 0x7F, bytes);  // as float32 a very large number
   *data = reinterpret_cast<uint64_t>(block) | stand_in::kDevice;
   const std::lock_guard<std::mutex> guard(mutex);
   blocks[*data] = bytes;
