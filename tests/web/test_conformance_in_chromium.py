@@ -15,9 +15,7 @@ import pytest
 import streamseg
 from streamseg.export import export_bundle
 from tests.conformance.write_cases import FOLDER
-from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.families import record
 from tests.web.conftest import DRIVER, PACKAGE, WriteSite, chromium, serving
 
 pytest.importorskip("selenium", reason="needs selenium")
@@ -181,33 +179,3 @@ def test_windowed_operators_give_the_labels_of_onnx_runtime(
     assert len(np.unique(labels)) > 1
     parts = {len(timings) for timings in found["timings"]}
     assert parts == {9 if kernels else 1}
-
-
-@pytest.fixture(scope="module")
-def families_page(
-    site_of: WriteSite, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Any, str, Path]]:
-    """One browser for all families: it, the site's address and its folder."""
-    site = site_of(FOLDER / "carry/bundle", "families")
-    with (
-        serving(site) as (url, _),
-        chromium(tmp_path_factory.mktemp("profile")) as browser,
-    ):
-        browser.get(url)
-        yield browser, url, site
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_families_give_the_labels_of_python(
-    families_page: tuple[Any, str, Path], tiny_bundle: TinyBundle, family: str, tmp_path: Path
-) -> None:
-    """Sums run in another order, so that labels may differ where two scores are next to equal."""
-    browser, url, site = families_page
-    recording = record(tiny_bundle(family, "fp32"), tmp_path, native=False)
-    shutil.copytree(recording.bundle, site / family)
-    (site / family / "frames.bin").write_bytes(recording.frames.tobytes())
-    height, width = recording.labels.shape[1:]
-    about = {"height": height, "width": width, "actions": ["step"] * len(recording.frames)}
-    about["frames"] = f"{family}/frames.bin"
-    found = play(browser, url, f"{family}/", about, kernels=False)
-    assert (found["labels"] == recording.labels).mean() > 0.999
