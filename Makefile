@@ -189,8 +189,8 @@ demo: setup
 	$(BIN)/python samples/fetch_clip.py out/bikes.mp4
 	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
 	$(BIN)/streamseg inspect out/street
-	$(BIN)/streamseg run out/street --source 'synthetic:street?size=256x512&seed=2000000&frames=150' --out out/drive.mp4 --sheet out/drive.png
-	$(BIN)/streamseg run out/street --source out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
+	$(BIN)/streamseg run out/street 'synthetic:street?size=256x512&seed=2000000&frames=150' --out out/drive.mp4 --sheet out/drive.png
+	$(BIN)/streamseg run out/street out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
 
 # The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10
 RUNTIME_VENV ?= .venv-runtime

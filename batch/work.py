@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import BatchError, SourceError
+from streamseg.option_fields import check_options, option
 from streamseg.runtime.bundle.bundle import digest, read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -21,6 +22,52 @@ MAGIC = "*?["
 DEFAULT_OVERLAP = 32  # measured: benchmarks/results/seams.md
 # What tells one version of a file from the next, as file systems name it.
 STAMPS = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """What is written of a video, and how it is cut.
+
+    Raises:
+        BatchError: a value is out of its range.
+    """
+
+    label_maps: bool = option("Write label maps, one 8-bit PNG per frame.", default=True)
+    overlay: bool = option("Write an overlay video, H.264.", default=False, common=True)
+    segment: int | None = option(
+        "Split videos into segments of N frames.", default=None, low=1, metavar="N"
+    )
+    overlap: int = option(
+        "Frames before a segment on which its state converges.", default=DEFAULT_OVERLAP, low=0
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, BatchError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRunOptions:
+    """Who does the work, and which part of it.
+
+    Raises:
+        BatchError: a value is out of its range.
+    """
+
+    workers: int | None = option(
+        "Worker processes; 0 works in this process.",
+        default=None,
+        low=0,
+        unset="cores / threads",
+        common=True,
+    )
+    gpus: float = option("GPUs of one worker on Ray, such as 0.5.", default=0.0, low=0)
+    shard: str = option("Process part I of N of the videos.", default="0/1", metavar="I/N")
+    attempts: int = option("Worker crashes after which a video is set aside.", default=3, low=1)
+    retry: bool = option("Retry videos that were set aside.", default=False)
+    journal: Path | None = option("Folder of the journal.", default=None, unset="inside the output")
+
+    def __post_init__(self) -> None:
+        check_options(self, BatchError)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
+from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.loop.fleet import Attachment, Fleet
 from streamseg.runtime.loop.member import Member
 from streamseg.runtime.loop.writing import Outputs
@@ -204,7 +205,7 @@ def add_healthy(fleet: Fleet, seed: int, frames: int) -> Digest:
         f"good{seed}",
         lambda _stop: Pictures(seed, frames, lambda _index: None),
         policy=POLICY,
-        when_behind="wait",
+        pacing=Pacing(when_behind="wait"),
         attachment=Attachment(outputs=outputs),
     )
     return sink
@@ -217,7 +218,7 @@ def add_faulty(fleet: Fleet, name: str, seed: int, frames: int, fault: Fault) ->
         name,
         fault.source(seed, frames),
         policy=POLICY,
-        when_behind="wait",
+        pacing=Pacing(when_behind="wait"),
         attachment=Attachment(outputs=outputs, on_join=fault.prepare),
     )
 

@@ -22,7 +22,8 @@ import cv2
 import torch
 from measuring import describe_machine, write_results
 
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
 from streamseg.export.models.mamba import BlocksConfig
@@ -38,7 +39,8 @@ BUILD = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.export.engine_build import build_engines
+from streamseg.export.engine_options import EngineOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 bundle, out, library, *capabilities = sys.argv[1:]
 options = EngineOptions(
@@ -62,7 +64,7 @@ def make_bundles(folder: Path, size: tuple[int, int], encoder: str) -> dict[str,
     for i, image in enumerate(moving_pattern(size, 2)):
         cv2.imwrite(str(clip / f"{i}.png"), image)
     dataset = open_dataset(f"footage:{clip}", "train", labels=False)
-    options = CalibrationOptions(clips=1, frames=2)
+    options = CalibrationOptions(clips=1, clip_frames=2)
     calibrate(paths["fp32"], paths["int8"], dataset, options, report=False)
     return paths
 

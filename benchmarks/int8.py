@@ -22,7 +22,8 @@ from frame import SIZE, build_model
 from measuring import describe_machine, summarise, write_results
 
 import streamseg
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import export_bundle
 from streamseg.export.parity import moving_pattern
@@ -47,7 +48,7 @@ def prepare(folder: Path) -> dict[str, Path]:
             for index, image in enumerate(moving_pattern(SIZE, 4)):
                 cv2.imwrite(str(clip / f"{index}.png"), image)
             dataset = open_dataset(f"footage:{scratch}", "train", labels=False)
-            options = CalibrationOptions(clips=1, frames=4)
+            options = CalibrationOptions(clips=1, clip_frames=4)
             calibrate(paths["float32"], paths["INT8"], dataset, options, report=False)
     return paths
 

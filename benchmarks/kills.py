@@ -24,7 +24,8 @@ RTX = Path(os.environ.get("STREAMSEG_RTX", ROOT / "build/rtx"))
 BUILD = """
 import sys
 from pathlib import Path
-from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.export.engine_build import build_engines
+from streamseg.export.engine_options import EngineOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 options = EngineOptions(flavour="tensorrt_rtx", capabilities=("8.6",), native=False)
 build_engines(read_bundle(sys.argv[1]), out=Path(sys.argv[2]), options=options)
@@ -189,7 +190,7 @@ def make_jobs(work: Path, bundle: Path) -> list[Job]:
     videos.mkdir(exist_ok=True)
     for seed in range(6):
         source = f"synthetic:hard?size=48x64&frames=60&seed={seed}"
-        prepare([*PROGRAM, "run", str(bundle), "--source", source, "--out", f"{videos}/{seed}.mp4"])
+        prepare([*PROGRAM, "run", str(bundle), source, "--out", f"{videos}/{seed}.mp4"])
     weights = "samples/street/street.safetensors"
     street = work / "street"
     prepare([*PROGRAM, "export", weights, "--size", "64x128", "-o", str(street)])
@@ -205,21 +206,22 @@ def make_jobs(work: Path, bundle: Path) -> list[Job]:
         places = ["--labels", labels, "--snapshot", state, "--snapshot-every", "20"]
         folder.mkdir(exist_ok=True)
         given = [*places, "--resume", state, "--threads", "1"]
-        return [*PROGRAM, "run", str(bundle), "--source", scene, *given]
+        return [*PROGRAM, "run", str(bundle), scene, *given]
 
     def batch_it(folder: Path) -> list[str]:
-        given = ["--input", f"{videos}/*.mp4", "-o", str(folder), "--workers", "1"]
+        given = [f"{videos}/*.mp4", "-o", str(folder), "--workers", "1"]
         return [*PROGRAM, "batch", str(bundle), *given]
 
     def train_it(folder: Path) -> list[str]:
-        given = [*train, "synthetic:easy?size=32x64&scenes=2&frames=5", "-o", str(folder)]
-        return [*PROGRAM, *given, *(["--resume"] if (folder / "config.json").exists() else [])]
+        begun = (folder / "config.json").exists()
+        place = ["--resume" if begun else "--out", str(folder)]
+        return [*PROGRAM, *train, "synthetic:easy?size=32x64&scenes=2&frames=5", *place]
 
     def export_it(folder: Path) -> list[str]:
         return [*PROGRAM, "export", weights, "--size", "64x128", "-o", str(folder / "b")]
 
     def calibrate_it(folder: Path) -> list[str]:
-        given = ["--dataset", clips, "--clips", "1", "--frames", "2", "--no-report"]
+        given = ["--dataset", clips, "--clips", "1", "--clip-frames", "2", "--no-report"]
         return [*PROGRAM, "calibrate", str(street), *given, "-o", str(folder / "b")]
 
     def build_it(folder: Path) -> list[str]:

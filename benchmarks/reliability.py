@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 import streamseg
 from streamseg.errors import SourceError
+from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.loop.fleet import Fleet
 from streamseg.runtime.session.events import Event
 from streamseg.runtime.session.policy import StatePolicy
@@ -90,7 +91,7 @@ def fill_disk(bundle: Path, work: Path) -> Row:
     outputs["snapshot"] = ["--null", "--snapshot-every", "5", "--snapshot"]
     outputs["events"] = ["--null", "--events"]
     commands = {
-        kind: [*PROGRAM, "run", str(bundle), "--source", scene, *words, "{disk}/" + kind]
+        kind: [*PROGRAM, "run", str(bundle), scene, *words, "{disk}/" + kind]
         for kind, words in outputs.items()
     }
     commands["out"][-1] += ".mp4"
@@ -98,7 +99,7 @@ def fill_disk(bundle: Path, work: Path) -> Row:
     weights = "samples/street/street.safetensors"
     export = ["export", weights, "--size", "64x128", "-o", "{disk}/b"]
     commands["export"] = [*PROGRAM, *export]
-    batch = ["batch", str(bundle), "--input", f"{work}/videos/*.mp4", "-o", "{disk}/b"]
+    batch = ["batch", str(bundle), f"{work}/videos/*.mp4", "-o", "{disk}/b"]
     commands["batch"] = [*PROGRAM, *batch, "--workers", "1"]
     for kind, command in commands.items():
         with small_disk(work / f"disk-{kind}", 8) as disk:
@@ -164,7 +165,7 @@ def _clock_command(bundle: Path, place: Path, seed: int) -> list[str]:
     source = f"synthetic:hard?size=48x64&frames=200&fps=100&seed={seed}#realtime"
     outputs = ["--labels", str(place), "--out", f"{place}.mp4", "--events", f"{place}.jsonl"]
     state = ["--snapshot", f"{place}.state", "--snapshot-every", "10", "--when-behind", "wait"]
-    return [*PROGRAM, "run", str(bundle), "--source", source, *outputs, *state]
+    return [*PROGRAM, "run", str(bundle), source, *outputs, *state]
 
 
 def restart_server(tries: int) -> Row:
@@ -255,7 +256,7 @@ def run_fleet(bundle: Path, scale: Scale) -> Row:
                 f"s{number}",
                 lambda _stop, number=number: source_of(number),  # type: ignore[misc]
                 policy=policy,
-                when_behind="wait",
+                pacing=Pacing(when_behind="wait"),
             )
         began = time.monotonic()
         for done in fleet:

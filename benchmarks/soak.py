@@ -27,6 +27,7 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
+from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.loop.fleet import Fleet
 from streamseg.runtime.loop.member import FleetFrame
 from streamseg.runtime.session.events import Event
@@ -149,7 +150,7 @@ class Soak:
             name,
             lambda _stop: open_hard(self._clip, seed, stalls=True),
             policy=POLICY,
-            when_behind="wait",
+            pacing=Pacing(when_behind="wait"),
         )
 
     def run(self) -> None:

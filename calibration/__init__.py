@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
-    from streamseg.calibration.calibrating import (
-        Calibrated,
-        CalibrationOptions,
-        calibrate,
-        calibrate_bundle,
-    )
+    from streamseg.calibration.calibrating import Calibrated, calibrate, calibrate_bundle
     from streamseg.calibration.observation import Ranges, read_ranges
+    from streamseg.calibration.plan import CalibrationOptions
 
 __all__ = [
     "Calibrated",
@@ -28,7 +24,7 @@ __getattr__, __dir__ = offer(
     __name__,
     {
         "Calibrated": "calibration.calibrating",
-        "CalibrationOptions": "calibration.calibrating",
+        "CalibrationOptions": "calibration.plan",
         "Ranges": "calibration.observation",
         "calibrate": "calibration.calibrating",
         "calibrate_bundle": "calibration.calibrating",

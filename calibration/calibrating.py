@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamseg.calibration.histograms import Method
-from streamseg.calibration.observation import Order, Ranges, observe
+from streamseg.calibration.observation import Ranges, observe
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.calibration.quantisation import (
     REPORT,
     Draft,
@@ -28,7 +28,6 @@ from streamseg.calibration.quantisation import (
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.errors import BundleError, DatasetError, ExportError
-from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import Clip, Dataset, open_dataset
 from streamseg.evaluation.drift import Comparison, compare
 from streamseg.evaluation.progress import Progress, no_progress
@@ -36,7 +35,6 @@ from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.parity import measure_derived, moving_pattern
-from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -49,44 +47,6 @@ Watch = Callable[[str, int | None], Progress]
 def no_watch(phase: str, total: int | None) -> Progress:  # noqa: ARG001
     """Show nothing."""
     return no_progress
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """How to calibrate.
-
-    Attributes:
-        method: which range to take from the histograms.
-        clips: segments to replay, spread over the dataset.
-        frames: frames of each.
-        seed: of the choice.
-        order: ``stateful``, or ``shuffled`` for comparison with calibration on single images.
-        smooth: move outliers from activations into weights where that is free.
-        keep_float: how many of the most sensitive layers stay float32.
-        rank_frames: frames that the ranking of layers runs on.
-        drift_frames: frames of the report's comparison with float32.
-        classes_by: how the report matches classes; see ``match_classes``.
-        native: native operators, as in ``streamseg.open``.
-        threads: CPU threads of a step.
-    """
-
-    method: Method = "mse"
-    clips: int = 8
-    frames: int = 16
-    seed: int = 0
-    order: Order = "stateful"
-    smooth: bool = True
-    keep_float: int = 0
-    rank_frames: int = 3
-    drift_frames: int = 100
-    classes_by: ClassesBy = "name"
-    native: bool | None = None
-    threads: int | None = None
-
-    @property
-    def backend(self) -> BackendOptions:
-        """For replaying."""
-        return BackendOptions(native=self.native, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -317,7 +277,9 @@ def _require_clips(manifest: Manifest, dataset: Dataset, options: CalibrationOpt
 def _segments(dataset: Dataset | None, options: CalibrationOptions) -> list[Segment]:
     if dataset is None:
         return []
-    return choose_segments(dataset, count=options.clips, length=options.frames, seed=options.seed)
+    return choose_segments(
+        dataset, count=options.clips, length=options.clip_frames, seed=options.seed
+    )
 
 
 def _observe(
@@ -338,7 +300,7 @@ def _observe(
         segments,
         options.backend,
         order=options.order,
-        smooth=options.smooth,
+        smooth=options.smoothing,
         seed=options.seed,
         record=record,
         progress=watch("replay", None),

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,13 +16,12 @@ from onnx import numpy_helper
 
 from streamseg.calibration.histograms import METHODS, Histogram, Method
 from streamseg.calibration.layers import GraphIndex, Layer, find_layers
+from streamseg.calibration.plan import Order
 from streamseg.calibration.replay import Image, Replayer, Segment
 from streamseg.errors import BundleError, DatasetError
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import Bundle
-
-Order = Literal["stateful", "shuffled"]
 
 RANGES = "calibration/ranges.json"
 _FORMAT = 1

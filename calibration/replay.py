@@ -178,7 +178,7 @@ class Replayer:
         if unset:
             raise StateMismatch(
                 f"{bundle.path} holds no values of {', '.join(sorted(unset))}; "
-                "make them with: streamseg prototypes BUNDLE --source VIDEO"
+                "make them with: streamseg prototypes BUNDLE VIDEO"
             )
         self._executable = TappedExecutable(bundle, taps, options, graphs or {})
         self._stream = Stream(

@@ -10,10 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import DatasetError
+from streamseg.option_fields import option
 from streamseg.runtime.bundle.class_names import has_names, match_names, unmatched
 
 ClassesBy = Literal["name", "position"]
 CLASSES_BY: tuple[ClassesBy, ...] = ("name", "position")
+CLASSES_BY_HELP = "Match classes by name, or by position: class 0 with class 0 and so on."
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingOptions:
+    """How classes of a model are matched with those of a dataset or of another model.
+
+    Attributes:
+        classes_by: see ``match_classes``.
+    """
+
+    classes_by: ClassesBy = option(CLASSES_BY_HELP, default="name")
 
 
 @dataclass(frozen=True)

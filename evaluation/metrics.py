@@ -17,6 +17,7 @@ from streamseg.evaluation.consistency import LONGEST_WINDOW, Consistency
 from streamseg.evaluation.datasets.label_classes import VOID
 from streamseg.evaluation.flicker_rate import Flicker
 from streamseg.evaluation.optical_flow import FlowMethod, TemporalConsistency
+from streamseg.option_fields import option
 
 WINDOWS = (8, 16)
 """Window lengths n of mVCn, unless others are given."""
@@ -38,10 +39,12 @@ class MetricOptions:
         flow: optical flow by which temporal consistency is measured, None: it is not.
     """
 
-    windows: tuple[int, ...] = WINDOWS
-    vspw_script: bool = False
-    boundary: bool = False
-    flow: FlowMethod | None = None
+    windows: tuple[int, ...] = option("Window lengths n of mVCn.", default=WINDOWS, flag="mvc")
+    vspw_script: bool = option("Score as VSPW's own evaluator does.", default=False)
+    boundary: bool = option("Measure the boundary F-score.", default=False)
+    flow: FlowMethod | None = option(
+        "Measure temporal consistency (TC) with this optical flow.", default=None
+    )
 
     def __post_init__(self) -> None:
         for n in self.windows:

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import BundleError
+from streamseg.option_fields import option
+from streamseg.runtime.backends import BACKENDS
+from streamseg.runtime.backends.interface import native_option, threads_option
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.stream import open_stream
 from streamseg.runtime.video.resize import Placement, whole_placement
@@ -31,12 +34,16 @@ class SegmenterOptions:
     and the logits of a checkpoint, as papers do.
     """
 
-    backend: str = "auto"
-    native: bool | None = None
-    size: tuple[int, int] | None = None
+    backend: str = option("Backend that runs the graphs.", default="auto", choices=BACKENDS)
+    native: bool | None = native_option()
+    size: tuple[int, int] | None = option("Frame size of the model.", default=None)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-    scaled: Scaled | None = None
+    threads: int | None = threads_option()
+    scaled: Scaled | None = option(
+        "Resize labels or logits to the size of the dataset's labels.",
+        default=None,
+        unset="labels of a bundle, logits of a checkpoint",
+    )
 
 
 @dataclass(frozen=True)

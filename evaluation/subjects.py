@@ -14,7 +14,7 @@ WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
 def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, SegmenterOptions]:
-    """Split ``PATH[@HOW]``; HOW is ``native``, ``lowered`` or a backend's name.
+    """Split ``PATH[@HOW]``; HOW is ``native``, ``no-native`` or a backend's name.
 
     A path that exists as written is taken whole, whatever it contains.
     """
@@ -22,8 +22,10 @@ def parse_subject(text: str, options: SegmenterOptions) -> tuple[Path, Segmenter
     # After a name on the hub stands its revision; checkpoints have no HOW.
     if not at or text.startswith(HUB) or Path(text).exists():
         return Path(text), options
-    if how in ("native", "lowered"):
+    if how in ("native", "no-native"):
         return Path(path), replace(options, native=how == "native")
+    if how == "lowered":
+        raise BundleError(f"{text}: '@lowered' was removed; write {path}@no-native")
     return Path(path), replace(options, backend=how)
 
 
@@ -64,14 +66,9 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
         BundleError: nothing there, or a damaged bundle.
         CheckpointError: a checkpoint without ``size``, without PyTorch, or that cannot be read.
     """
-    if is_bundle(path):
+    size = _check(path, options)
+    if size is None:
         return BundleSegmenter(path, options)
-    if not path.exists() and ":" not in path.name and not str(path).startswith(HUB):
-        raise BundleError(f"{path} does not exist: expected a bundle or a checkpoint")
-    if options.size is None:
-        raise CheckpointError(
-            f"{path} is a checkpoint, which does not tell its frame size: add --size HxW"
-        )
     try:
         from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
     except ImportError as error:
@@ -79,4 +76,26 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
             f"{path} is a checkpoint, and running one needs PyTorch ({error}): "
             "pip install 'streamseg[export]', or give a bundle"
         ) from error
-    return CheckpointSegmenter(path, options, options.size)
+    return CheckpointSegmenter(path, options, size)
+
+
+def require_subject(text: str, options: SegmenterOptions) -> None:
+    """Check that a subject exists and has its options, before anything large is imported.
+
+    Raises:
+        BundleError, CheckpointError: as ``open_segmenter``.
+    """
+    _check(*parse_subject(text, options))
+
+
+def _check(path: Path, options: SegmenterOptions) -> tuple[int, int] | None:
+    """Frame size of a checkpoint; None for a bundle."""
+    if is_bundle(path):
+        return None
+    if not path.exists() and ":" not in path.name and not str(path).startswith(HUB):
+        raise BundleError(f"{path} does not exist: expected a bundle or a checkpoint")
+    if options.size is None:
+        raise CheckpointError(
+            f"{path} is a checkpoint, which does not record its frame size: add --size HxW"
+        )
+    return options.size

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def export_bundle(
     logits: bool = False,
     resize: str = "stretch",
     precision: str = "fp32",
+    phase: Callable[[str], None] = logger.debug,
 ) -> ExportReport:
     """Write a bundle for frames of ``size``.
 
@@ -81,6 +82,7 @@ def export_bundle(
         resize: how the runtime fits frames, ``stretch`` or ``letterbox``.
         precision: ``fp32`` or ``fp16``, baked into the graphs; ``bf16`` or ``int8-dynamic`` have
             the temporal layers as one operator each, with products of that kind on the CPU.
+        phase: called with the name of each phase as it begins.
     Raises:
         ExportError: the size is not possible, the exporter failed, or the bundle's outputs differ
             from PyTorch's.
@@ -95,12 +97,14 @@ def export_bundle(
     warnings = tuple(model.check_size(size))
     for warning in warnings:
         logger.warning("%s", warning)
+    phase("checking the model")
     check_contract(model, size)
     with new_bundle(path) as folder:
         traced: dict[str, TracedGraph] = {}
         contents: dict[str, bytes] = {}
         full: dict[str, bytes] = {}
         for name in model.graphs(size):
+            phase(f"tracing the graph '{name}'")
             traced[name] = trace_step(model, size, graph=name, logits=logits)
             if precision in LAYER_PRECISIONS:
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
@@ -124,6 +128,7 @@ def export_bundle(
                 precision={"layers": "float32", "rest": "float32", "temporal": precision},
             )
         _write_manifest(folder, manifest)
+        phase("comparing the bundle with PyTorch")
         parity = measure_parity(model, folder, size=size)
         if full:
             parity["parent"] = graphs_identity(full)

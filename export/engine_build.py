@@ -10,17 +10,16 @@ import importlib.util
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from streamseg.errors import BackendError, ExportError
+from streamseg.export.engine_options import EngineOptions, Progress
 from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt_graph import lowered_graph, plugin_graph
 from streamseg.files import check_place, whole_file
@@ -36,47 +35,6 @@ from streamseg.runtime.backends.tensorrt_library import hash_library, import_ten
 from streamseg.runtime.bundle.bundle import Bundle, digest
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], bool]
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to build.
-
-    Attributes:
-        flavour: ``tensorrt``, ``tensorrt_rtx``, or ``None`` for the one that is installed.
-        native: our plugins: ``True`` or fail, ``False`` never (the lowering is built), ``None`` if
-            their library is there.
-        library: absolute path of a plugin library instead of the installed one.
-        workspace: most device memory of one layer's scratch space, bytes; ``None`` for no limit.
-        capabilities: for RTX, compute capabilities to build for, such as ``8.6``; empty for
-            this machine's.
-        timing_cache: file to start from and to keep; not for RTX, where it has no effect.
-        progress: called with phase, step and number of steps; ``False`` stops the build.
-        precision: ``fp16`` has what is float32 in the bundle's graphs converted, except the state
-            and the other islands of ``half_graph``; ``None`` or the bundle's own builds them as
-            they are.
-        tf32: let float32 products round their inputs to TF32, TensorRT's default.
-        unverified: keep engines that fail the comparison with ONNX Runtime, or cannot be compared.
-        clip: frames to compare on; ``None`` draws a street.
-        clip_name: what the frames are, for the sidecar.
-        board: state of the machine, for the sidecar.
-    """
-
-    flavour: str | None = None
-    native: bool | None = None
-    library: Path | None = None
-    workspace: int | None = None
-    capabilities: tuple[str, ...] = ()
-    timing_cache: Path | None = None
-    progress: Progress | None = None
-    precision: str | None = None
-    tf32: bool = False
-    unverified: bool = False
-    clip: Sequence[NDArray[np.uint8]] | None = None
-    clip_name: str = "a given clip"
-    board: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -365,7 +323,7 @@ def _configure(
 ) -> Any:
     config = builder.create_builder_config()
     if options.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.progress is not None:
         config.progress_monitor = _monitor(trt, options.progress)
     if not options.tf32:

@@ -17,6 +17,7 @@ from typing import Any
 
 from streamseg.errors import EngineMismatch, ExportError, PluginNotFound
 from streamseg.files import whole_folder
+from streamseg.option_fields import option
 from streamseg.plugins.loader import (
     find_library,
     find_ort_cuda_library,
@@ -24,6 +25,7 @@ from streamseg.plugins.loader import (
     list_files,
 )
 from streamseg.runtime.backends.engine_files import read_record
+from streamseg.runtime.backends.interface import native_option, threads_option
 from streamseg.runtime.backends.tensors import output_shape
 from streamseg.runtime.bundle.bundle import Bundle, digest
 from streamseg.runtime.bundle.manifest import Manifest
@@ -52,7 +54,7 @@ class TritonOptions:
     """How the server is to run a bundle.
 
     Attributes:
-        streams: sequences that hold state at the same time; needed for a bundle with state.
+        sequences: streams that hold state at the same time; needed for a bundle with state.
         name: of the model; ``None`` takes the name of the bundle's folder.
         engine: TensorRT engine of the step graph, from ``streamseg build``; ``None`` writes the
             ONNX Runtime variant.
@@ -66,16 +68,32 @@ class TritonOptions:
         threads: CPU threads of one step; ``None`` leaves it to ONNX Runtime.
     """
 
-    streams: int | None = None
-    name: str | None = None
-    engine: Path | None = None
-    native: bool | None = None
-    library: Path | None = None
-    server_path: str | None = None
-    idle_seconds: float = 60.0
-    instances: int = 1
-    gpu: bool = False
-    threads: int | None = None
+    sequences: int | None = option(
+        "Streams that keep state at once; required for a bundle with state.",
+        default=None,
+        low=1,
+        common=True,
+    )
+    name: str | None = option("Name of the model.", default=None, unset="the bundle's folder")
+    engine: Path | None = option(
+        "TensorRT engine, or a folder of engines.", default=None, unset="use ONNX Runtime"
+    )
+    native: bool | None = native_option()
+    library: Path | None = option(
+        "Library of native operators, an absolute path.", default=None, unset="the installed one"
+    )
+    server_path: str | None = option(
+        "Where the server sees the repository, such as /models.", default=None
+    )
+    idle_seconds: float = option(
+        "Seconds for which a silent stream keeps its state.",
+        default=60.0,
+        low=0.001,
+        flag="idle",
+    )
+    instances: int = option("Copies of the model that run at once.", default=1, low=1)
+    gpu: bool = option("Run ONNX Runtime on the GPU.", default=False)
+    threads: int | None = threads_option()
 
 
 @dataclass(frozen=True)
@@ -106,8 +124,8 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
         PluginNotFound: ``native=True`` and there is no usable library.
     """
     graph = check_servable(bundle.manifest)
-    if bundle.manifest.state and options.streams is None:
-        raise ExportError("the bundle keeps state: say how many streams at once, with --streams")
+    if bundle.manifest.state and options.sequences is None:
+        raise ExportError("the bundle keeps state: say how many streams at once, with --sequences")
     name = options.name or bundle.path.resolve().name
     if not _NAME.fullmatch(name):
         raise ExportError(f"'{name}' is no model name of letters, digits, '_', '.', '-'; give one")
@@ -206,9 +224,9 @@ def make_config(
 
 
 def _sequence_batching(manifest: Manifest, options: TritonOptions) -> dict[str, Any]:
-    assert options.streams is not None
+    assert options.sequences is not None
     # Triton counts candidates per instance.
-    candidates = -(-options.streams // options.instances)
+    candidates = -(-options.sequences // options.instances)
     states = []
     for spec in sorted(manifest.state, key=lambda spec: spec.output):
         shape = {"data_type": _data_type(spec.dtype), "dims": list(spec.shape)}

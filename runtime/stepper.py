@@ -63,7 +63,7 @@ class Stepper:
             if spec.kind == "given" and spec.name not in self.given:
                 raise StateMismatch(
                     f"'{spec.name}' has no values: set them with Stream.give (a prompt), or make "
-                    "them from footage with: streamseg prototypes BUNDLE --source VIDEO"
+                    "them from footage with: streamseg prototypes BUNDLE VIDEO"
                 )
 
     def give(self, name: str, content: Array) -> None:
@@ -76,8 +76,7 @@ class Stepper:
         if content.shape != spec.shape or content.dtype != np.dtype(spec.dtype):
             raise StateMismatch(
                 f"'{name}' is {content.dtype} {list(content.shape)}, expected {spec.dtype} "
-                f"{list(spec.shape)}; prototypes are made by: streamseg prototypes BUNDLE "
-                "--source VIDEO"
+                f"{list(spec.shape)}; prototypes are made by: streamseg prototypes BUNDLE VIDEO"
             )
         self.given[name] = content.copy()
         self._lane.write(name, 0, content)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError, FrameMismatch, StreamsegError
-from streamseg.runtime.backends import BackendOptions, Executable, load_executable
+from streamseg.option_fields import check_options, option, option_fields
+from streamseg.runtime.backends import BACKENDS, BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.arrays import is_device_array, stream_handle, view_device_array
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
@@ -436,6 +437,33 @@ def check_frame(frame: npt.NDArray[np.uint8]) -> None:
         raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]{hint}")
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
         raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions(BackendOptions):
+    """How a bundle is opened: the arguments of ``streamseg.open``.
+
+    Raises:
+        BackendError: a value is out of its range.
+    """
+
+    backend: str = option(
+        "Backend that runs the graphs.", default="auto", choices=BACKENDS, common=True
+    )
+    letterbox: bool | None = option(
+        "Keep the aspect ratio of frames, or stretch them.",
+        default=None,
+        opposite="stretch",
+        unset="as the bundle says",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, BackendError)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Argument of ``streamseg.open`` -> its value."""
+        return {entry.name: getattr(self, entry.name) for entry in option_fields(OpeningOptions)}
 
 
 def open_stream(

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from streamseg import StreamsegError
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.progress import phase_progress
 
@@ -35,7 +36,7 @@ def main() -> None:
     """Replay training clips with state, quantise, and measure on the validation split."""
     arguments = parse_arguments()
     options = CalibrationOptions(
-        clips=arguments.clips, frames=arguments.frames, keep_float=arguments.keep_float
+        clips=arguments.clips, clip_frames=arguments.frames, keep_float=arguments.keep_float
     )
     train = open_dataset(f"cityscapes:{arguments.root}", "train", labels=False)
     val = open_dataset(f"cityscapes:{arguments.root}", "val")

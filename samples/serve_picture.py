@@ -61,7 +61,7 @@ def wait_for_server() -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_smoothing_bundle(Path(folder) / "bundle", (192, 384))
-        sources = [part for scene in SCENES for part in ("--source", scene)]
+        sources = list(SCENES)
         command = [sys.executable, "-c", "from streamseg.cli.main import run; run()", "serve"]
         command += [str(bundle), "--port", "8765", "--snapshots", folder, *sources]
         server = subprocess.Popen(command)

@@ -65,7 +65,7 @@ def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, told: str) -
 @pytest.mark.parametrize(("purpose", "code"), [("cpu", 0), ("tensorrt", 1)])
 def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
     runner = "from streamseg.cli.main import run; run()"
-    command = [sys.executable, "-c", runner, "doctor", "--for", purpose, "--json"]
+    command = [sys.executable, "-c", runner, "doctor", "--for", purpose, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert json.loads(done.stdout)["ready"] is (code == 0)

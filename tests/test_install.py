@@ -83,7 +83,7 @@ def test_wheel_runs_without_torch(distributions: tuple[Path, Path], tmp_path: Pa
     assert "run" in help_text
     for arguments, hint in (
         (["export", "x.pth", "--size", "64x64", "-o", "b"], "pip install 'streamseg[export,cpu]'"),
-        (["run", "b", "--source", "x.mp4", "--out", "o.mp4"], "no such video: x.mp4"),
+        (["run", "b", "x.mp4", "--out", "o.mp4"], "no such video: x.mp4"),
     ):
         done = subprocess.run(
             [tmp_path / "venv" / "bin" / "streamseg", *arguments],

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
-    from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
-    from streamseg.training.loop import RunOptions, TrainReport, train
+    from streamseg.training.config import ClipConfig, NetworkConfig, RunOptions, TrainConfig
+    from streamseg.training.loop import TrainReport, train
 
 __all__ = [
     "ClipConfig",
@@ -24,7 +24,7 @@ __getattr__, __dir__ = offer(
     {
         "ClipConfig": "training.config",
         "NetworkConfig": "training.config",
-        "RunOptions": "training.loop",
+        "RunOptions": "training.config",
         "TrainConfig": "training.config",
         "TrainReport": "training.loop",
         "train": "training.loop",

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from streamseg.errors import TrainingError
+from streamseg.evaluation.class_matching import CLASSES_BY_HELP, ClassesBy
+from streamseg.option_fields import check_options, option
 
+ENCODERS = (
+    *(f"mit_b{size}" for size in range(6)),
+    *(f"swin_{size}" for size in "tsbl"),
+    *(f"convnext_{size}" for size in ("t", "s", "b", "l", "xl")),
+    *("dinov3_vits16", "dinov3_vitb16", "dinov2_vits14", "dinov2_vitb14"),
+)
+DEVICES = ("auto", "cpu", "cuda")
 MODELS = ("tv3s", "segformer")
 SUPERVISION = ("last", "all")
-PRECISIONS = ("float32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 PAPER_OFFSETS = (-9, -6, -3, 0)
 
 
@@ -28,19 +38,19 @@ class NetworkConfig:
         drop_path: stochastic depth of the encoder, 0 to 1.
     """
 
-    model: str = "tv3s"
-    encoder: str = "mit_b1"
-    embed_dim: int = 256
-    layers: int = 8
-    expand: int = 2
-    states: int = 16
+    model: str = option(
+        "Family: tv3s, or segformer (no state).", default="tv3s", choices=MODELS, common=True
+    )
+    encoder: str = option("Encoder.", default="mit_b1", choices=ENCODERS, common=True)
+    embed_dim: int = option("Channels of decoder and temporal layers.", default=256, low=1)
+    layers: int = option("Temporal layers.", default=8, low=1)
+    expand: int = option("Inner channels of a temporal layer / embed-dim.", default=2, low=1)
+    states: int = option("State numbers per channel.", default=16, low=1)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    drop_path: float = 0.1
+    drop_path: float = option("Stochastic depth of the encoder.", default=0.1, low=0, high=1)
 
     def __post_init__(self) -> None:
-        _choose("model", self.model, MODELS)
-        for name in ("embed_dim", "layers", "expand", "states"):
-            _least(name, getattr(self, name), 1)
+        check_options(self, TrainingError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +67,15 @@ class ClipConfig:
         ignore_index: label value that is not scored.
     """
 
-    offsets: tuple[int, ...] = PAPER_OFFSETS
-    batch: int = 8
-    crop: tuple[int, int] = (480, 480)
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    photometric: bool = True
-    ignore_index: int = 255
+    offsets: tuple[int, ...] = option(
+        "Frames of a clip, relative to its last.", default=PAPER_OFFSETS
+    )
+    batch: int = option("Clips per step, over all processes.", default=8, low=1, common=True)
+    crop: tuple[int, int] = option("Size of the crops that the network sees.", default=(480, 480))
+    scale: tuple[float, float] = option("Range of the random resize.", default=(0.5, 2.0))
+    flip: float = option("Probability of a mirrored clip.", default=0.5, low=0, high=1)
+    photometric: bool = option("Vary brightness, contrast, saturation and hue.", default=True)
+    ignore_index: int = option("Label value that is ignored.", default=255, low=0, high=255)
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.offsets, self.offsets[1:], strict=False))
@@ -72,14 +84,10 @@ class ClipConfig:
                 f"offsets are {list(self.offsets)}: expected ascending frame offsets that end in "
                 "0, such as -9,-6,-3,0"
             )
-        _least("batch", self.batch, 1)
+        check_options(self, TrainingError)
         _least("crop", min(self.crop), 1)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise TrainingError(f"scale is {self.scale}: expected 0 < low <= high")
-        if not 0 <= self.flip <= 1:
-            raise TrainingError(f"flip is {self.flip}: expected a chance from 0 to 1")
-        if not 0 <= self.ignore_index <= 255:
-            raise TrainingError(f"ignore index is {self.ignore_index}: expected 0 to 255")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,30 +112,24 @@ class TrainConfig:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)
-    steps: int = 160_000
-    lr: float = 6e-5
-    head_lr: float = 10.0
-    weight_decay: float = 0.01
-    warmup: int = 1500
-    power: float = 1.0
-    clip_norm: float = 0.0
-    auxiliary: float = 0.5
-    supervise: str = "last"
+    steps: int = option("Optimiser steps.", default=160_000, low=1, common=True)
+    lr: float = option("Learning rate of the encoder.", default=6e-5, above=0, common=True)
+    head_lr: float = option("Learning rate of the head, times --lr.", default=10.0, above=0)
+    weight_decay: float = option("Weight decay.", default=0.01, low=0)
+    warmup: int = option("Steps of linear warm-up.", default=1500, low=0)
+    power: float = option("Exponent of the polynomial decay.", default=1.0, low=0)
+    clip_norm: float = option("Largest gradient norm; 0 disables clipping.", default=0.0, low=0)
+    auxiliary: float = option("Weight of the auxiliary loss.", default=0.5, low=0)
+    supervise: str = option(
+        "Frames that the loss covers: the last, or all.", default="last", choices=SUPERVISION
+    )
     class_weights: tuple[float, ...] | None = None
-    ema: float = 0.0
-    precision: str = "float32"
-    seed: int = 0
+    ema: float = option("Decay of averaged weights; 0 disables them.", default=0.0, low=0)
+    precision: str = option("Precision of encoder and decoder.", default="fp32", choices=PRECISIONS)
+    seed: int = option("Seed of random choices.", default=0)
 
     def __post_init__(self) -> None:
-        _least("steps", self.steps, 1)
-        _least("warmup", self.warmup, 0)
-        for name in ("lr", "head_lr"):
-            if not getattr(self, name) > 0:
-                raise TrainingError(f"{name} is {getattr(self, name)}: expected more than 0")
-        for name in ("weight_decay", "power", "clip_norm", "auxiliary"):
-            _least(name, getattr(self, name), 0)
-        _choose("supervise", self.supervise, SUPERVISION)
-        _choose("precision", self.precision, PRECISIONS)
+        check_options(self, TrainingError)
         if not 0 <= self.ema < 1:
             raise TrainingError(f"ema is {self.ema}: expected 0 (none) up to below 1")
 
@@ -140,9 +142,94 @@ class TrainConfig:
     def from_json(cls, content: dict[str, Any]) -> TrainConfig:
         """What ``as_json`` wrote."""
         parts = dict(content)
+        if parts.get("precision") == "float32":  # as versions before 0.3 wrote it
+            parts["precision"] = "fp32"
         parts["network"] = NetworkConfig(**parts["network"])
         parts["clips"] = ClipConfig(**{k: _tuple(v) for k, v in parts["clips"].items()})
         return cls(**{key: _tuple(value) for key, value in parts.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes its weights.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        workers: processes that read ahead.
+        save_every: steps between checkpoints.
+        log_every: steps between log lines; the last step has one of its own.
+        license: of the weights, written into the file; None follows from the data.
+        half: save the weights as float16.
+        silence_absent: classes that no label of the dataset shows never win in what is saved.
+        resume: go on from the folder's checkpoint.
+        stop_at: step at which to end early, with weights; None: after ``config.steps``.
+        progress: show a bar.
+    """
+
+    device: str = option(
+        "Device: auto, cpu or cuda for PyTorch; CPU, GPU, GPU.1 or NPU for OpenVINO.",
+        default="auto",
+        common=True,
+    )
+    workers: int = option("Worker processes; 0 works in this process.", default=0, low=0)
+    save_every: int = option("Steps between checkpoints.", default=500, low=1)
+    log_every: int = option("Steps between log lines.", default=10, low=1)
+    license: str | None = option(
+        "License of the weights.", default=None, unset="follows from the data"
+    )
+    half: bool = option("Save the weights as float16.", default=False)
+    silence_absent: bool = option(
+        "Save weights that never predict a class which no label of the dataset shows.",
+        default=False,
+    )
+    resume: bool = False
+    stop_at: int | None = option(
+        "Stop at this step of the schedule and write weights.", default=None, low=1
+    )
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self, TrainingError)
+        if self.device not in DEVICES:
+            raise TrainingError(f"device is {self.device!r}, expected one of {', '.join(DEVICES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a run trains on and starts from.
+
+    Attributes:
+        cache: folder for decoded frames.
+        init: checkpoint to start from.
+        encoder_weights: ImageNet weights of the encoder.
+        class_weights: ``log``, or a JSON file of numbers.
+        classes_by: how classes of ``init`` are matched.
+        threads: CPU threads of PyTorch.
+    """
+
+    cache: Path | None = option("Folder that keeps decoded frames.", default=None)
+    init: Path | None = option("Checkpoint to start from (SegFormer or TV3S).", default=None)
+    encoder_weights: Path | None = option("ImageNet weights of the encoder.", default=None)
+    class_weights: str | None = option(
+        "Weights of the classes: 'log' (1 / ln(1.1 + frequency)), or a JSON file of numbers.",
+        default=None,
+        metavar="log|FILE",
+        unset="all equal",
+    )
+    classes_by: ClassesBy = option(CLASSES_BY_HELP, default="name")
+    threads: int | None = option(
+        "CPU threads of one step.", default=None, low=1, unset="the backend decides"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, TrainingError)
+        if self.init and self.encoder_weights:
+            raise TrainingError("--init fills the encoder too: leave out --encoder-weights")
+        weights = self.class_weights
+        if weights not in (None, "log") and not Path(str(weights)).is_file():
+            raise TrainingError(
+                f"class weights {weights}: expected 'log' or a JSON file with a list of numbers"
+            )
 
 
 def differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
@@ -170,8 +257,3 @@ def _tuple(value: Any) -> Any:
 def _least(name: str, value: float, low: float) -> None:
     if value < low:
         raise TrainingError(f"{name} is {value}: expected {low} or more")
-
-
-def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise TrainingError(f"{name} is {value!r}: expected one of {', '.join(known)}")

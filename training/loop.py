@@ -17,7 +17,7 @@ from streamseg.evaluation.datasets import Dataset
 from streamseg.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
 from streamseg.training.clip_sampler import ClipBatch, ClipSampler, count_classes, iterate_batches
-from streamseg.training.config import TrainConfig
+from streamseg.training.config import RunOptions, TrainConfig
 from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
 from streamseg.training.memory import Size, advise, find_fitting
@@ -26,36 +26,7 @@ from streamseg.training.normalisation import synchronise_batch_norm
 from streamseg.training.optimiser import build_optimiser, schedule, set_learning_rate
 from streamseg.training.saving import RunFolder, save_weights
 
-ACCELERATE_PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is carried out; nothing here changes its weights.
-
-    Attributes:
-        device: "auto", "cpu" or "cuda".
-        workers: processes that read ahead.
-        save_every: steps between checkpoints.
-        log_every: steps between log lines; the last step has one of its own.
-        license: of the weights, written into the file.
-        half: save the weights as float16.
-        silence_absent: classes that no label of the dataset shows never win in what is saved.
-        resume: go on from the folder's checkpoint.
-        stop_at: step at which to end early, with weights; None: after ``config.steps``.
-        progress: show a bar.
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    save_every: int = 500
-    log_every: int = 10
-    license: str = "unknown"
-    half: bool = False
-    silence_absent: bool = False
-    resume: bool = False
-    stop_at: int | None = None
-    progress: bool = False
+ACCELERATE_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +54,7 @@ def build_accelerator(config: TrainConfig, device: str) -> Accelerator:
         raise TrainingError("device is 'cuda', but PyTorch sees no GPU here")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if on_cpu and config.precision == "fp16":
-        raise TrainingError("precision fp16 needs a GPU; a CPU takes float32 or bf16")
+        raise TrainingError("precision fp16 needs a GPU; a CPU takes fp32 or bf16")
     return Accelerator(cpu=on_cpu, mixed_precision=ACCELERATE_PRECISIONS[config.precision])
 
 
@@ -281,7 +252,11 @@ def _train(
         ignored = config.clips.ignore_index
         silence_absent(finished, count_classes(dataset, ignore_index=ignored, most=None))
     save_weights(
-        finished, folder.weights, license=options.license, size=config.clips.crop, half=options.half
+        finished,
+        folder.weights,
+        license=options.license or "unknown",
+        size=config.clips.crop,
+        half=options.half,
     )
     draw_curves(folder.log, folder.curves)
     return TrainReport(trainer.step, None, folder.weights)

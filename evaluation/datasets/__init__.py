@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamseg.errors import DatasetError
@@ -26,13 +27,16 @@ from streamseg.evaluation.datasets.label_classes import VOID, SegmentationClass
 from streamseg.evaluation.datasets.nyudv2 import open_nyudv2
 from streamseg.evaluation.datasets.synthetic import open_synthetic
 from streamseg.evaluation.datasets.vspw import open_vspw
+from streamseg.option_fields import option
 
 __all__ = [
     "DATASETS",
     "LABELLED",
+    "SPLITS",
     "VOID",
     "Clip",
     "Dataset",
+    "DatasetOptions",
     "IndexedClip",
     "LabelledFrame",
     "SegmentationClass",
@@ -57,6 +61,26 @@ LABELLED: dict[str, Callable[..., Dataset]] = {
 
 DATASETS = (*LABELLED, "synthetic", "footage")
 """Names that ``open_dataset`` takes before the colon."""
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Which dataset, and which part of it.
+
+    Attributes:
+        dataset: address, as ``open_dataset`` takes it.
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    dataset: str = option(
+        f"Dataset; NAME is one of {', '.join(DATASETS)}.", metavar="NAME:ROOT", common=True
+    )
+    split: str = option("Split of the dataset.", default="val", choices=SPLITS)
+
+    def open(self, *, labels: bool = True) -> Dataset:
+        """Open it; see ``open_dataset``."""
+        return open_dataset(self.dataset, self.split, labels=labels)
 
 
 def open_dataset(address: str, split: str = "val", *, labels: bool = True) -> Dataset:

@@ -6,15 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.option_fields import option
 from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
+OPENVINO_PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
 def is_finite(array: Array) -> bool:
@@ -23,6 +26,20 @@ def is_finite(array: Array) -> bool:
         return True
     # The extremes carry NaN along, so that two numbers tell all.
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
+
+
+def native_option() -> Any:
+    """The wish for native operators, the same wherever a bundle is opened or built."""
+    return option(
+        "Require the native operators, or use their lowering to standard operators.",
+        default=None,
+        unset="native if available",
+    )
+
+
+def threads_option() -> Any:
+    """CPU threads, the same wherever a bundle is run."""
+    return option("CPU threads of one step.", default=None, low=1, unset="the backend decides")
 
 
 @dataclass(frozen=True)
@@ -42,12 +59,23 @@ class BackendOptions:
         warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
 
-    native: bool | None = None
-    library: Path | None = None
-    threads: int | None = None
-    engine: Path | None = None
-    device: str | None = None
-    precision: str | None = None
+    native: bool | None = native_option()
+    library: Path | None = option(
+        "Library of native operators, an absolute path.", default=None, unset="the installed one"
+    )
+    threads: int | None = threads_option()
+    engine: Path | None = option(
+        "TensorRT engine, or a folder of engines.", default=None, unset="from the cache"
+    )
+    device: str | None = option(
+        "Device: auto, cpu or cuda for PyTorch; CPU, GPU, GPU.1 or NPU for OpenVINO.",
+        default=None,
+    )
+    precision: str | None = option(
+        "OpenVINO arithmetic; auto: bf16 where the processor has it.",
+        default=None,
+        choices=OPENVINO_PRECISIONS,
+    )
     warn_unverified: bool = True
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from streamseg.lazy_names import offer
 
 if TYPE_CHECKING:
-    from streamseg.runtime.loop.fleet import Attachment, Fleet, SnapshotPlan, open_fleet
+    from streamseg.runtime.loop.decoding import Pacing
+    from streamseg.runtime.loop.fleet import Attachment, Fleet, open_fleet
     from streamseg.runtime.loop.member import FleetFrame, Member, MemberOptions
     from streamseg.runtime.loop.pipeline import RunReport, run_stream
     from streamseg.runtime.loop.roster import Roster, StreamEntry, read_streams
@@ -18,9 +19,9 @@ __all__ = [
     "FleetFrame",
     "Member",
     "MemberOptions",
+    "Pacing",
     "Roster",
     "RunReport",
-    "SnapshotPlan",
     "StreamEntry",
     "open_fleet",
     "read_streams",
@@ -35,9 +36,9 @@ __getattr__, __dir__ = offer(
         "FleetFrame": "runtime.loop.member",
         "Member": "runtime.loop.member",
         "MemberOptions": "runtime.loop.member",
+        "Pacing": "runtime.loop.decoding",
         "Roster": "runtime.loop.roster",
         "RunReport": "runtime.loop.pipeline",
-        "SnapshotPlan": "runtime.loop.fleet",
         "StreamEntry": "runtime.loop.roster",
         "open_fleet": "runtime.loop.fleet",
         "read_streams": "runtime.loop.roster",

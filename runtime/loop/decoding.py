@@ -6,9 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from streamseg.errors import StreamsegError
+from streamseg.option_fields import check_options, option
 from streamseg.runtime.loop.times import StageTimes
 from streamseg.runtime.sources import Frame, Source
 
@@ -18,6 +20,32 @@ PATIENCE = 6.0  # seconds that a read under way gets to return; sources time out
 
 WhenBehind = Literal["drop", "wait"]
 OpenSource = Callable[[threading.Event], Source]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pacing:
+    """What happens where a stream is slower than its source.
+
+    Attributes:
+        when_behind: ``drop`` or ``wait``; None lets the source decide: live ones drop.
+        max_latency: seconds from a frame's arrival to its labels after which they are late; None
+            counts none.
+
+    Raises:
+        StreamsegError: a value is out of its range.
+    """
+
+    when_behind: WhenBehind | None = option(
+        "Drop frames in favour of the newest, or let the source wait.",
+        default=None,
+        unset="drop if it is live",
+    )
+    max_latency: float | None = option(
+        "Count labels as late when they take more than this many seconds.", default=None, above=0
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, StreamsegError)
 
 
 def do_nothing() -> None:

@@ -8,12 +8,11 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from streamseg.errors import StreamsegError
-from streamseg.runtime.loop.decoding import Decoder, OpenSource, WhenBehind
+from streamseg.runtime.loop.decoding import Decoder, OpenSource, Pacing
 from streamseg.runtime.loop.latency import LatencyWatch
 from streamseg.runtime.loop.member import Member, MemberOptions
 from streamseg.runtime.loop.round_robin import RoundRobin
@@ -23,6 +22,7 @@ from streamseg.runtime.loop.writing import Outputs, Writer
 from streamseg.runtime.session.events import Event, EventHandler
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session, run_now
+from streamseg.runtime.session.snapshots import SnapshotPlan
 from streamseg.runtime.sources import Source, SourceOptions, open_source
 from streamseg.runtime.stream import Stream, open_stream
 
@@ -55,21 +55,6 @@ class Attachment:
     on_leave: Callable[[Member], None] = lambda _member: None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SnapshotPlan:
-    """Where a stream's state is written to and read from.
-
-    Attributes:
-        path: file for snapshots; written at the end, and where asked for.
-        every: frames between two snapshots; None writes only those.
-        resume: file of the snapshot to go on from.
-    """
-
-    path: Path | None = None
-    every: int | None = None
-    resume: Path | None = None
-
-
 class Fleet(RoundRobin):
     """Many streams over one executable; iterate to get their labels. See ``RoundRobin``.
 
@@ -99,8 +84,7 @@ class Fleet(RoundRobin):
         *,
         options: SourceOptions | None = None,
         policy: StatePolicy | None = None,
-        when_behind: WhenBehind | None = None,
-        max_latency: float | None = None,
+        pacing: Pacing | None = None,
         snapshots: SnapshotPlan | None = None,
         attachment: Attachment | None = None,
     ) -> Member:
@@ -112,8 +96,7 @@ class Fleet(RoundRobin):
             options: how to read an address; by default with one thread a decoder, and with
                 patience where a live source is not there yet.
             policy: when its state is reset.
-            when_behind: ``drop`` or ``wait``; by default live sources drop and others wait.
-            max_latency: seconds after which labels count as late.
+            pacing: what happens where the stream is slower than its source.
             snapshots: where its state is written to and read from.
             attachment: outputs and hooks.
 
@@ -130,6 +113,7 @@ class Fleet(RoundRobin):
             raise StreamsegError(f"the fleet is stopped; stream '{name}' cannot join")
         self.check_name(name)
         attached, plan = attachment or Attachment(), snapshots or SnapshotPlan()
+        pace = pacing or Pacing()
         metrics, times = StreamMetrics(), StageTimes(TIMES_KEPT)
 
         def tell(event: Event) -> None:
@@ -149,17 +133,17 @@ class Fleet(RoundRobin):
             policy,
             name=name,
             on_event=tell,
-            snapshot=plan.path,
-            snapshot_every=plan.every,
+            snapshot=plan.snapshot,
+            snapshot_every=plan.snapshot_every,
             run_job=run_now if writer is None else writer.do,
         )
         opening = open_address if isinstance(source, str) else source
         member = Member(
             name,
             session,
-            Decoder(opening, times, when_behind=when_behind, notify=self.wake),
+            Decoder(opening, times, when_behind=pace.when_behind, notify=self.wake),
             writer,
-            watch=LatencyWatch(max_latency, name, tell),
+            watch=LatencyWatch(pace.max_latency, name, tell),
             times=times,
             metrics=metrics,
             options=MemberOptions(
@@ -169,8 +153,8 @@ class Fleet(RoundRobin):
             ),
         )
         try:
-            if plan.resume is not None:
-                session.load(plan.resume)
+            if plan.found is not None:
+                session.load(plan.found)
             attached.on_join(member)
             self.join(member)
         except BaseException:

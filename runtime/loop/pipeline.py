@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamseg.errors import StreamsegError
-from streamseg.runtime.loop.decoding import Decoder, WhenBehind
+from streamseg.runtime.loop.decoding import Decoder, Pacing
 from streamseg.runtime.loop.latency import LatencyWatch
 from streamseg.runtime.loop.member import Member, MemberOptions
 from streamseg.runtime.loop.round_robin import RoundRobin
@@ -64,8 +64,7 @@ def run_stream(
     options: MemberOptions | None = None,
     stop: threading.Event | None = None,
     on_frame: Callable[[int], None] | None = None,
-    when_behind: WhenBehind | None = None,
-    max_latency: float | None = None,
+    pacing: Pacing | None = None,
     on_event: EventHandler | None = None,
     inspect: Inspect = no_inspection,
     draft: bool = False,
@@ -82,9 +81,7 @@ def run_stream(
         options: where to begin and end.
         stop: set it to end after the current frame; the outputs are completed.
         on_frame: called in this thread with the number of frames stepped so far.
-        when_behind: drop frames or let the source wait when it is faster than the step; by
-            default live sources drop.
-        max_latency: seconds from a frame's arrival to its labels; what takes longer is counted.
+        pacing: what happens where the step is slower than the source.
         on_event: gets events ``late``.
         inspect: see ``Outputs``.
         draft: the caller throws the outputs away after a failure; its message names none.
@@ -96,15 +93,15 @@ def run_stream(
         StreamsegError: whatever the step raises, or a snapshot that was asked for is missing. In
             every case the outputs that hold frames are completed, and the message says so.
     """
-    stop = stop or threading.Event()
+    stop, pace = stop or threading.Event(), pacing or Pacing()
     loop, times = RoundRobin(stop=stop), StageTimes()
     writer = Writer(Outputs(lambda _source: sinks, overlay, inspect), times, notify=loop.wake)
     member = Member(
         source.name,
         make_session(writer.do),
-        Decoder(source, times, when_behind=when_behind, notify=loop.wake),
+        Decoder(source, times, when_behind=pace.when_behind, notify=loop.wake),
         writer,
-        watch=LatencyWatch(max_latency, source.name, on_event),
+        watch=LatencyWatch(pace.max_latency, source.name, on_event),
         times=times,
         options=options or MemberOptions(),
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from streamseg.errors import SourceError, StreamsegError, raised_as
-from streamseg.runtime.loop.decoding import WhenBehind
-from streamseg.runtime.loop.fleet import NAME, OPTIONS, Attachment, Fleet, SnapshotPlan
+from streamseg.option_fields import option_fields, read_value
+from streamseg.runtime.loop.decoding import Pacing
+from streamseg.runtime.loop.fleet import NAME, OPTIONS, Attachment, Fleet
 from streamseg.runtime.session.policy import StatePolicy
+from streamseg.runtime.session.snapshots import SnapshotPlan
+from streamseg.runtime.sinks.outputs import WRITTEN as OUTPUTS
 from streamseg.runtime.sources import SourceOptions, parse_source, require_kept
 
 if sys.version_info >= (3, 11):
@@ -32,12 +35,9 @@ class StreamEntry:
         source: its address.
         options: how to read it.
         policy: when its state is reset.
-        when_behind: ``drop``, ``wait``, or None to let the source decide.
-        max_latency: seconds after which labels count as late; None: never.
+        pacing: what happens where it is slower than its source.
         outputs: kind (one of ``OUTPUTS``) -> file or folder.
-        snapshot: file for its state.
-        snapshot_every: frames between two snapshots; None writes one at the end.
-        resume: file of the snapshot to go on from; the file of ``snapshot`` may be missing.
+        plan: files of its state.
 
     In files and folders ``{stream}`` stands for the name.
     """
@@ -46,15 +46,12 @@ class StreamEntry:
     source: str
     options: SourceOptions = OPTIONS
     policy: StatePolicy = field(default_factory=StatePolicy)
-    when_behind: WhenBehind | None = None
-    max_latency: float | None = None
+    pacing: Pacing = field(default_factory=Pacing)
     outputs: Mapping[str, str] = field(default_factory=dict)
-    snapshot: str | None = None
-    snapshot_every: int | None = None
-    resume: str | None = None
+    plan: SnapshotPlan = field(default_factory=SnapshotPlan)
 
-    def _place(self, text: str) -> Path:
-        return Path(text.replace("{stream}", self.name))
+    def _place(self, text: str | Path) -> Path:
+        return Path(str(text).replace("{stream}", self.name))
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -64,30 +61,31 @@ class StreamEntry:
     @property
     def places(self) -> dict[str, Path]:
         """All that it writes: its outputs, and the snapshot."""
-        return {**self.paths, **({} if self.snapshot is None else {"snapshot": self._snapshot})}
-
-    @property
-    def _snapshot(self) -> Path:
-        assert self.snapshot is not None
-        return self._place(self.snapshot)
+        snapshot = self.snapshots.snapshot
+        return {**self.paths, **({} if snapshot is None else {"snapshot": snapshot})}
 
     @property
     def snapshots(self) -> SnapshotPlan:
-        """Where its state goes and comes from, as of now."""
-        resume = None if self.resume is None else self._place(self.resume)
-        if resume is not None and self.resume == self.snapshot and not resume.exists():
-            resume = None
-        path = None if self.snapshot is None else self._snapshot
-        return SnapshotPlan(path=path, every=self.snapshot_every, resume=resume)
+        """``plan`` with the name put in."""
+        snapshot, resume = (
+            None if path is None else self._place(path)
+            for path in (self.plan.snapshot, self.plan.resume)
+        )
+        return replace(self.plan, snapshot=snapshot, resume=resume)
 
 
-OUTPUTS = ("out", "labels", "confidence", "areas", "sheet")
-_OPTION_KINDS = {entry.name: str(entry.type) for entry in fields(SourceOptions)}
-_POLICY_KINDS = {entry.name: str(entry.type) for entry in fields(StatePolicy)}
-_STATE = {"snapshot": "str", "snapshot_every": "int", "resume": "str"}
-_OWN = {"source": "str", "when_behind": "str", "max_latency_ms": "float", **_STATE}
-_KINDS = {**_OWN, **dict.fromkeys(OUTPUTS, "str"), **_OPTION_KINDS, **_POLICY_KINDS}
-_EXPECTED = {"str": "a text", "float": "a number", "int": "a whole number", "bool": "true or false"}
+# Field of StreamEntry -> the dataclass whose options are keys of the list.
+_PARTS: dict[str, type] = {
+    "options": SourceOptions,
+    "policy": StatePolicy,
+    "pacing": Pacing,
+    "plan": SnapshotPlan,
+}
+_KEYS = {
+    entry.flag: (part, entry) for part, owner in _PARTS.items() for entry in option_fields(owner)
+}
+_TEXTS = ("source", *OUTPUTS)
+_REMOVED = {"max-latency-ms": "max-latency, in seconds"}
 
 
 def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, StreamEntry]:
@@ -95,8 +93,8 @@ def read_streams(path: Path, defaults: StreamEntry | None = None) -> dict[str, S
 
     Args:
         path: TOML: a table ``[streams.NAME]`` for each stream with at least ``source``, and perhaps
-            ``[defaults]`` for all. Keys are those of ``StreamEntry``, ``SourceOptions`` and
-            ``StatePolicy``, with ``-`` or ``_``; latency is ``max-latency-ms``.
+            ``[defaults]`` for all. Keys are the options of ``SourceOptions``, ``StatePolicy``,
+            ``Pacing`` and ``SnapshotPlan``, and the outputs, with ``-`` or ``_``.
         defaults: what holds where the file says nothing; its name and source do not count.
     Raises:
         SourceError: unreadable, no TOML, an unknown key, or a value that does not fit.
@@ -111,7 +109,7 @@ def _parse_streams(path: Path, start: StreamEntry) -> dict[str, StreamEntry]:
     except OSError as error:
         raise SourceError(f"cannot read the streams in {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SourceError(f"{path} is no TOML: {error}") from None
+        raise SourceError(f"{path} is not valid TOML: {error}") from None
     unknown = sorted(set(content) - {"defaults", "streams"})
     if unknown:
         raise SourceError(f"{path}: unknown table '{unknown[0]}'; expected defaults and streams")
@@ -120,7 +118,7 @@ def _parse_streams(path: Path, start: StreamEntry) -> dict[str, StreamEntry]:
         raise SourceError(f"{path}: [defaults] cannot have a source; every stream has its own")
     streams = content.get("streams", {})
     if not isinstance(streams, dict):
-        raise SourceError(f"{path}: 'streams' is no table; expected [streams.NAME] for each")
+        raise SourceError(f"{path}: 'streams' is not a table; expected [streams.NAME] for each")
     entries = {
         name: _make_entry(name, base, table, f"{path}: [streams.{name}]", start)
         for name, table in streams.items()
@@ -145,33 +143,29 @@ def check_outputs(entries: Mapping[str, StreamEntry], where: str = "") -> None:
 
 
 def _read_table(table: object, where: str) -> dict[str, Any]:
-    """The keys of a table, with ``_``, each value of its kind."""
+    """The keys of a table, with ``-``, each value of its kind."""
     if not isinstance(table, dict):
-        raise SourceError(f"{where} is no table")
-    known = {}
+        raise SourceError(f"{where} is not a table")
+    known: dict[str, Any] = {}
     for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in _KINDS:
-            raise SourceError(
-                f"{where}: unknown key '{key}'; these are known: {', '.join(sorted(_KINDS))}"
-            )
+        name = key.replace("_", "-")
         if name in known:
             raise SourceError(f"{where}: {key} is given twice; leave one out")
-        known[name] = _read_value(value, _KINDS[name], f"{where}: {key}")
+        known[name] = _read_key(name, value, f"{where}: {key}", where)
     return known
 
 
-def _read_value(value: object, kind: str, where: str) -> object:
-    kind = kind.split()[0]
-    good: dict[str, Callable[[], bool]] = {
-        "bool": lambda: isinstance(value, bool),
-        "int": lambda: isinstance(value, int) and not isinstance(value, bool),
-        "float": lambda: isinstance(value, (int, float)) and not isinstance(value, bool),
-    }
-    if not good.get(kind, lambda: isinstance(value, str))():
-        expected = _EXPECTED.get(kind, "a text")
-        raise SourceError(f"{where} is not {expected}")
-    return float(value) if kind == "float" else value  # type: ignore[arg-type]
+def _read_key(name: str, value: object, place: str, where: str) -> object:
+    if name in _KEYS:
+        return read_value(_KEYS[name][1], value, place, SourceError)
+    if name in _REMOVED:
+        raise SourceError(f"{where}: '{name}' was removed; use {_REMOVED[name]}")
+    if name not in _TEXTS:
+        known = ", ".join(sorted({*_TEXTS, *_KEYS}))
+        raise SourceError(f"{where}: unknown key '{name}'; these are known: {known}")
+    if not isinstance(value, str):
+        raise SourceError(f"{place} is not a text")
+    return value
 
 
 def _make_entry(
@@ -184,29 +178,23 @@ def _make_entry(
     given = {**base, **_read_table(table, where)}
     if not given.get("source"):
         raise SourceError(f"{where} has no source")
-    if given.get("when_behind", "drop") not in ("drop", "wait"):
-        raise SourceError(f"{where}: when-behind is neither drop nor wait")
-    plain = ("source", "when_behind", *_STATE)
-    changes: dict[str, Any] = {key: given[key] for key in plain if key in given}
-    changes["outputs"] = {**start.outputs, **{key: given[key] for key in OUTPUTS if key in given}}
-    every = changes.get("snapshot_every", start.snapshot_every)
-    if every is not None and (every < 1 or changes.get("snapshot", start.snapshot) is None):
-        raise SourceError(f"{where}: snapshot-every expects 1 or more frames, and a snapshot")
-    if "max_latency_ms" in given:
-        if not given["max_latency_ms"] > 0:
-            raise SourceError(f"{where}: max-latency-ms is not above 0")
-        changes["max_latency"] = given["max_latency_ms"] / 1e3
+    outputs = {**start.outputs, **{kind: given[kind] for kind in OUTPUTS if kind in given}}
     try:
-        options = replace(start.options, **_part(given, _OPTION_KINDS))
-        policy = replace(start.policy, **_part(given, _POLICY_KINDS))
-        parse_source(given["source"], options)
+        parts = {
+            part: replace(
+                getattr(start, part),
+                **{_KEYS[key][1].name: given[key] for key in given if _belongs(key, part)},
+            )
+            for part in _PARTS
+        }
+        parse_source(given["source"], parts["options"])
     except StreamsegError as error:
         raise SourceError(f"{where}: {error}") from None
-    return replace(start, name=name, options=options, policy=policy, **changes)
+    return replace(start, name=name, source=given["source"], outputs=outputs, **parts)
 
 
-def _part(given: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if key in kinds}
+def _belongs(key: str, part: str) -> bool:
+    return key in _KEYS and _KEYS[key][0] == part
 
 
 class Roster:
@@ -278,8 +266,7 @@ class Roster:
             entry.source,
             options=entry.options,
             policy=entry.policy,
-            when_behind=entry.when_behind,
-            max_latency=entry.max_latency,
+            pacing=entry.pacing,
             snapshots=entry.snapshots,
             attachment=self._attach(entry),
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.session.snapshots import (
         Position,
         SessionSnapshot,
+        SnapshotPlan,
         read_snapshot,
         write_snapshot,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "Position",
     "Session",
     "SessionSnapshot",
+    "SnapshotPlan",
     "StatePolicy",
     "read_snapshot",
     "write_snapshot",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = offer(
         "Position": "runtime.session.snapshots",
         "Session": "runtime.session.session",
         "SessionSnapshot": "runtime.session.snapshots",
+        "SnapshotPlan": "runtime.session.snapshots",
         "StatePolicy": "runtime.session.policy",
         "read_snapshot": "runtime.session.snapshots",
         "write_snapshot": "runtime.session.snapshots",

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from streamseg.errors import StreamsegError
+from streamseg.option_fields import check_options, option
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.step_result import StepResult
 from streamseg.runtime.stream import Stream
@@ -44,23 +45,31 @@ class Adaptation:
         StreamsegError: a value out of its range.
     """
 
-    carry_below: float | None = None
-    carry_most: int = 8
-    key_change: float | None = None
-    key_most: int = 10
-    unsure_reset: float | None = None
-    unsure_wait: int = 25
+    carry_below: float | None = option(
+        "Carry labels over frames that differ by less than this (0 to 255).",
+        default=None,
+        above=0,
+        metavar="LEVELS",
+    )
+    carry_most: int = option("Frames in a row whose labels are carried.", default=8, low=1)
+    key_change: float | None = option(
+        "Choose key frames by this change (0 to 255) instead of by the schedule.",
+        default=None,
+        above=0,
+        metavar="LEVELS",
+    )
+    key_most: int = option("Frames from one key frame to the next.", default=10, low=1)
+    unsure_reset: float | None = option(
+        "Reset the state after labels of a lower mean confidence; needs logits.",
+        default=None,
+        above=0,
+        high=1,
+        metavar="SHARE",
+    )
+    unsure_wait: int = option("Frames between two resets by --unsure-reset.", default=25, low=1)
 
     def __post_init__(self) -> None:
-        for name in ("carry_below", "key_change"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise StreamsegError(f"{name} is {value}, expected levels above 0")
-        for name in ("carry_most", "key_most", "unsure_wait"):
-            if getattr(self, name) < 1:
-                raise StreamsegError(f"{name} is {getattr(self, name)}, expected 1 or more frames")
-        if self.unsure_reset is not None and not 0 < self.unsure_reset <= 1:
-            raise StreamsegError(f"unsure_reset is {self.unsure_reset}, expected 0 to 1")
+        check_options(self, StreamsegError)
 
 
 @dataclass(frozen=True)

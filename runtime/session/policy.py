@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamseg.errors import StreamsegError
+from streamseg.option_fields import check_options, option
 from streamseg.runtime.session.adaptation import Adaptation
 
-OFF = math.inf  # a threshold that nothing reaches
 WINDOW = 8  # times between frames that tell what is usual
 
 
@@ -33,21 +32,35 @@ class StatePolicy:
         StreamsegError: a value out of its range.
     """
 
-    gap_reset: float | None = 1.0
-    scene_cut: float | None = None
-    check_every: int = 25
-    gap_ratio: float = 3.0
+    gap_reset: float | None = option(
+        "Reset the state after this many seconds without a frame.",
+        default=1.0,
+        above=0,
+        off=True,
+        metavar="SECONDS|off",
+    )
+    scene_cut: float | None = option(
+        "Reset the state at scene cuts with at least this score.",
+        default=None,
+        above=0,
+        off=True,
+        metavar="SCORE|off",
+        unset="the bundle's",
+    )
+    check_every: int = option(
+        "Frames between checks of the state for NaN and infinity; 0 disables them.",
+        default=25,
+        low=0,
+    )
+    gap_ratio: float = option(
+        "A gap must also be this many times longer than the usual time between frames.",
+        default=3.0,
+        low=0,
+    )
     adaptation: Adaptation = field(default_factory=Adaptation)
 
     def __post_init__(self) -> None:
-        for name in ("gap_reset", "scene_cut"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise StreamsegError(f"{name} is {value}, expected a number above 0")
-        if not self.gap_ratio >= 0:
-            raise StreamsegError(f"gap_ratio is {self.gap_ratio}, expected 0 or more")
-        if self.check_every < 0:
-            raise StreamsegError(f"check_every is {self.check_every}, expected 0 or more frames")
+        check_options(self, StreamsegError)
 
 
 class GapDetector:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from streamseg.errors import StateMismatch, StreamsegError
 from streamseg.files import whole_file
+from streamseg.option_fields import check_options, option
 from streamseg.runtime.bundle.state import StateSnapshot, StateSpec, state_bytes
 from streamseg.runtime.session.cuts import THUMBNAIL as SIZE
 from streamseg.runtime.video.resize import Image, Size
@@ -27,6 +28,42 @@ HEADER_BYTES = 1 << 20  # more than header and thumbnail ever need
 THUMBNAIL, SCORES, INTERVALS = "policy.thumbnail", "policy.scores", "policy.intervals"
 SHAPE = (*SIZE, 3)
 STATE = "state."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotPlan:
+    """Where a stream's state is written to and read from.
+
+    Attributes:
+        snapshot: file for snapshots; written at the end, and on request.
+        snapshot_every: frames between two snapshots; None writes only those.
+        resume: snapshot to resume from. The file of ``snapshot`` may be missing.
+
+    Raises:
+        StreamsegError: ``snapshot_every`` is not positive, or has no file.
+    """
+
+    snapshot: Path | None = option(
+        "Snapshot of the state: written at the end, and on SIGUSR2.", default=None, written=True
+    )
+    snapshot_every: int | None = option(
+        "Also write the snapshot every N frames.", default=None, low=1, metavar="N"
+    )
+    resume: Path | None = option(
+        "Resume from a snapshot. Start fresh if it is missing and also the file of --snapshot.",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, StreamsegError)
+        if self.snapshot_every is not None and self.snapshot is None:
+            raise StreamsegError("snapshot_every needs a file: set snapshot as well")
+
+    @property
+    def found(self) -> Path | None:
+        """The snapshot to resume from; None for a fresh start."""
+        fresh = self.resume == self.snapshot and self.resume and not self.resume.exists()
+        return None if fresh else self.resume
 
 
 @dataclass(frozen=True)

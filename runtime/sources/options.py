@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from streamseg.errors import SourceError
+from streamseg.option_fields import check_options, option, option_fields, read_text
 from streamseg.redaction import printable, redact
 
 Transport = Literal["tcp", "udp"]
@@ -19,7 +19,6 @@ SCHEMES = ("camera", "file", "gst", *NETWORK, "synthetic")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(.*)", re.DOTALL)
 _OPTION = r"[a-z][a-z_-]*(?:=[^&#@/\s]*)?"
 _OPTIONS = re.compile(rf"{_OPTION}(?:&{_OPTION})*")
-_YES = {"": True, "1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,43 +50,62 @@ class SourceOptions:
         SourceError: a value is outside its range.
     """
 
-    start: float = 0.0
-    loop: bool = False
-    fps: float | None = None
-    realtime: bool = False
-    live: bool | None = None
-    timeout: float = 5.0
-    reconnect: int | None = None
-    backoff: float = 30.0
-    await_source: bool = False
-    transport: Transport = "tcp"
-    private_redirects: bool = False
-    decode: str = "software"
-    deinterlace: bool = True
-    bits: int | None = None
-    decode_threads: int | None = None
+    start: float = option("Start at this time, in seconds.", default=0.0, low=0)
+    loop: bool = option("Play a file again from its beginning when it ends.", default=False)
+    fps: float | None = option(
+        "Read at most this many frames per second; also the frame rate of a folder.",
+        default=None,
+        low=0.001,
+        high=1000,
+    )
+    realtime: bool = option("Play a file at its own pace, as a camera would.", default=False)
+    live: bool | None = option(
+        "Treat an HTTP address as a live stream, or as a file.",
+        default=None,
+        unset="as its header says",
+    )
+    timeout: float = option(
+        "Report a connection as lost after this many seconds without data.",
+        default=5.0,
+        low=0.1,
+        high=3600,
+    )
+    reconnect: int | None = option(
+        "Attempts in a row to reconnect to a lost live source.",
+        default=None,
+        low=0,
+        unset="no limit",
+    )
+    backoff: float = option(
+        "Longest pause between two attempts, in seconds.", default=30.0, low=0.1, high=3600
+    )
+    await_source: bool = option("Wait for a live source that is not available yet.", default=False)
+    transport: Transport = option("Transport protocol of RTSP.", default="tcp")
+    private_redirects: bool = option(
+        "Follow HTTP redirects to private addresses of other hosts.", default=False
+    )
+    decode: str = option(
+        "Decoder: software, auto (hardware if available), or a device type such as cuda or vaapi.",
+        default="software",
+    )
+    deinterlace: bool = option("Deinterlace pictures that the stream marks.", default=True)
+    bits: int | None = option(
+        "Significant bits in 16-bit images.",
+        default=None,
+        low=8,
+        high=16,
+        unset="from the first image",
+    )
+    decode_threads: int | None = option(
+        "Threads of the software decoder.", default=None, low=1, high=64, unset="FFmpeg decides"
+    )
 
     def __post_init__(self) -> None:
-        self._check("start", self.start, 0, 1e9)
-        if self.fps is not None:
-            self._check("fps", self.fps, 0.001, 1000)
-        self._check("timeout", self.timeout, 0.1, 3600)
-        self._check("backoff", self.backoff, 0.1, 3600)
-        if self.reconnect is not None:
-            self._check("reconnect", self.reconnect, 0, 10**9)
-        if self.bits is not None:
-            self._check("bits", self.bits, 8, 16)
-        if self.decode_threads is not None:
-            self._check("decode_threads", self.decode_threads, 1, 64)
-        if self.transport not in ("tcp", "udp"):
-            raise SourceError("transport of a source is neither tcp nor udp")
         if not re.fullmatch(r"[a-z0-9]{1,20}", self.decode):
-            raise SourceError("decode of a source is neither software, auto nor a device type")
-
-    @staticmethod
-    def _check(name: str, value: float, low: float, high: float) -> None:
-        if not (math.isfinite(value) and low <= value <= high):
-            raise SourceError(f"{name} of a source is {value:g}; expected {low:g} to {high:g}")
+            raise SourceError(
+                "decode of a source is not valid; expected software, auto or a device type"
+            )
+        check_options(self, SourceError, "a source")
 
 
 @dataclass(frozen=True)
@@ -189,7 +207,7 @@ def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptio
         name = key.replace("-", "_")
         if name in changes:
             raise SourceError(f"{_shown(address)}: option {key} is given twice; leave one out")
-        changes[name] = _read_option(_shown(address), key, value if equals else "")
+        changes[name] = _read_option(_shown(address), key, value if equals else None)
     return address, replace(defaults, **changes)  # type: ignore[arg-type]
 
 
@@ -198,22 +216,12 @@ def _is_network(text: str) -> bool:
     return match is not None and match[1].lower() in NETWORK
 
 
-_KINDS = {field.name: str(field.type) for field in fields(SourceOptions)}
+_FIELDS = {field.flag: field for field in option_fields(SourceOptions)}
 
 
-def _read_option(address: str, key: str, value: str) -> object:
-    kind = _KINDS.get(key.replace("-", "_"))
-    if kind is None or "_" in key:
-        known = ", ".join(name.replace("_", "-") for name in _KINDS)
+def _read_option(address: str, key: str, value: str | None) -> object:
+    field = _FIELDS.get(key)
+    if field is None:
+        known = ", ".join(_FIELDS)
         raise SourceError(f"{address}: unknown option after '#'; these are known: {known}")
-    try:
-        if kind.startswith("bool"):
-            return _YES[value.lower()]
-        if kind.startswith("float"):
-            return float(value)
-        if kind.startswith("int"):
-            return int(value)
-    except (KeyError, ValueError):
-        expected = {"b": "yes or no", "f": "a number", "i": "a whole number"}[kind[0]]
-        raise SourceError(f"{address}: option {key} expects {expected}") from None
-    return value
+    return read_text(field, value, f"{address}: option {key}", SourceError)

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from streamseg.errors import BackendError, PluginNotFound
@@ -94,6 +96,36 @@ def board_state() -> dict[str, str]:
     if find_gpu() is None and not RELEASE_FILE.exists():
         return {}
     return {entry.subject: entry.found for entry in examine() if entry.subject in told}
+
+
+PARTS = {
+    "NumPy": "numpy",
+    "OpenCV": "opencv-python-headless",
+    "PyAV": "av",
+    "ONNX": "onnx",
+    "PyTorch": "torch",
+    "transformers": "transformers",
+    "TensorRT": "tensorrt",
+}
+
+
+def describe_versions() -> Iterator[str]:
+    """Versions of the parts that results depend on, one per line; imports nothing large."""
+    yield f"Python {platform.python_version()}"
+    for finding in (_onnxruntime(), _library("operator library", "find_library")):
+        yield f"{finding.subject} {finding.found if finding.ok else 'not installed'}"
+    for part, package in PARTS.items():
+        yield f"{part} {_version_of(package)}"
+
+
+def _version_of(package: str) -> str:
+    # OpenCV's builds have different names.
+    for name in (package, package.removesuffix("-headless")):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
 
 
 def missing_for(purpose: str, findings: list[Finding]) -> list[Finding]:

@@ -63,7 +63,7 @@ def write_archive(folder: Path, *, videos: int, frames: int = 10) -> dict[str, P
 
 def reference(bundle: Path, video: Path, folder: Path) -> list[Image]:
     """The label maps that ``streamseg run`` writes with one thread."""
-    arguments = ["run", bundle, "--source", video, "--labels", folder, "--threads", 1]
+    arguments = ["run", bundle, video, "--labels", folder, "--threads", 1]
     with pytest.raises(SystemExit) as stopped:
         run([str(argument) for argument in arguments])
     assert stopped.value.code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def start(bundle: Path, pattern: str, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from streamseg.cli.main import run; run()", "batch"]
-    arguments = [str(bundle), "--input", pattern, "-o", str(out), *options]
+    arguments = [str(bundle), pattern, "-o", str(out), *options]
     return subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,

@@ -70,7 +70,7 @@ def test_two_processes_write_what_run_writes(
     bundle: Path, videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["batch", str(bundle), "--input", pattern_of(videos), "-o", str(out)]
+    arguments = ["batch", str(bundle), pattern_of(videos), "-o", str(out)]
     with pytest.raises(SystemExit) as stopped:
         run([*arguments, "--workers", "2"])
     assert stopped.value.code == 0
@@ -156,7 +156,7 @@ def test_bad_videos_are_listed_and_the_rest_finishes(
     whole = videos["cam1/01.mp4"].read_bytes()
     (tmp_path / "in/cam1/cut.mp4").write_bytes(whole[: len(whole) // 2])
     out = tmp_path / "out"
-    arguments = ["batch", str(bundle), "--input", f"{tmp_path}/in/*/*.mp4", "-o", str(out)]
+    arguments = ["batch", str(bundle), f"{tmp_path}/in/*/*.mp4", "-o", str(out)]
     for again in (False, True):
         with pytest.raises(SystemExit) as stopped:
             run(arguments)
@@ -413,12 +413,12 @@ def test_bundle_that_no_worker_can_open_ends_the_batch(bundle: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--input", "{root}/none/*.mp4"], "no file matches"),
-        (["--input", "{root}/cam0"], "is a folder, write"),
-        (["--input", "nowhere://x/*.mp4"], "cannot open 'nowhere://x/*.mp4'"),
-        (["--input", "{pattern}", "--shard", "2/2"], "shard is '2/2', expected i/N"),
-        (["--input", "{root}/cam0/00.mp4", "--input", "{root}/00.mp4"], "would both write"),
-        (["--input", "{pattern}", "-o", "{root}"], "every file that matches lies in the output"),
+        (["{root}/none/*.mp4"], "no file matches"),
+        (["{root}/cam0"], "is a folder, write"),
+        (["nowhere://x/*.mp4"], "cannot open 'nowhere://x/*.mp4'"),
+        (["{pattern}", "--shard", "2/2"], "shard is '2/2', expected i/N"),
+        (["{root}/cam0/00.mp4", "{root}/00.mp4"], "would both write"),
+        (["{pattern}", "-o", "{root}"], "every file that matches lies in the output"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

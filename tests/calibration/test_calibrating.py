@@ -13,9 +13,10 @@ from onnx import numpy_helper
 
 import streamseg
 from streamseg.calibration import observation
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
 from streamseg.calibration.layers import find_layers
 from streamseg.calibration.observation import Ranges, observe, read_ranges
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.calibration.qdq import insert_qdq, quantise_weight
 from streamseg.calibration.quantisation import quantise, rank_layers, smooth_graph
 from streamseg.calibration.replay import Replayer, Segment, choose_segments
@@ -59,7 +60,7 @@ def graph(bundle):
 
 
 def options(**changes) -> CalibrationOptions:
-    return CalibrationOptions(clips=2, frames=4, native=False, drift_frames=20, **changes)
+    return CalibrationOptions(clips=2, clip_frames=4, native=False, drift_frames=20, **changes)
 
 
 def test_layers_leave_out_what_must_stay_float(graph):
@@ -342,7 +343,7 @@ def test_failing_midway_leaves_the_old_bundle_untouched(bundle, tmp_path, kind):
 def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, capsys):
     target = tmp_path / "int8"
     arguments = [str(bundle), "-o", str(target), "--dataset", f"camvid:{camvid}", "--no-native"]
-    arguments += ["--clips", "2", "--frames", "3", "--drift-frames", "20", "--keep-float", "1"]
+    arguments += ["--clips", "2", "--clip-frames", "3", "--drift-frames", "20", "--keep-float", "1"]
     with pytest.raises(SystemExit) as exit_code:
         run(["calibrate", *arguments, "--test", f"camvid:{camvid}"])
     told = capsys.readouterr().out
@@ -459,7 +460,7 @@ def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
     model = load_checkpoint(CHECKPOINT, settings={"window": 10, "shift": 5})
     export_bundle(model, tmp_path / "float", size=(352, 480), logits=True)
     root = f"camvid:{SHARED / 'data/camvid'}"
-    chosen = CalibrationOptions(clips=4, frames=4)
+    chosen = CalibrationOptions(clips=4, clip_frames=4)
     train = open_dataset(root, "train", labels=False)
     result = calibrate(tmp_path / "float", tmp_path / "int8", train, chosen, report=False)
     assert result.float_bytes > 3 * result.bytes

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import streamseg
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
 from streamseg.calibration.observation import observe
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.calibration.replay import choose_segments
 from streamseg.errors import StateMismatch
 from streamseg.evaluation.clustering import store_given
@@ -58,7 +59,7 @@ def with_prototypes(bundle, target, seed):
 
 
 def options() -> CalibrationOptions:
-    return CalibrationOptions(clips=1, frames=FRAMES, native=False)
+    return CalibrationOptions(clips=1, clip_frames=FRAMES, native=False)
 
 
 def test_missing_prototypes_are_named_and_nothing_is_written(empty, footage, tmp_path):

@@ -58,9 +58,9 @@ def test_growth_of_the_map_is_warned_of(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["absent.pth", "--size", "64x96"], "no checkpoint at absent.pth"),
-        (["CKPT", "--size", "64"], "is no size; write height x width"),
-        (["CKPT", "--size", "0x96"], "is no size"),
+        (["absent.pth", "--size", "64x96"], "no checkpoint at absent.pth: expected"),
+        (["CKPT", "--size", "64"], "is not a size; write height x width"),
+        (["CKPT", "--size", "0x96"], "is not a size"),
         (["CKPT", "--size", "8x8"], "size 8x8 is not possible: encoder mit needs at least"),
         (["CKPT", "--size", "64x96", "--set", "window=0"], "window is 0 in --set, expected 1 or"),
         (["CKPT", "--size", "64x96", "--set", "window=5"], "window is 5 in --set, but the file sa"),
@@ -68,7 +68,7 @@ def test_growth_of_the_map_is_warned_of(
         (["CKPT", "--size", "64x96", "--set", "window"], "'window': expected NAME=VALUE"),
         (
             ["CKPT", "--size", "64x96", "--window", "4"],
-            "--window was removed: write --set window=4",
+            "--window was removed: write --set window=VALUE",
         ),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "photos"], "photos exists and is no bundle"),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write /proc/street"),
@@ -101,7 +101,8 @@ def test_failing_file_is_one_line(
         raise PermissionError(errno.EACCES, "Permission denied", "some/file")
 
     monkeypatch.setattr("streamseg.export.checkpoint.read_checkpoint", fail)
-    arguments = ["export", "c.pth", "--size", "64x64", "-o", str(tmp_path / "out")]
+    (tmp_path / "c.pth").touch()
+    arguments = ["export", str(tmp_path / "c.pth"), "--size", "64x64", "-o", str(tmp_path / "out")]
     assert call(*arguments) == 2
     assert capsys.readouterr().err == "streamseg: some/file: Permission denied\n"
     with pytest.raises(PermissionError):
@@ -111,9 +112,11 @@ def test_failing_file_is_one_line(
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     from streamseg.errors import CheckpointError
 
-    given = ["--debug", "export", str(tmp_path / "x"), "--size", "64x96", "-o", str(tmp_path / "o")]
+    given = ["export", str(tmp_path / "x"), "--size", "64x96", "-o", str(tmp_path / "o")]
     with pytest.raises(CheckpointError):
-        run(given)
+        run(["--debug", *given])
+    with pytest.raises(CheckpointError):
+        run([*given, "--debug"])
 
 
 @pytest.fixture

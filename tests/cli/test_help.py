@@ -10,6 +10,8 @@ import pytest
 
 from streamseg.cli.main import COMMANDS, run
 from tests.conftest import ROOT
+from tests.runtime.clips import write_folder
+from tests.runtime.toy import write_toy_bundle
 
 # Packages that no extra-less installation has, by the extra that brings them.
 EXTRAS = {
@@ -53,8 +55,11 @@ def test_every_help_works_in_every_set_of_extras(extras: tuple[str, ...]) -> Non
 
 
 def test_calibrate_without_onnx_names_the_extra(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy")
+    write_folder(tmp_path / "clip", [(48, 64)] * 2)
     code = "from streamseg.cli.main import run; run(sys.argv[1:])"
-    arguments = ("calibrate", "x", "-o", str(tmp_path / "y"), "--dataset", f"footage:{tmp_path}")
+    footage = f"footage:{tmp_path / 'clip'}"
+    arguments = ("calibrate", str(bundle), "-o", str(tmp_path / "y"), "--dataset", footage)
     found = run_without({"onnx"}, code, *arguments)
     assert found.returncode == 2
     assert "pip install 'streamseg[export]'" in found.stderr

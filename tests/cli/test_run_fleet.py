@@ -41,7 +41,7 @@ def test_every_source_writes_what_it_writes_alone(
     out = tmp_path / "out"
     places = ["--out", out / "{stream}.mp4", "--labels", out / "{stream}"]
     places += ["--areas", out / "{stream}.jsonl", "--events", out / "events.jsonl"]
-    sources = ["--source", f"front={folder}", "--source", clip, "--scene-cut", "off"]
+    sources = [f"front={folder}", clip, "--scene-cut", "off"]
     assert call("run", bundle, *sources, *places, "--threads", 1) == 0
     text = capsys.readouterr().out
     assert re.search(r"front\W+8\W", text)
@@ -52,7 +52,7 @@ def test_every_source_writes_what_it_writes_alone(
         bgr = cv2.imread(str(folder / f"{index + 1}.png"))
         np.testing.assert_array_equal(labels, reference.step(bgr[..., ::-1]).argmax(axis=0))
     alone = tmp_path / "alone"
-    single = ["--source", clip, "--scene-cut", "off", "--labels", alone, "--threads", 1]
+    single = [clip, "--scene-cut", "off", "--labels", alone, "--threads", 1]
     assert call("run", bundle, *single) == 0
     np.testing.assert_array_equal(label_maps(out / "stream2"), label_maps(alone))
     assert len(read_clip(out / "stream2.mp4")) == 9
@@ -65,7 +65,7 @@ def test_every_source_writes_what_it_writes_alone(
 
 
 def test_frames_limits_every_stream(bundle: Path, tmp_path: Path) -> None:
-    sources = ["--source", SCENE, "--source", f"{SCENE}&seed=2"]
+    sources = [SCENE, f"{SCENE}&seed=2"]
     labels = ["--labels", tmp_path / "{stream}", "--frames", 3, "--threads", 1]
     assert call("run", bundle, *sources, *labels) == 0
     assert [len(label_maps(tmp_path / f"stream{i}")) for i in (1, 2)] == [3, 3]
@@ -78,7 +78,7 @@ def test_broken_stream_ends_alone_with_exit_code_1(
     _, floats = cv2.imencode(".tiff", np.ones((HEIGHT, WIDTH, 3), np.float32))
     (folder / "4.png").write_bytes(floats.tobytes())
     good = write_folder(tmp_path / "good", [(HEIGHT, WIDTH)] * 5)
-    sources = ["--source", f"bad={folder}", "--source", f"good={good}", "--source", "none=no.mp4"]
+    sources = [f"bad={folder}", f"good={good}", "none=no.mp4"]
     labels = ["--labels", tmp_path / "labels" / "{stream}", "--threads", 1]
     assert call("run", bundle, *sources, *labels) == 1
     text = capsys.readouterr().out
@@ -163,13 +163,13 @@ def test_list_is_read_again_on_hangup(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--null"], "either --source"),
-        (["--source", "0", "--source", "1"], "nothing to write"),
-        (["--source", "a=0", "--source", "a=1", "--null"], "two sources are called 'a'"),
-        (["--source", "0", "--source", "1", "--out", "x.mp4"], "both write out to x.mp4"),
-        (["--source", "0", "--source", "1", "--window"], "window"),
-        (["--source", "0", "--source", "1", "--null", "--snapshot", "s"], "both write snapshot"),
-        (["--source", "0", "--streams", "s.toml", "--null"], "either --source"),
+        (["--null"], "expected one or more SOURCEs"),
+        (["0", "1"], "no output is selected"),
+        (["a=0", "a=1", "--null"], "two sources are called 'a'"),
+        (["0", "1", "--out", "x.mp4"], "both write out to x.mp4"),
+        (["0", "1", "--show"], "window"),
+        (["0", "1", "--null", "--snapshot", "s"], "both write snapshot"),
+        (["0", "--streams", "s.toml", "--null"], "expected one or more SOURCEs"),
         (["--streams", "none.toml", "--null"], "cannot read the streams"),
     ],
 )
@@ -182,11 +182,11 @@ def test_mistakes_are_told(
 
 def test_a_single_named_source_needs_no_fleet(bundle: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a=b.mp4", frames=3)
-    assert call("run", bundle, "--source", clip, "--null", "--threads", 1) == 0
+    assert call("run", bundle, clip, "--null", "--threads", 1) == 0
 
 
 def test_missing_bundle_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--source", "0", "--source", "1", "--null"]
+    given = ["0", "1", "--null"]
     assert str(tmp_path / "none") in refusal(capsys, "run", tmp_path / "none", *given)
 
 

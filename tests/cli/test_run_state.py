@@ -90,7 +90,7 @@ def test_every_output_of_a_run_tells_times(bundle: Path, tmp_path: Path) -> None
         "--events",
         tmp_path / "e",
     ]
-    assert call("run", bundle, "--source", clip, *options) == 0
+    assert call("run", bundle, clip, *options) == 0
     areas = lines(tmp_path / "a")
     assert [line["time"] for line in areas] == pytest.approx([i / 10 for i in range(6)])
     assert all(sum(line["areas"].values()) == pytest.approx(1, abs=1e-5) for line in areas)
@@ -105,7 +105,7 @@ def test_run_can_write_nothing(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=6)
-    assert call("run", bundle, "--source", clip, "--null") == 0
+    assert call("run", bundle, clip, "--null") == 0
     text = capsys.readouterr().out
     assert "6 frames, not written" in text
     assert "overlay" not in text
@@ -120,7 +120,7 @@ def test_outputs_that_the_bundle_cannot_serve_are_refused(
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "manifest.json").write_text(json.dumps(content))
-    run = ("run", plain, "--source", SCENE)
+    run = ("run", plain, SCENE)
     assert "export it again with --logits" in refusal(capsys, *run, "--confidence", tmp_path / "c")
     line = refusal(capsys, *run, "--labels", tmp_path / "l", "--label-ids", "cityscapes")
     assert "classes that Cityscapes does not have: trace" in line
@@ -131,7 +131,7 @@ def test_outputs_at_the_same_place_are_refused(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--labels", tmp_path / "x", "--confidence", tmp_path / "x"]
-    assert call("run", bundle, "--source", SCENE, *options) == 2
+    assert call("run", bundle, SCENE, *options) == 2
     assert "--labels and --confidence both write to" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -139,7 +139,7 @@ def test_outputs_at_the_same_place_are_refused(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--snapshot-every", 5), "give --snapshot"),
+        (("--snapshot-every", 5), "snapshot_every needs a file: set snapshot"),
         (("--scene-cut", "-1"), "neither a number above 0 nor 'off'"),
         (("--gap-reset", "never"), "neither a number above 0 nor 'off'"),
         (("--snapshot", "/proc/state"), "cannot write /proc/state: No such file"),
@@ -152,7 +152,7 @@ def test_outputs_at_the_same_place_are_refused(
 def test_options_of_state_are_checked(
     bundle: Path, options: tuple[object, ...], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("run", bundle, "--source", SCENE, "--null", *options) == 2
+    assert call("run", bundle, SCENE, "--null", *options) == 2
     assert told in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -160,7 +160,7 @@ def test_options_of_state_are_checked(
 def test_resumed_run_goes_on_bit_for_bit_where_it_ended(
     bundle: Path, tmp_path: Path, split: int
 ) -> None:
-    source = ("--source", f"{SCENE}&frames=30")
+    source = (f"{SCENE}&frames=30",)
     assert call("run", bundle, *source, "--labels", tmp_path / "whole") == 0
     state = ("--snapshot", tmp_path / "state", "--resume", tmp_path / "state")
     split_run = ("run", bundle, *source, "--labels", tmp_path / "split", *state)
@@ -176,7 +176,7 @@ def test_state_of_another_source_is_refused(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip, other = write_clip(tmp_path / "a.mp4", fps=10), write_clip(tmp_path / "b.mp4", fps=20)
-    run = ("run", bundle, "--null", "--source")
+    run = ("run", bundle, "--null")
     assert call(*run, clip, "--frames", 5, "--snapshot", tmp_path / "state") == 0
     capsys.readouterr()
     line = refusal(capsys, *run, other, "--resume", tmp_path / "state")
@@ -202,7 +202,7 @@ def test_state_is_reset_where_clips_are_joined_and_nowhere_else(
     bundle: Path, tmp_path: Path
 ) -> None:
     clip = write_joined(tmp_path / "joined.mp4", ["clean?seed=1", "clean?seed=4", "clean?seed=9"])
-    run = ("run", bundle, "--source", clip, "--null", "--events")
+    run = ("run", bundle, clip, "--null", "--events")
     assert call(*run, tmp_path / "e") == 0
     resets = [line for line in lines(tmp_path / "e") if line["kind"] == "reset"]
     assert [(line["frame"], line["cause"]) for line in resets] == [(30, "cut"), (60, "cut")]
@@ -218,7 +218,7 @@ def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None
         return [line for line in lines(events) if line["kind"] == kind]
 
     options = ["--null", "--events", events, "--snapshot", tmp_path / "state", "--realtime"]
-    with running(bundle, "--source", SCENE, *options) as process:
+    with running(bundle, SCENE, *options) as process:
         wait_for(lambda: events.exists() and bool(seen("start")), process)
         process.send_signal(signal.SIGUSR1)
         wait_for(lambda: bool(seen("reset")), process)
@@ -238,7 +238,7 @@ def test_signals_reset_and_write_the_state(bundle: Path, tmp_path: Path) -> None
 
 def test_signals_reach_every_stream_of_a_fleet(bundle: Path, tmp_path: Path) -> None:
     events = tmp_path / "events"
-    sources = [word for name in "ab" for word in ("--source", f"{name}={SCENE}#realtime")]
+    sources = [f"{name}={SCENE}#realtime" for name in "ab"]
     state = ["--snapshot", tmp_path / "{stream}.state", "--events", events]
     with running(bundle, *sources, "--null", *state) as process:
         wait_for(lambda: events.exists() and len(lines(events)) >= 2, process)
@@ -261,12 +261,12 @@ def test_streams_of_a_killed_fleet_go_on_bit_for_bit(bundle: Path, tmp_path: Pat
     """The labels are those of each stream run alone and never interrupted."""
     sources = {name: f"{SCENE}&frames=60&seed={seed}" for seed, name in enumerate("abc")}
     for name, source in sources.items():
-        assert call("run", bundle, "--source", source, "--labels", tmp_path / "alone" / name) == 0
+        assert call("run", bundle, source, "--labels", tmp_path / "alone" / name) == 0
     command: list[object] = [bundle, "--labels", tmp_path / "l" / "{stream}", "--snapshot-every", 7]
     command += ["--snapshot", tmp_path / "{stream}.state", "--resume", tmp_path / "{stream}.state"]
     command += ["--when-behind", "wait"]
     for name, source in sources.items():
-        command += ["--source", f"{name}={source}"]
+        command += [f"{name}={source}"]
     paced = [f"{word}#realtime" if "synthetic:" in str(word) else word for word in command]
     with running(*paced) as process:
         wait_for(lambda: all((tmp_path / f"{n}.state").exists() for n in sources), process)
@@ -288,7 +288,7 @@ def test_snapshot_that_cannot_be_written_is_a_failure(
     seeds: tuple[int, ...],
     code: int,
 ) -> None:
-    given = [word for seed in seeds for word in ("--source", f"{SCENE}&frames=5&seed={seed}")]
+    given = [f"{SCENE}&frames=5&seed={seed}" for seed in seeds]
     with small_disk(tmp_path / "disk", 1) as disk:
         place = disk / ("{stream}.state" if len(seeds) > 1 else "state")
         (disk / "ballast").write_bytes(b"the one page of this disk")
@@ -302,7 +302,7 @@ def test_snapshot_that_cannot_be_written_is_a_failure(
 
 def test_signals_that_come_early_end_nothing(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "new" / "log"
-    with running(bundle, "--source", SCENE, "--null", "--events", log, "--frames", 5) as process:
+    with running(bundle, SCENE, "--null", "--events", log, "--frames", 5) as process:
         # The log is opened after the signals are prepared and before the bundle is.
         wait_for(log.exists, process)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -319,7 +319,7 @@ def test_killed_runs_leave_playable_video_and_resume_bit_for_bit(
     random = np.random.default_rng(7)
     split, events, done = tmp_path / "split", tmp_path / "events", 0
     file = tmp_path / "state"
-    source = ("--source", f"{SCENE}&frames=100000")
+    source = (f"{SCENE}&frames=100000",)
     state = ("--snapshot", file, "--snapshot-every", 3, "--resume", file)
     options = ("--labels", split, "--events", events, *state)
     for attempt in range(20):

@@ -37,21 +37,21 @@ def port() -> int:
 
 def test_neither_source_nor_streams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("serve", bundle) == 2
-    assert "either --source" in capsys.readouterr().err
+    assert "expected one or more SOURCEs" in capsys.readouterr().err
 
 
 def test_page_for_others_needs_a_token(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STREAMSEG_TOKEN", raising=False)
-    line = refusal(capsys, "serve", bundle, "--source", SCENE, "--host", "0.0.0.0", "--port", 0)
+    line = refusal(capsys, "serve", bundle, SCENE, "--host", "0.0.0.0", "--port", 0)
     assert "needs a token" in line
 
 
 def test_mistakes_are_one_line(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], port: int
 ) -> None:
-    given = ("serve", bundle, "--source", SCENE, "--port", port)
+    given = ("serve", bundle, SCENE, "--port", port)
     assert str(tmp_path / "none") in refusal(capsys, "serve", tmp_path / "none", *given[2:])
     assert "No such file" in refusal(capsys, *given, "--token-file", tmp_path / "none")
     (tmp_path / "short").write_text("abc")
@@ -68,7 +68,7 @@ def test_missing_server_names_the_extra(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamseg.cli.serve.REQUIRED", ("no_such_module",))
-    line = refusal(capsys, "serve", bundle, "--source", SCENE)
+    line = refusal(capsys, "serve", bundle, SCENE)
     assert "no_such_module is not installed" in line
     assert "streamseg[serve]" in line
 

@@ -78,7 +78,7 @@ def test_command_stores_what_streams_then_use(bundle: Path, footage: Path) -> No
         assert (len(images), count) == (10, 24)
         tokens = collect_tokens(stream, images)
         assert tokens.shape == (10 * 12 * 16, 64)
-    result = CliRunner().invoke(command, [str(bundle), "--source", str(footage), "--seed", "7"])
+    result = CliRunner().invoke(command, [str(bundle), str(footage), "--seed", "7"])
     assert result.exit_code == 0, result.output
     assert "100 prototypes of 1,920 tokens from 10 of 24 frames" in result.output
     stored = np.load(bundle / "prototypes.npy")

@@ -58,7 +58,7 @@ def test_command_prints_problems_and_writes_sheet_and_json(
     root = make_camvid(tmp_path / "camvid")
     (root / "valannot/0016E5_07961.png").unlink()
     sheet, out = tmp_path / "s.png", tmp_path / "c.json"
-    assert command(["check", str(root), "--sheet", str(sheet), "--json", str(out)]) == 0
+    assert command(["check", str(root), "--plot", str(sheet), "--json", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "1 of 20 label maps of val are missing" in shown
     content = json.loads(out.read_text())

@@ -124,7 +124,7 @@ def test_compare_command(bundle, tmp_path, capsys):
     for i in range(5):
         write_image(tmp_path / "frames" / f"{i}.png", i)
     out, plot = tmp_path / "c.json", tmp_path / "c.png"
-    arguments = [f"{bundle}@lowered", str(bundle), "--source", str(tmp_path / "frames")]
+    arguments = [f"{bundle}@no-native", str(bundle), str(tmp_path / "frames")]
     with pytest.raises(SystemExit) as exit_code:
         run(["compare", *arguments, "--frames", "20", "--json", str(out), "--plot", str(plot)])
     assert exit_code.value.code == 0
@@ -138,7 +138,7 @@ def test_compare_command(bundle, tmp_path, capsys):
 
 def test_compare_command_takes_drawn_scenes(bundle, capsys):
     with pytest.raises(SystemExit) as exit_code:
-        run(["compare", str(bundle), str(bundle), "--source", "synthetic:easy?size=48x64&frames=3"])
+        run(["compare", str(bundle), str(bundle), "synthetic:easy?size=48x64&frames=3"])
     told = capsys.readouterr().out
     assert exit_code.value.code == 0
     assert "3 frames" in told
@@ -158,7 +158,7 @@ def test_unwritable_output_is_told_before_the_work(tmp_path, capsys, option, pat
     (tmp_path / "file").touch()
     target = str(tmp_path / path)
     with pytest.raises(SystemExit) as exit_code:
-        run(["compare", "no", "bundles", "--source", "no footage", option, target])
+        run(["compare", "no", "bundles", "no footage", option, target])
     assert exit_code.value.code == 2
     assert words in capsys.readouterr().err
 
@@ -177,7 +177,7 @@ def test_compare_mistakes_are_one_line(bundle, tmp_path, capsys, second, source,
     write_image(places["frames"] / "0.png", 0)
     places["empty"].mkdir()
     with pytest.raises(SystemExit) as exit_code:
-        run(["compare", str(bundle), second.format(**places), "--source", source.format(**places)])
+        run(["compare", str(bundle), second.format(**places), source.format(**places)])
     error = capsys.readouterr().err.strip()
     assert exit_code.value.code == 2
     assert words in error

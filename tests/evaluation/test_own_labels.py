@@ -65,7 +65,6 @@ def test_every_consumer_agrees_with_step(
     arguments = [
         "run",
         str(bundle),
-        "--source",
         str(root / "val"),
         "--labels",
         str(tmp_path / "out"),

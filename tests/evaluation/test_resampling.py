@@ -147,8 +147,8 @@ def test_command_compares_two_subjects(
     out = tmp_path / "r.json"
     arguments = ["eval", str(bundle), "--dataset", f"camvid:{camvid}", "--split", "train"]
     with pytest.raises(SystemExit) as code:
-        run([*arguments, "--against", f"{bundle}@lowered", "--clips", "--mvc", "2", "--boundary",
-             "--flow", "farneback", "--json", str(out)])  # fmt: skip
+        run([*arguments, "--against", f"{bundle}@no-native", "--per-clip", "--mvc", "2",
+             "--boundary", "--flow", "farneback", "--json", str(out)])  # fmt: skip
     assert code.value.code == 0
     content = json.loads(out.read_text())
     pair = {test["metric"]: test for test in content["pairs"]}

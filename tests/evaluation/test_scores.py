@@ -153,7 +153,7 @@ def test_eval_command_writes_json_table_and_plots(bundle, camvid, tmp_path, caps
     [
         (["nowhere"], "nowhere does not exist"),
         (["{checkpoint}"], "add --size"),
-        (["{bundle}", "--split", "tiny"], "no split 'tiny'"),
+        (["{bundle}", "--split", "tiny"], "'tiny' is not one of 'train', 'val', 'test'"),
     ],
 )
 def test_eval_command_mistakes_are_one_line(bundle, camvid, tmp_path, capsys, arguments, words):
@@ -169,7 +169,7 @@ def test_eval_command_mistakes_are_one_line(bundle, camvid, tmp_path, capsys, ar
 
 def test_subject_may_name_how_a_bundle_is_run(tmp_path):
     options = SegmenterOptions()
-    path, parsed = parse_subject("street@lowered", options)
+    path, parsed = parse_subject("street@no-native", options)
     assert (path, parsed.native) == (Path("street"), False)
     assert parse_subject("street@native", options)[1].native is True
     assert parse_subject("street@cuda", options)[1].backend == "cuda"

@@ -15,7 +15,8 @@ from onnx import ModelProto
 
 from streamseg.errors import BackendError, EngineMismatch
 from streamseg.export import engine_build, engine_verification
-from streamseg.export.engine_build import BuiltEngine, EngineOptions, NetworkSummary, build_engines
+from streamseg.export.engine_build import BuiltEngine, NetworkSummary, build_engines
+from streamseg.export.engine_options import EngineOptions
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.backends.engine_files import engine_cache, read_record, sidecar_of
 from streamseg.runtime.stream import open_stream

@@ -117,13 +117,14 @@ def test_plugin_graph_refuses_an_operator_without_plugin() -> None:
 BUILD = """
 import sys
 from pathlib import Path
-from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.export.engine_build import build_engines
+from streamseg.export.engine_options import EngineOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.plugins.table import GEOMETRY, OPERATORS
 bundle, out, library, capability = sys.argv[1:]
 phases = []
 options = EngineOptions(
-    flavour="tensorrt_rtx", capabilities=(capability,), workspace=1 << 30,
+    flavour="tensorrt_rtx", capabilities=(capability,), workspace=1 << 10,
     native=library != "-", library=None if library == "-" else Path(library),
     progress=lambda phase, step, steps: phases.append(phase) or True)
 build_engines(read_bundle(bundle), out=Path(out), options=options)

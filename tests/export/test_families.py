@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import streamseg
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
 from streamseg.calibration.observation import Order
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.errors import DatasetError
 from streamseg.evaluation.clustering import store_given
 from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass, open_dataset
@@ -120,7 +121,7 @@ def test_graph_that_no_frame_reaches_is_told(
 ) -> None:
     dataset = write_frames(tmp_path / "clip", 6 if order == "shuffled" else 1)
     kind: Order = "shuffled" if order == "shuffled" else "stateful"
-    options = CalibrationOptions(clips=1, frames=6, native=False, order=kind)
+    options = CalibrationOptions(clips=1, clip_frames=6, native=False, order=kind)
     path = tiny_bundle(family, "fp32")
     with pytest.raises(DatasetError, match=f"no frame reached the bundle's graph '{graph}'"):
         calibrate(path, tmp_path / "int8", dataset, options, report=False)
@@ -129,7 +130,7 @@ def test_graph_that_no_frame_reaches_is_told(
 
 def test_every_graph_becomes_int8(bundle: Path, tmp_path: Path) -> None:
     dataset = write_frames(tmp_path / "clip", 6)
-    options = CalibrationOptions(clips=1, frames=6, native=False)
+    options = CalibrationOptions(clips=1, clip_frames=6, native=False)
     result = calibrate(bundle, tmp_path / "int8", dataset, options, report=False)
     found = read_bundle(result.path)
     assert found.manifest.precision_name == "int8"

@@ -90,7 +90,7 @@ def test_installed_family_is_known_to_the_commands(folder: Path) -> None:
     run(folder, sys.executable, "-c", MAKE)
     told = streamseg(folder, "export", "weights.safetensors", "--size", "96x128", "-o", "out/file")
     assert "convgru own, layout convgru, 2 classes" in told
-    source = ("--source", "synthetic:street?size=96x128&frames=4")
+    source = ("synthetic:street?size=96x128&frames=4",)
     told = streamseg(
         folder, "compare", "weights.safetensors", "out/file", "--size", "96x128", *source
     )

@@ -61,7 +61,7 @@ def server(
     recurrent: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    model = write(recurrent, folder / "models", streams=2, idle_seconds=2)
+    model = write(recurrent, folder / "models", sequences=2, idle_seconds=2)
     with (
         running(model, backends, folder / "run") as (address, stand_in, _),
         InferenceServerClient(address) as client,
@@ -149,7 +149,7 @@ def test_stateless_model_is_warm_before_the_first_request(
 def test_warm_up_by_configuration_would_keep_a_model_with_state_from_loading(
     recurrent: Path, backends: Path, tmp_path: Path
 ) -> None:
-    model = write(recurrent, tmp_path / "models", streams=1)
+    model = write(recurrent, tmp_path / "models", sequences=1)
     config, inputs = (model / "config.pbtxt").read_text(), ""
     for entry in onnx.load(recurrent / "step.onnx").graph.input:
         dims = ", ".join(str(axis.dim_value) for axis in entry.type.tensor_type.shape.dim)
@@ -165,7 +165,7 @@ def test_warm_up_by_configuration_would_keep_a_model_with_state_from_loading(
 def test_initial_state_without_a_name_is_refused(
     recurrent: Path, backends: Path, tmp_path: Path
 ) -> None:
-    model = write(recurrent, tmp_path / "models", streams=1)
+    model = write(recurrent, tmp_path / "models", sequences=1)
     config = model / "config.pbtxt"
     kept = [line for line in config.read_text().splitlines() if ".zeros" not in line]
     config.write_text("\n".join(kept))

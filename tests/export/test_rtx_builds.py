@@ -13,10 +13,12 @@ import cv2
 import onnx
 import pytest
 
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.errors import ExportError
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.export.engine_build import EngineOptions, build_engines, check_precision
+from streamseg.export.engine_build import build_engines, check_precision
+from streamseg.export.engine_options import EngineOptions
 from streamseg.export.parity import moving_pattern
 from streamseg.runtime.bundle.bundle import digest, read_bundle
 from tests.conftest import TinyBundle
@@ -28,7 +30,8 @@ BUILD = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from streamseg.export.engine_build import EngineOptions, build_engines
+from streamseg.export.engine_build import build_engines
+from streamseg.export.engine_options import EngineOptions
 from streamseg.runtime.bundle.bundle import read_bundle
 library, *jobs = sys.argv[1:]
 found = []
@@ -172,7 +175,7 @@ def street(tiny_bundle: TinyBundle, tmp_path_factory: pytest.TempPathFactory) ->
         tiny_bundle("tv3s", "fp32"),
         folder / "street",
         open_dataset(f"footage:{folder / 'clip'}", "train", labels=False),
-        CalibrationOptions(clips=1, frames=4),
+        CalibrationOptions(clips=1, clip_frames=4),
         report=False,
     )
     floats = {precision: tiny_bundle("tv3s", precision) for precision in ("fp32", "fp16")}

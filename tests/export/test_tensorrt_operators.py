@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
 from streamseg.errors import ExportError
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.export.parity import moving_pattern
@@ -95,7 +96,7 @@ def test_int8_graphs_have_one_quantiser_a_tensor_and_compute_the_same(
     for i, image in enumerate(moving_pattern(tiny.SIZE, 4)):
         cv2.imwrite(str(tmp_path / f"clip/{i}.png"), image)
     dataset = open_dataset(f"footage:{tmp_path / 'clip'}", "train", labels=False)
-    options = CalibrationOptions(clips=1, frames=4)
+    options = CalibrationOptions(clips=1, clip_frames=4)
     source = tiny_bundle("segformer", "fp32")
     calibrate(source, tmp_path / "int8", dataset, options, report=False)
     model = onnx.load(tmp_path / "int8/step.onnx")

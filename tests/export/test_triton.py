@@ -95,7 +95,7 @@ def tensors(config: object, graph: onnx.GraphProto) -> None:
 
 
 def test_recurrent_repository_says_what_the_graph_is(recurrent: Path, tmp_path: Path) -> None:
-    path = write(recurrent, tmp_path / "repository", streams=300, idle_seconds=30, instances=2)
+    path = write(recurrent, tmp_path / "repository", sequences=300, idle_seconds=30, instances=2)
     config = read_config(path / "config.pbtxt")
     model = onnx.load(path / "1" / "model.onnx")
     tensors(config, model.graph)
@@ -134,21 +134,21 @@ def test_stateless_repository_has_no_sequences_and_warms_up(
 
 def test_native_library_travels_with_the_model(recurrent: Path, tmp_path: Path) -> None:
     library = find_library()
-    path = write(recurrent, tmp_path / "a", streams=1, native=True, server_path="/models/")
+    path = write(recurrent, tmp_path / "a", sequences=1, native=True, server_path="/models/")
     config = read_config(path / "config.pbtxt")
     listed = list(config.model_operations.op_library_filename)
     assert listed == [f"/models/street/{library.name}"]
     assert (path / library.name).read_bytes() == library.read_bytes()
-    plain = write(recurrent, tmp_path / "b", streams=1, native=False)
+    plain = write(recurrent, tmp_path / "b", sequences=1, native=False)
     assert not read_config(plain / "config.pbtxt").HasField("model_operations")
     assert sorted(entry.name for entry in plain.iterdir()) == ["1", "config.pbtxt"]
     with pytest.raises(PluginNotFound, match="is not there"):
-        write(recurrent, tmp_path / "c", streams=1, library=tmp_path / "no.so")
+        write(recurrent, tmp_path / "c", sequences=1, library=tmp_path / "no.so")
 
 
 def test_gpu_takes_the_operators_for_cuda(recurrent: Path, tmp_path: Path) -> None:
     library = put_library(tmp_path, "libstreamseg_ort_cuda.so")
-    path = write(recurrent, tmp_path / "r", streams=1, gpu=True, library=library)
+    path = write(recurrent, tmp_path / "r", sequences=1, gpu=True, library=library)
     (listed,) = read_config(path / "config.pbtxt").model_operations.op_library_filename
     assert Path(listed).read_bytes() == b"operators"
     assert (path / "libstreamseg_cuda.so").read_bytes() == b"kernels", "loaded from beside it"
@@ -165,7 +165,7 @@ def put_library(folder: Path, name: str) -> Path:
 def test_interleaved_sequences_are_bit_identical_to_streams(
     recurrent: Path, tmp_path: Path, native: bool
 ) -> None:
-    model = TritonModel(write(recurrent, tmp_path / "r", streams=3, native=native))
+    model = TritonModel(write(recurrent, tmp_path / "r", sequences=3, native=native))
     videos = {number: frames(5, seed=number) for number in (1, 2, 3)}
     found: dict[int, list[np.ndarray]] = {number: [] for number in videos}
     for index in range(5):
@@ -181,7 +181,7 @@ def test_interleaved_sequences_are_bit_identical_to_streams(
 
 
 def test_fusions_of_the_server_change_the_last_digits_only(recurrent: Path, tmp_path: Path) -> None:
-    folder = write(recurrent, tmp_path / "r", streams=1)
+    folder = write(recurrent, tmp_path / "r", sequences=1)
     model, skipping = TritonModel(folder, all_fusions=True), TritonModel(folder)
     for index, picture in enumerate(frames(8)):
         request = {"start": index == 0, "end": index == 7}
@@ -194,7 +194,7 @@ def test_fusions_of_the_server_change_the_last_digits_only(recurrent: Path, tmp_
 def test_queued_requests_keep_their_order_and_wait_for_a_slot(
     recurrent: Path, tmp_path: Path
 ) -> None:
-    model = TritonModel(write(recurrent, tmp_path / "r", streams=1))
+    model = TritonModel(write(recurrent, tmp_path / "r", sequences=1))
     pictures = frames(4)
     requests = [
         Request(picture[None], number, start=index == 0, end=index == 3)
@@ -213,7 +213,7 @@ def test_queued_requests_keep_their_order_and_wait_for_a_slot(
 
 
 def test_end_idle_and_a_new_start_forget_the_state(recurrent: Path, tmp_path: Path) -> None:
-    model = TritonModel(write(recurrent, tmp_path / "r", streams=2, idle_seconds=10))
+    model = TritonModel(write(recurrent, tmp_path / "r", sequences=2, idle_seconds=10))
     pictures = frames(3)
     first, second, _ = expected(recurrent, pictures)
 
@@ -263,10 +263,10 @@ def test_other_kinds_of_state_are_refused_with_the_reason(tmp_path: Path) -> Non
         state = (replace(manifest.state[0], kind=kind, slots=1),)
         other = replace(bundle, manifest=replace(manifest, state=state))
         with pytest.raises(ExportError, match=f"has {kind} state.*{reason}"):
-            write_repository(other, tmp_path / "r", TritonOptions(streams=1))
+            write_repository(other, tmp_path / "r", TritonOptions(sequences=1))
     carried = replace(bundle, manifest=replace(manifest, state=manifest.state[:1]))
     with pytest.raises(ExportError, match="has 3 graphs"):
-        write_repository(carried, tmp_path / "r", TritonOptions(streams=1))
+        write_repository(carried, tmp_path / "r", TritonOptions(sequences=1))
     assert not (tmp_path / "r").exists()
 
 
@@ -290,7 +290,7 @@ def engine_of(bundle: Path, path: Path, **changes: str) -> Path:
 
 def test_tensorrt_variant_takes_the_engine(recurrent: Path, tmp_path: Path) -> None:
     engine = engine_of(recurrent, tmp_path / "step.engine")
-    path = write(recurrent, tmp_path / "r", streams=8, engine=engine)
+    path = write(recurrent, tmp_path / "r", sequences=8, engine=engine)
     config = read_config(path / "config.pbtxt")
     tensors(config, onnx.load(recurrent / "step.onnx").graph)
     assert config.backend == "tensorrt"
@@ -303,7 +303,7 @@ def test_tensorrt_variant_brings_its_plugins(recurrent: Path, tmp_path: Path) ->
     library = put_library(tmp_path, "libstreamseg_tensorrt.so")
     sha256 = digest(library.read_bytes()).removeprefix("sha256:")
     engine = engine_of(recurrent, tmp_path / "step.engine", plugins_sha256=sha256)
-    options = TritonOptions(streams=8, engine=engine, server_path="/models", library=library)
+    options = TritonOptions(sequences=8, engine=engine, server_path="/models", library=library)
     model = write_repository(read_bundle(recurrent), tmp_path / "r", options)
     assert (model.path / library.name).read_bytes() == b"operators"
     assert (model.path / "libstreamseg_cuda.so").read_bytes() == b"kernels"
@@ -329,27 +329,27 @@ def test_engine_that_does_not_fit_is_refused(
 ) -> None:
     engine = engine_of(recurrent, tmp_path / "step.engine", **changes)
     with pytest.raises(EngineMismatch, match=told):
-        write(recurrent, tmp_path / "r", streams=8, engine=engine)
+        write(recurrent, tmp_path / "r", sequences=8, engine=engine)
     assert not (tmp_path / "r").exists()
 
 
 def test_an_older_model_is_replaced_and_others_stay(recurrent: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
-    write(recurrent, out, streams=1)
-    write(recurrent, out, streams=5)
-    write(recurrent, out, streams=1, name="other")
+    write(recurrent, out, sequences=1)
+    write(recurrent, out, sequences=5)
+    write(recurrent, out, sequences=1, name="other")
     config = read_config(out / "street" / "config.pbtxt")
     assert config.sequence_batching.oldest.max_candidate_sequences == 5
     assert sorted(entry.name for entry in out.iterdir()) == ["other", "street"]
     (out / "mine").mkdir()
     with pytest.raises(ExportError, match="is no Triton model"):
-        write(recurrent, out, streams=1, name="mine")
+        write(recurrent, out, sequences=1, name="mine")
 
 
 def test_names_are_written_as_text_that_the_schema_reads_back(recurrent: Path) -> None:
     manifest = read_bundle(recurrent).manifest
     path = 'C:\\odd "place"/ü.so'
-    text = make_config(manifest, "step", "m", TritonOptions(streams=1), library=path)
+    text = make_config(manifest, "step", "m", TritonOptions(sequences=1), library=path)
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -365,9 +365,9 @@ def test_command_writes_a_repository_and_says_how_to_start(
     with pytest.raises(SystemExit) as stopped:
         run(arguments)
     assert stopped.value.code == 2
-    assert "--streams" in capsys.readouterr().err
+    assert "--sequences" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
-        run([*arguments, "--streams", "16"])
+        run([*arguments, "--sequences", "16"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "16 streams at once" in text
@@ -377,7 +377,7 @@ def test_command_writes_a_repository_and_says_how_to_start(
 
 def test_sample_client_streams_a_video_over_grpc(recurrent: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=6, size=(48, 80))
-    model = TritonModel(write(recurrent, tmp_path / "r", streams=2))
+    model = TritonModel(write(recurrent, tmp_path / "r", sequences=2))
     server, servicer, address = serve("street", model)
     command = [sys.executable, str(SAMPLE), "--url", address, "--sequence", "5", "--warm-up"]
     options = ["--source", str(clip), "--labels", str(tmp_path / "labels"), "--model"]

@@ -144,7 +144,7 @@ def metric(url: str, name: str) -> float:
 
 
 def test_page_shows_moving_frames_figures_and_classes(bundle: Path, browser: Any) -> None:
-    with serving(bundle, "--source", f"front={SCENE}") as (url, _):
+    with serving(bundle, f"front={SCENE}") as (url, _):
         browser.get(url)
         wait_until(lambda: frames_of(browser) > 3)
         assert text_of(browser, "status") == "live"
@@ -176,7 +176,7 @@ def test_page_shows_moving_frames_figures_and_classes(bundle: Path, browser: Any
 
 def test_opacity_blends_in_the_browser(bundle: Path, browser: Any) -> None:
     """0 is the frame, 100 is flat class colours; neither asks the server for anything."""
-    with serving(bundle, "--source", SCENE) as (url, _):
+    with serving(bundle, SCENE) as (url, _):
         browser.get(url)
         wait_until(lambda: frames_of(browser) > 3)
         colors = {}
@@ -189,7 +189,7 @@ def test_opacity_blends_in_the_browser(bundle: Path, browser: Any) -> None:
 
 def test_reset_and_snapshot_buttons(bundle: Path, browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "states"
-    with serving(bundle, "--source", SCENE, "--snapshots", str(folder)) as (url, _):
+    with serving(bundle, SCENE, "--snapshots", str(folder)) as (url, _):
         browser.get(url)
         wait_until(lambda: frames_of(browser) > 8)
         browser.find_element("id", "reset").click()
@@ -205,7 +205,7 @@ def test_reset_and_snapshot_buttons(bundle: Path, browser: Any, tmp_path: Path) 
 
 
 def test_side_by_side_flickers_more_without_state(bundle: Path, browser: Any) -> None:
-    with serving(bundle, "--source", SCENE) as (url, _):
+    with serving(bundle, SCENE) as (url, _):
         browser.get(url)
         wait_until(lambda: frames_of(browser) > 3)
         assert not browser.find_element("id", "plain-side").is_displayed()
@@ -227,7 +227,7 @@ def test_side_by_side_flickers_more_without_state(bundle: Path, browser: Any) ->
 
 
 def test_two_viewers_see_the_same_stream_for_one_encode(bundle: Path, browser: Any) -> None:
-    with serving(bundle, "--source", SCENE) as (url, _), browsing() as other:
+    with serving(bundle, SCENE) as (url, _), browsing() as other:
         for one in (browser, other):
             one.get(url)
         wait_until(lambda: frames_of(browser) > 5 and frames_of(other) > 5)
@@ -243,12 +243,12 @@ def test_two_viewers_see_the_same_stream_for_one_encode(bundle: Path, browser: A
 
 
 def test_page_comes_back_after_a_restart_of_the_server(bundle: Path, browser: Any) -> None:
-    with serving(bundle, "--source", SCENE) as (url, _):
+    with serving(bundle, SCENE) as (url, _):
         browser.get(url)
         wait_until(lambda: frames_of(browser) > 3)
     wait_until(lambda: text_of(browser, "status") == "reconnecting")
     seen = frames_of(browser)
-    with serving(bundle, "--source", SCENE, port=int(url.split(":")[2].strip("/"))):
+    with serving(bundle, SCENE, port=int(url.split(":")[2].strip("/"))):
         wait_until(lambda: frames_of(browser) > seen + 3)
         assert text_of(browser, "status") == "live"
 
@@ -272,7 +272,7 @@ def test_streams_are_chosen_and_come_and_go(bundle: Path, browser: Any, tmp_path
 
 
 def test_token_is_asked_for_once(bundle: Path, browser: Any) -> None:
-    with serving(bundle, "--source", SCENE, token=TOKEN) as (url, _):
+    with serving(bundle, SCENE, token=TOKEN) as (url, _):
         browser.get(url)
         field = browser.find_element("id", "token")
         field.send_keys("wrong-token")
@@ -288,7 +288,7 @@ def test_token_is_asked_for_once(bundle: Path, browser: Any) -> None:
 
 
 def test_page_fits_a_phone(bundle: Path) -> None:
-    with serving(bundle, "--source", SCENE) as (url, _), browsing() as phone:
+    with serving(bundle, SCENE) as (url, _), browsing() as phone:
         metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
         phone.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         phone.get(url)

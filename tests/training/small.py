@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.torch import load_file
 
 from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass
-from streamseg.training.config import ClipConfig, NetworkConfig, TrainConfig
-from streamseg.training.loop import RunOptions, TrainReport, train
+from streamseg.training.config import ClipConfig, NetworkConfig, RunOptions, TrainConfig
+from streamseg.training.loop import TrainReport, train
 from streamseg.training.networks import Network, build_network
 from streamseg.training.saving import RunFolder
 

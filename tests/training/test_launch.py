@@ -80,7 +80,7 @@ def test_killed_command_resumes_to_the_same_weights(whole, tmp_path, number):
         assert f"stopped by {number.name} after step" in error
     reached = RunFolder(folder).load()["step"]
     assert 0 < reached < 40
-    finish(start("--steps", "40", "-o", str(folder), "--resume"))
+    finish(start("--steps", "40", "--resume", str(folder)))
     assert_same_weights(whole / "weights.safetensors", folder / "weights.safetensors")
 
 

@@ -135,7 +135,7 @@ def test_checkpoint_that_was_cut_off_while_written_leaves_the_one_before(tmp_pat
     assert RunFolder(tmp_path / "run").load()["step"] == 2
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_reduced_precision_trains_and_resumes(tmp_path, precision):
     config = replace(CONFIG, steps=4, precision=precision)
     network = make_network()

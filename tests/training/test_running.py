@@ -74,7 +74,7 @@ def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
     assert train("-o", tmp_path / "a") == 0
     assert train("-o", tmp_path / "b", "--cache", tmp_path / "c", "--workers", "1") == 0
     assert_same_weights(*(tmp_path / name / "weights.safetensors" for name in "ab"))
-    assert train("-o", tmp_path / "a", "--resume") == 0
+    assert train("--resume", tmp_path / "a") == 0
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,15 @@ def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
         (("--scale", "big"), "expected LOW-HIGH"),
         (("--set", "offsets=-1"), "tv3s has no setting 'offsets'"),
         (("--set", "std=0"), "std is 0 in --set, expected three numbers"),
-        (("--shift", "3"), "--shift was removed: write --set shift=3"),
+        (("--shift", "3"), "--shift was removed: write --set shift=VALUE"),
         (("--dataset", "synthetic:fog"), "no preset"),
         (("--encoder", "vgg"), "expected one of mit_b0"),
         (("--class-weights", "none.json"), "JSON file with a list of numbers"),
         (("--init", "none.safetensors"), "no checkpoint at none.safetensors"),
         (("--encoder-weights", "none.pth"), "no checkpoint at none.pth"),
         (("--init", "a", "--encoder-weights", "b"), "leave out --encoder-weights"),
-        (("--resume",), "holds no run to resume"),
+        (("--resume", "other"), "expected --out FOLDER for a new run, or --resume FOLDER"),
+        (("--resume",), "requires an argument"),
         (("--precision", "fp16"), "needs a GPU"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,156 +9,134 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamseg.cli.opening_options import opening_options
-from streamseg.cli.policy_options import GAP_RESET, SCENE_CUT
+from streamseg.batch.work import BatchOptions, BatchRunOptions, BatchSettings
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
+from streamseg.option_fields import OFF
+from streamseg.runtime.session.policy import StatePolicy
+from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from streamseg.batch.executor import Executor
     from streamseg.batch.jobs import BatchReport
-    from streamseg.batch.work import BatchSettings
 
-FOLDER = click.Path(path_type=Path)
 LOCAL = "local"
 
 
-@click.command()
-@click.argument("bundle", type=FOLDER)
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    required=True,
-    help="Video or glob, here or at any fsspec URL; repeatable.",
+@subcommand(
+    "batch",
+    examples=(
+        "batch street/ 'archive/**/*.mp4' -o results",
+        "batch street/ 's3://bucket/*.mp4' -o s3://bucket/results --journal journal --ray",
+    ),
+    removed={
+        "--input": "name the videos after the bundle, as in 'streamseg batch BUNDLE INPUT'",
+        "--output": "write --out",
+        "--labels": "label maps are written unless --no-label-maps is given",
+        "--no-labels": "write --no-label-maps",
+        "--video": "write --overlay",
+        "--no-video": "overlay videos are written only with --overlay",
+    },
 )
-@click.option("-o", "--output", required=True, help="Folder for the results, or fsspec URL.")
-@click.option("--labels/--no-labels", default=True, help="Label maps, one 8-bit PNG a frame.")
-@click.option("--video/--no-video", default=False, help="Overlay video, H.264.")
-@click.option("--workers", type=click.IntRange(min=0), help="Default: cores / threads.")
-@click.option(
-    "--threads",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="CPU threads of one worker.",
+@click.argument("bundle", type=PLACE)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@grouped("-o", "--out", required=True, help="Folder for the results, or fsspec URL.")
+@dataclass_options(BatchOptions, "content", "Results")
+@grouped(
+    "--ray",
+    is_flag=False,
+    flag_value=LOCAL,
+    metavar="[ADDRESS]",
+    group="Work",
+    help="Run on the Ray cluster at ADDRESS, or start Ray here.",
 )
-@click.option("--ray", is_flag=False, flag_value=LOCAL, help="Run on Ray: an ADDRESS, or here.")
-@click.option(
-    "--gpus",
-    default=0.0,
-    type=click.FloatRange(min=0),
-    help="GPUs of one worker on Ray, such as 0.5.",
-)
-@click.option("--shard", default="0/1", show_default=True, help="Part i of N of the videos.")
-@click.option("--segment", type=click.IntRange(min=1), help="Split videos into so many frames.")
-@click.option("--overlap", type=click.IntRange(min=0), help="Frames that warm a segment up.")
-@click.option(
-    "--attempts",
-    default=3,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Dead workers after which a video is set aside.",
-)
-@click.option("--retry", is_flag=True, help="Try again what was set aside.")
-@click.option("--journal", type=FOLDER, help="Folder of the journal, for an output elsewhere.")
-@GAP_RESET
-@SCENE_CUT
-@opening_options
+@dataclass_options(BatchRunOptions, "work", "Work")
+@dataclass_options(StatePolicy, "policy", "State", only=("gap_reset", "scene_cut"))
+@dataclass_options(OpeningOptions, "opening", "Backend", defaults={"threads": 1})
 def command(
     bundle: Path,
     inputs: tuple[str, ...],
-    output: str,
-    labels: bool,
-    video: bool,
-    workers: int | None,
-    threads: int,
+    out: str,
+    content: BatchOptions,
     ray: str | None,
-    gpus: float,
-    shard: str,
-    segment: int | None,
-    overlap: int | None,
-    attempts: int,
-    retry: bool,
-    journal: Path | None,
-    gap_reset: float,
-    scene_cut: float | None,
-    letterbox: bool | None,
-    backend: str,
-    native: bool | None,
-    library: Path | None,
-    engine: Path | None,
-    device: str | None,
-    precision: str | None,
+    work: BatchRunOptions,
+    policy: StatePolicy,
+    opening: OpeningOptions,
 ) -> int:
-    """Segment every video that matches; what is done already is left alone.
+    """Segment every video that matches INPUT; finished work is skipped.
 
-    Exits 1 when videos failed; they are listed with their reasons.
+    An INPUT is a video or glob, here or at any fsspec URL. Exits 1 if videos failed; they are
+    listed with their reasons.
     """
     from rich.console import Console
 
     from streamseg.batch.jobs import Batch, BatchPlace
     from streamseg.batch.tables import import_pyarrow
-    from streamseg.batch.work import (
-        DEFAULT_OVERLAP,
-        BatchSettings,
-        fingerprint_bundle,
-        parse_shard,
-    )
+    from streamseg.batch.work import fingerprint_bundle, parse_shard
     from streamseg.signals import stop_on_signals
 
     import_pyarrow()
-    fingerprint, manifest = fingerprint_bundle(bundle)
+    with show_phases(f"reading {bundle}"):
+        fingerprint, manifest = fingerprint_bundle(bundle)
+    library, engine = opening.library, opening.engine
     settings = BatchSettings(
         bundle=str(bundle.resolve()),
         fingerprint=fingerprint,
-        backend=backend,
-        native=native,
+        backend=opening.backend,
+        native=opening.native,
         library=None if library is None else str(library),
         engine=None if engine is None else str(engine.resolve()),
-        device=device,
-        precision=precision,
-        letterbox=letterbox,
-        threads=threads,
-        gap_reset=None if gap_reset == math.inf else gap_reset,
-        scene_cut=scene_cut,
-        labels=labels,
-        video=video,
-        segment=segment,
-        overlap=DEFAULT_OVERLAP if overlap is None else overlap,
+        device=opening.device,
+        precision=opening.precision,
+        letterbox=opening.letterbox,
+        threads=opening.threads or 1,
+        gap_reset=None if policy.gap_reset == OFF else policy.gap_reset,
+        scene_cut=policy.scene_cut,
+        labels=content.label_maps,
+        video=content.overlay,
+        segment=content.segment,
+        overlap=content.overlap,
     )
-    part = parse_shard(shard)
-    place = BatchPlace.below(output, shard=part, journal=journal, segmented=segment is not None)
-    batch = Batch(inputs, place, settings, manifest, shard=part, attempts=attempts, retry=retry)
+    part = parse_shard(work.shard)
+    cut = content.segment is not None
+    with show_phases("listing the videos"):
+        place = BatchPlace.below(out, shard=part, journal=work.journal, segmented=cut)
+        batch = Batch(
+            inputs, place, settings, manifest, shard=part, attempts=work.attempts, retry=work.retry
+        )
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        executor = stack.enter_context(open_executor(settings, workers, ray, gpus))
+        executor = stack.enter_context(open_executor(settings, work, ray))
         console.print(f"{len(batch.videos)} videos, {executor.name}", markup=False)
         show = stack.enter_context(Progress(console))
         report = batch.run(executor, stop=request.event, on_progress=show.update)
-    print_report(console, report, output)
+    print_report(console, report, out)
     if report.stopped and request.signal:
         return 128 + request.signal
     return 1 if report.failures else 0
 
 
-def open_executor(
-    settings: BatchSettings, workers: int | None, ray: str | None, gpus: float
-) -> Executor:
-    """Ray where it is asked for, else processes; none for 0 workers."""
+def open_executor(settings: BatchSettings, work: BatchRunOptions, ray: str | None) -> Executor:
+    """Ray on request, else processes, or this process for 0 workers."""
     if ray is not None:
         from streamseg.batch.cluster import RayExecutor
 
         address = None if ray == LOCAL else ray
-        return RayExecutor(settings, workers, address, gpus=gpus)
-    if workers == 0:
+        return RayExecutor(settings, work.workers, address, gpus=work.gpus)
+    if work.workers == 0:
         from streamseg.batch.executor import InlineExecutor
 
         return InlineExecutor(settings)
     from streamseg.batch.local import LocalExecutor
 
-    return LocalExecutor(settings, workers or max(1, (os.cpu_count() or 1) // settings.threads))
+    return LocalExecutor(
+        settings, work.workers or max(1, (os.cpu_count() or 1) // settings.threads)
+    )
 
 
 class Progress:
@@ -209,4 +186,4 @@ def print_report(console: Console, report: BatchReport, output: str) -> None:
     for name, reason in sorted(report.failures.items()):
         console.print(f"failed: {name}: {reason}", markup=False)
     if report.stopped:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; run the same command to resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,14 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 from streamseg.doctor import board_state
 from streamseg.errors import ExportError
+from streamseg.export.engine_options import ENGINE_PRECISIONS, EngineOptions
 from streamseg.redaction import redact
-from streamseg.runtime.backends.interface import BackendOptions
+from streamseg.runtime.backends.interface import OPENVINO_PRECISIONS, BackendOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +47,9 @@ def _refuse_given(context: click.Context, *names: str) -> None:
     """Raise UsageError where an option that this backend ignores was given."""
     for name in names:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = "--" + name.replace("_", "-")
+            flag = "--" + name.replace("_", "-")
             raise click.UsageError(
-                f"{option} does not apply to --backend {context.params['backend']}"
+                f"{flag} does not apply to --backend {context.params['backend']}"
             )
 
 
@@ -56,67 +61,68 @@ def _build_openvino(bundle: Bundle, options: BackendOptions) -> None:
     click.echo("  used by --backend openvino with the same --device, --precision and --threads")
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
+@subcommand(
+    "build",
+    examples=(
+        "build street/ --precision fp16",
+        "build street/ --backend openvino --precision bf16",
+    ),
+    removed={"--engine": "write --out for the folder of the engines"},
+)
+@click.argument("bundle", type=PLACE)
+@grouped("-o", "--out", type=PLACE, help="Folder for the engines.", show_default="the cache")
+@grouped(
+    "--check-source",
+    metavar="SOURCE",
+    help="Frames on which engines are compared with ONNX Runtime.",
+    show_default="a drawn street",
+)
+@grouped(
     "--backend",
     type=click.Choice(["tensorrt", "openvino"]),
     default="tensorrt",
     show_default=True,
-    help="What compiles; OpenVINO takes --device, --threads, --precision, --native, --library.",
+    help="Backend that runs the graphs.",
 )
-@click.option("--device", help="OpenVINO's name of a device; the CPU by default.")
-@click.option("--threads", type=click.IntRange(min=1), help="OpenVINO: CPU threads of one step.")
-@click.option("--engine", type=click.Path(path_type=Path), help="Folder for the engines.")
-@click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT.")
-@click.option("--native/--no-native", default=None, help="Use the plugin library, or never.")
-@click.option("--library", type=click.Path(path_type=Path), help="Another plugin library.")
-@click.option(
+@grouped(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8", "auto", "f32", "bf16", "f16"]),
-    help="fp16 converts a float32 bundle's graphs; otherwise the bundle's own. OpenVINO: auto, "
-    "f32, bf16, f16.",
+    type=click.Choice([*ENGINE_PRECISIONS, *OPENVINO_PRECISIONS]),
+    help="TensorRT: fp32, fp16 (converts a float32 bundle's graphs) or int8; OpenVINO: auto, f32, "
+    "bf16 or f16.",
+    show_default="the bundle's",
 )
-@click.option("--workspace", type=click.IntRange(1), help="Scratch memory limit, MiB.")
-@click.option("--capability", multiple=True, help="TensorRT-RTX: compute capability; repeatable.")
-@click.option("--timing-cache", type=click.Path(path_type=Path), help="Timing cache file.")
-@click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32.")
-@click.option("--check-source", help="Frames to compare on with ONNX Runtime; else drawn ones.")
-@click.option("--unverified", is_flag=True, help="Keep engines that fail the comparison.")
+@dataclass_options(EngineOptions, "options", "TensorRT", without=("native", "library", "precision"))
+@dataclass_options(
+    BackendOptions, "operators", "Backend", only=("native", "library", "device", "threads")
+)
 def command(
     bundle: Path,
-    backend: str,
-    device: str | None,
-    threads: int | None,
-    engine: Path | None,
-    flavour: str | None,
-    native: bool | None,
-    library: Path | None,
-    precision: str | None,
-    workspace: int | None,
-    capability: tuple[str, ...],
-    timing_cache: Path | None,
-    tf32: bool,
+    out: Path | None,
     check_source: str | None,
-    unverified: bool,
+    backend: str,
+    precision: str | None,
+    options: EngineOptions,
+    operators: BackendOptions,
 ) -> None:
-    """Compile BUNDLE's graphs for this machine: TensorRT engines, or OpenVINO's kept graphs."""
+    """Compile BUNDLE for this machine: TensorRT engines, or graphs of OpenVINO."""
     from streamseg.runtime.bundle.bundle import read_bundle
 
     opened = read_bundle(bundle)
-    absolute = None if library is None else library.absolute()
+    library = None if operators.library is None else operators.library.absolute()
+    context = click.get_current_context()
     if backend == "openvino":
-        context = click.get_current_context()
-        _refuse_given(context, "engine", "flavour", "workspace", "capability", "timing_cache")
+        _refuse_given(context, "out", "flavour", "workspace", "capabilities", "timing_cache")
         _refuse_given(context, "tf32", "check_source", "unverified")
-        options = BackendOptions(native, absolute, threads, device=device, precision=precision)
-        _build_openvino(opened, options)
+        chosen_precision = precision if precision in OPENVINO_PRECISIONS else None
+        if precision != chosen_precision:
+            raise click.BadParameter(f"'{precision}' is TensorRT's; use auto, f32, bf16 or f16")
+        _build_openvino(opened, replace(operators, library=library, precision=chosen_precision))
         return
-    _refuse_given(click.get_current_context(), "device", "threads")
-    if precision in ("auto", "f32", "bf16", "f16"):
+    _refuse_given(context, "device", "threads")
+    if precision in OPENVINO_PRECISIONS:
         raise click.BadParameter(f"'{precision}' is OpenVINO's; use fp32, fp16 or int8")
     try:
-        from streamseg.export.engine_build import EngineOptions, build_engines
+        from streamseg.export.engine_build import build_engines
     except ImportError as error:
         raise ExportError(f"build needs onnx ({error}). Run: pip install onnx") from None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -129,22 +135,17 @@ def command(
             bar.update(tasks[phase], completed=step)
             return True
 
-        engine_options = EngineOptions(
-            flavour=flavour,
-            native=native,
-            library=absolute,
-            workspace=None if workspace is None else workspace << 20,
-            capabilities=capability,
-            timing_cache=timing_cache,
+        chosen = replace(
+            options,
+            native=operators.native,
+            library=library,
             precision=precision,
             progress=show,
-            tf32=tf32,
-            unverified=unverified,
             clip=None if check_source is None else _read_clip(check_source),
             clip_name="" if check_source is None else redact(check_source),
             board=board_state(),
         )
-        built = build_engines(opened, out=engine, options=engine_options)
+        built = build_engines(opened, out=out, options=chosen)
     for entry in built:
         record = entry.record
         kernels = "plugins" if record.plugins_sha256 else "lowering"
@@ -160,5 +161,5 @@ def command(
     if built[0].record.precision != opened.manifest.precision_name:
         click.echo(
             f"  converted from {opened.manifest.precision_name}; to measure what that costs: "
-            f"streamseg compare {bundle}@onnxruntime {bundle}@tensorrt --source VIDEO"
+            f"streamseg compare {bundle}@onnxruntime {bundle}@tensorrt VIDEO"
         )

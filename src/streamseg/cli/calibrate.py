@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from streamseg.calibration.histograms import METHODS, Method
-from streamseg.cli.options import classes_by_option
+from streamseg.calibration.plan import CalibrationOptions
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import DatasetError, ExportError
-from streamseg.evaluation.class_matching import ClassesBy
-from streamseg.evaluation.datasets import DATASETS, open_dataset
+from streamseg.evaluation.datasets import DATASETS, SPLITS, open_dataset
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import phase_progress
+from streamseg.runtime.bundle.bundle import check_target, read_bundle
 from streamseg.runtime.bundle.claims import describe_parity
 
 if TYPE_CHECKING:
     from streamseg.calibration.calibrating import Calibrated
 
 ONNX_HINT = "calibration needs onnx ({}). Run: pip install 'streamseg[export]'"
-_EXISTING = click.Path(path_type=Path)
 
 
 def print_calibrated(result: Calibrated, console: Console) -> None:
@@ -57,91 +59,115 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
         console.print(f"report: {result.path / REPORT}")
 
 
-@click.command("calibrate")
-@click.argument("bundle", type=_EXISTING)
-@click.option("-o", "--out", required=True, type=_EXISTING, help="INT8 bundle to write.")
-@click.option("--dataset", metavar="NAME:ROOT", help=f"Clips; one of {', '.join(DATASETS)}.")
-@click.option("--split", default="train", show_default=True, help="train, val or test.")
-@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True)
-@click.option("--clips", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--frames", default=16, show_default=True, type=click.IntRange(min=1), help="Of each clip."
+@subcommand(
+    "calibrate",
+    examples=(
+        "calibrate street/ -o street-int8/ --dataset footage:clips/",
+        "calibrate street/ -o street-int8/ --dataset camvid:CamVid --test camvid:CamVid",
+    ),
+    removed={
+        "--frames": "write --clip-frames",
+        "--shuffled": "write --order shuffled",
+        "--no-smooth": "write --no-smoothing",
+    },
 )
-@click.option("--seed", default=0, show_default=True, help="Of the choice of clips.")
-@click.option("--shuffled", is_flag=True, help="Frames as unrelated images, for comparison only.")
-@click.option("--no-smoothing", is_flag=True, help="Leave outliers where they are.")
-@click.option(
-    "--keep-float", default=0, type=click.IntRange(min=0), help="Rank layers; keep the worst N."
+@click.argument("bundle", type=PLACE)
+@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("--dataset", metavar="NAME:ROOT", help=f"Dataset; NAME is one of {', '.join(DATASETS)}.")
+@grouped(
+    "--split",
+    default="train",
+    show_default=True,
+    type=click.Choice(SPLITS),
+    group="Calibration",
+    help="Split of the dataset.",
 )
-@click.option("--ranges", type=_EXISTING, help="Reuse those of a calibrated bundle; no replay.")
-@click.option("--test", metavar="NAME:ROOT", help="Labelled dataset for the report's accuracy.")
-@click.option("--test-split", default="val", show_default=True)
-@click.option("--also", multiple=True, type=_EXISTING, help="Another bundle for the report.")
-@classes_by_option
-@click.option("--drift-frames", default=100, show_default=True, type=click.IntRange(min=1))
-@click.option("--native/--no-native", default=None, help="Insist on native operators, or on none.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a step.")
-@click.option("--no-report", is_flag=True, help="Write the bundle only.")
+@grouped(
+    "--ranges",
+    type=PLACE,
+    group="Calibration",
+    help="Reuse the ranges of this calibrated bundle instead of replaying clips.",
+)
+@dataclass_options(
+    CalibrationOptions,
+    "options",
+    "Calibration",
+    without=("native", "threads", "classes_by", "drift_frames"),
+)
+@grouped(
+    "--test",
+    metavar="NAME:ROOT",
+    group="Report",
+    help="Labelled dataset on which the report measures accuracy.",
+)
+@grouped(
+    "--test-split",
+    default="val",
+    show_default=True,
+    type=click.Choice(SPLITS),
+    group="Report",
+    help="Split of that dataset.",
+)
+@grouped(
+    "--also",
+    multiple=True,
+    type=PLACE,
+    group="Report",
+    help="Another bundle for the report; may be repeated.",
+)
+@dataclass_options(CalibrationOptions, "shown", "Report", only=("classes_by", "drift_frames"))
+@grouped("--report/--no-report", default=True, group="Report", help="Write the report.")
+@dataclass_options(CalibrationOptions, "backend", "Backend", only=("native", "threads"))
 def command(
     bundle: Path,
     out: Path,
     dataset: str | None,
     split: str,
-    method: Method,
-    clips: int,
-    frames: int,
-    seed: int,
-    shuffled: bool,
-    no_smoothing: bool,
-    keep_float: int,
     ranges: Path | None,
+    options: CalibrationOptions,
     test: str | None,
     test_split: str,
     also: tuple[Path, ...],
-    classes_by: ClassesBy,
-    drift_frames: int,
-    native: bool | None,
-    threads: int | None,
-    no_report: bool,
+    shown: CalibrationOptions,
+    report: bool,
+    backend: CalibrationOptions,
 ) -> None:
-    """Turn BUNDLE (float32) into an INT8 bundle.
+    """Convert BUNDLE (float32) to INT8.
 
-    Clips are replayed in order, with state, which is reset where a clip begins. The result holds
-    the ranges that were measured, and a report of what INT8 costs.
+    Clips are replayed in order, with state, which is reset at the start of each clip. The new
+    bundle holds the measured ranges, and a report of the loss through INT8.
     """
     if dataset is None and ranges is None:
         raise DatasetError(
-            "nothing to calibrate on: give --dataset NAME:ROOT (footage:PATH takes any videos or "
+            "nothing to calibrate on: add --dataset NAME:ROOT (footage:PATH takes any videos or "
             "frames), or --ranges of an earlier calibration"
         )
+    check_target(out)
+    read_bundle(bundle)
+    clips = None if dataset is None else open_dataset(dataset, split, labels=False)
+    labelled = None if test is None else open_dataset(test, test_split)
     try:
-        from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+        from streamseg.calibration.calibrating import calibrate
         from streamseg.calibration.observation import read_ranges
     except ImportError as error:
         raise ExportError(ONNX_HINT.format(error)) from None
-    options = CalibrationOptions(
-        method=method,
-        clips=clips,
-        frames=frames,
-        seed=seed,
-        order="shuffled" if shuffled else "stateful",
-        smooth=not no_smoothing,
-        keep_float=keep_float,
-        drift_frames=drift_frames,
-        classes_by=classes_by,
-        native=native,
-        threads=threads,
+    chosen = replace(
+        options,
+        classes_by=shown.classes_by,
+        drift_frames=shown.drift_frames,
+        native=backend.native,
+        threads=backend.threads,
     )
     with phase_progress() as watch:
         result = calibrate(
             bundle,
             out,
-            open_dataset(dataset, split, labels=False) if dataset is not None else None,
-            options,
+            clips,
+            chosen,
             ranges=read_ranges(ranges) if ranges is not None else None,
-            test=open_dataset(test, test_split) if test is not None else None,
+            test=labelled,
             also=also,
-            report=not no_report,
+            report=report,
             watch=watch,
         )
     print_calibrated(result, Console())

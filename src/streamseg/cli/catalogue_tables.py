@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from streamseg.cli.results import write_result
+from streamseg.cli.value_types import STDOUT
 from streamseg.errors import ExportError
-from streamseg.evaluation.scores import write_json
 from streamseg.export.catalogue import Cost, ModelRow, known_rows
 from streamseg.export.device_fit import (
     Board,
@@ -220,10 +221,10 @@ def print_catalogue(
         ExportError: nothing is called so, or the board or the measured network is not listed.
     """
     if measured is not None and board is not None:
-        raise click.UsageError("--measured and --board do not go together")
+        raise click.UsageError("--measured cannot be combined with --board")
     rows = [entry for name, entry in known_rows().items() if only in name]
     if not rows:
-        raise ExportError(f"nothing in the catalogue contains '{only}'; try --only mit_b0")
+        raise ExportError(f"no model contains '{only}'; try --only mit_b0")
     costs = CostTable()
     timed = None if measured is None else measure_bundle(measured)
     if timed is not None:
@@ -235,15 +236,13 @@ def print_catalogue(
         lines = bound_lines(entries, find_board(board), size)
     else:
         lines = cost_lines(entries, size, classes)
-    for line in lines:
-        click.echo(line)
-    if published:
-        for line in published_lines(entries, costs):
-            click.echo(line)
+    published_rows = published_lines(entries, costs) if published else ()
+    for line in (*lines, *published_rows):
+        click.echo(line, err=json_path == STDOUT)
     if json_path is not None:
         content = {
             "size": list(size),
             "classes": classes,
             "networks": [entry_json(entry, costs) for entry in entries],
         }
-        write_json(content, json_path)
+        write_result(content, json_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,16 +11,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import SETTINGS
+from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.setting_options import setting_options
-from streamseg.evaluation.class_matching import ClassesBy
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import OUTPUT_FILE
+from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.drift import DEFAULT_THRESHOLD, Comparison, compare
 from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
 from streamseg.evaluation.progress import frame_progress
-from streamseg.evaluation.scores import write_json
 from streamseg.evaluation.segmenter import SegmenterOptions
-from streamseg.evaluation.subjects import open_pair
+from streamseg.evaluation.subjects import open_pair, require_subject
 from streamseg.runtime.bundle.claims import describe_assumed
 
 
@@ -58,41 +63,64 @@ def print_comparison(result: Comparison, console: Console) -> None:
         )
 
 
-@click.command("compare")
+@subcommand(
+    "compare",
+    examples=(
+        "compare street/ street-int8/ clip.mp4",
+        "compare street/@no-native street/@native synthetic:street --json drift.json",
+    ),
+    removed={
+        **SETTINGS,
+        "--source": "name the source after the models, as in 'streamseg compare A B SOURCE'",
+    },
+)
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--source", required=True, help="Video, folder of frames, or synthetic:SCENE.")
-@click.option("--frames", type=click.IntRange(min=1), help="Play the clip again up to this many.")
-@click.option("--threshold", default=DEFAULT_THRESHOLD, show_default=True, help="State error.")
-@click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
-@setting_options
-@classes_by_option
-@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write results here.")
-@click.option("--plot", type=OUTPUT_FILE, help="Write a PNG here.")
+@click.argument("source")
+@grouped("--frames", type=click.IntRange(min=1), metavar="N", help="Number of frames to process.")
+@json_option
+@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of the differences.")
+@grouped(
+    "--threshold",
+    default=DEFAULT_THRESHOLD,
+    show_default=True,
+    group="Comparison",
+    metavar="NUMBER",
+    help="State error that counts as drift.",
+)
+@dataclass_options(MatchingOptions, "matching", "Comparison")
+@dataclass_options(SegmenterOptions, "options", "Checkpoints", only=("size",))
+@setting_options("Checkpoints")
 def command(
     a: str,
     b: str,
     source: str,
     frames: int | None,
-    threshold: float,
-    size: tuple[int, int] | None,
-    settings: dict[str, str],
-    classes_by: ClassesBy,
     json_path: Path | None,
     plot: Path | None,
+    threshold: float,
+    matching: MatchingOptions,
+    options: SegmenterOptions,
+    settings: dict[str, str],
 ) -> None:
-    """Run A and B over the same frames and measure labels, logits and state.
+    """Run A and B on the frames of SOURCE and compare labels, logits and state.
 
-    A and B are bundles or checkpoints. A bundle may say how it is run: street/@lowered,
-    street/@native, street/@onnxruntime. State errors are relative: |b - a| / |a|.
+    A and B are bundles or checkpoints. A bundle may be followed by how to run it: street/@native,
+    street/@no-native, or a backend such as street/@onnxruntime. SOURCE is a video, a folder of
+    frames or synthetic:SCENE; a clip with fewer frames than --frames is played again.
+
+    State errors are relative: |b - a| / |a|.
     """
     if plot is not None:
         require_matplotlib()
+    options = replace(options, settings=settings)
+    for subject in (a, b):
+        require_subject(subject, options)
     drawn = source.startswith("synthetic:")
     clip = open_dataset(source if drawn else f"footage:{source}", labels=False).clips[0]
-    options = SegmenterOptions(size=size, settings=settings)
     with ExitStack() as stack:
-        first, second = open_pair(a, b, options, stack)
+        with show_phases(f"opening {a} and {b}"):
+            first, second = open_pair(a, b, options, stack)
         with frame_progress(frames or clip.frame_count) as advance:
             result = compare(
                 first,
@@ -100,11 +128,10 @@ def command(
                 clip,
                 frames=frames,
                 threshold=threshold,
-                classes_by=classes_by,
+                classes_by=matching.classes_by,
                 progress=advance,
             )
-    print_comparison(result, Console())
-    if json_path is not None:
-        write_json(result.as_json(), json_path)
+    print_comparison(result, open_console(json_path))
+    write_result(result.as_json(), json_path)
     if plot is not None:
         save_figure(draw_comparison(result), plot)

@@ -1,7 +1,8 @@
-"""``streamseg dataset``: look through a dataset's tree, and write VSPW submissions."""
+"""``streamseg dataset``: check a dataset's tree, and write VSPW submissions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,27 +10,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamseg.cli.options import OUTPUT_FILE, SIZE, classes_by_option
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import SETTINGS
+from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.setting_options import setting_options
+from streamseg.cli.subcommand import Subcommand
+from streamseg.cli.value_types import OUTPUT_FILE, PLACE
 from streamseg.errors import DatasetError
-from streamseg.evaluation.class_matching import ClassesBy
+from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.dataset_check import DatasetCheck, check_dataset, draw_overlays
-from streamseg.evaluation.datasets import LABELLED, open_dataset
+from streamseg.evaluation.datasets import LABELLED, DatasetOptions
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.plots import write_image
 from streamseg.evaluation.progress import frame_progress
-from streamseg.evaluation.scores import write_json
 from streamseg.evaluation.segmenter import SegmenterOptions
-from streamseg.evaluation.subjects import open_segmenter
+from streamseg.evaluation.subjects import open_segmenter, require_subject
 from streamseg.evaluation.submission import write_submission
 from streamseg.redaction import printable
-
-_FOLDER = click.Path(path_type=Path)
 
 
 @click.group("dataset")
 def command() -> None:
-    """Look through a dataset's tree, or write a submission for its test server."""
+    """Check a dataset's tree, or write a submission for its test server."""
 
 
 def print_check(check: DatasetCheck, console: Console) -> None:
@@ -54,62 +57,78 @@ def print_check(check: DatasetCheck, console: Console) -> None:
     console.print(shares)
 
 
-@command.command("check")
-@click.argument("root", type=_FOLDER)
-@click.option(
-    "--dataset", "name", type=click.Choice(list(LABELLED)), help="Default: by the layout."
+@command.command(
+    "check",
+    cls=Subcommand,
+    examples=("dataset check CamVid/", "dataset check VSPW_480p/ --plot labels.png"),
 )
-@click.option(
-    "--labels",
-    "limit",
+@click.argument("root", type=PLACE)
+@grouped(
+    "--layout",
+    type=click.Choice(list(LABELLED)),
+    help="Dataset whose layout the tree has.",
+    show_default="found by its files",
+)
+@grouped(
+    "--samples",
     default=200,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Label maps of a split that are read, spread over it.",
+    metavar="N",
+    help="Number of frames to sample.",
 )
-@click.option("--sheet", type=OUTPUT_FILE, help="Write a PNG of frames with their labels here.")
-@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write the results here.")
+@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of frames with their labels.")
+@json_option
 def check(
-    root: Path, name: str | None, limit: int, sheet: Path | None, json_path: Path | None
+    root: Path, layout: str | None, samples: int, plot: Path | None, json_path: Path | None
 ) -> None:
-    """Say what ROOT holds and what is missing: splits, counts, class frequencies."""
-    found, usable = check_dataset(root, name, limit=limit)
-    console = Console()
+    """Report what ROOT holds and what is missing: splits, counts, class frequencies."""
+    with show_phases(f"reading {root}"):
+        found, usable = check_dataset(root, layout, limit=samples)
+    console = open_console(json_path)
     print_check(found, console)
-    if json_path is not None:
-        write_json(found.as_json(), json_path)
+    write_result(found.as_json(), json_path)
     if not found.usable:
         raise DatasetError(f"{root}: no split of {found.name} can be used with labels")
-    if sheet is not None:
-        write_image(draw_overlays(usable), sheet)
-        console.print(f"wrote {sheet}")
+    if plot is not None:
+        write_image(draw_overlays(usable), plot)
+        console.print(f"wrote {plot}")
 
 
-@command.command("submit")
-@click.argument("subject", type=_FOLDER)
-@click.option("--dataset", required=True, metavar="vspw:ROOT")
-@click.option("--split", default="test", show_default=True)
-@click.option("-o", "--out", required=True, type=_FOLDER, help="New folder.")
-@click.option("--backend", default="auto", show_default=True, help="Of a bundle.")
-@click.option("--size", type=SIZE, help="Frame size HxW of a checkpoint.")
-@setting_options
-@classes_by_option
+@command.command(
+    "submit",
+    cls=Subcommand,
+    examples=(
+        "dataset submit street/ --dataset vspw:VSPW_480p -o submission/",
+        "dataset submit street.pth --size 480x864 --dataset vspw:VSPW_480p -o submission/",
+    ),
+    removed=SETTINGS,
+)
+@click.argument("subject", type=PLACE)
+@dataclass_options(DatasetOptions, "clips", "Data", defaults={"split": "test"})
+@grouped("-o", "--out", required=True, type=PLACE, help="New folder.")
+@dataclass_options(MatchingOptions, "matching", "Data")
+@dataclass_options(SegmenterOptions, "checkpoint", "Checkpoints", only=("size",))
+@setting_options("Checkpoints")
+@dataclass_options(SegmenterOptions, "options", "Backend", only=("backend", "native", "threads"))
 def submit(
     subject: Path,
-    dataset: str,
-    split: str,
+    clips: DatasetOptions,
     out: Path,
-    backend: str,
-    size: tuple[int, int] | None,
+    matching: MatchingOptions,
+    checkpoint: SegmenterOptions,
     settings: dict[str, str],
-    classes_by: ClassesBy,
+    options: SegmenterOptions,
 ) -> None:
     """Write SUBJECT's predictions on VSPW as PNGs, VIDEO/FRAME.png with the values of its masks."""
-    opened = open_dataset(dataset, split, labels=False)
-    options = SegmenterOptions(backend, size=size, settings=settings)
+    chosen = replace(options, size=checkpoint.size, settings=settings)
+    require_subject(str(subject), chosen)
+    opened = clips.open(labels=False)
     with (
-        open_segmenter(subject, options) as segmenter,
+        open_segmenter(subject, chosen) as segmenter,
         frame_progress(opened.frame_count) as advance,
     ):
-        written = write_submission(segmenter, opened, out, classes_by=classes_by, progress=advance)
+        written = write_submission(
+            segmenter, opened, out, classes_by=matching.classes_by, progress=advance
+        )
     click.echo(f"wrote {written} frames of {len(opened.clips)} videos to {out}")

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamseg.cli.options import SIZE
+from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.phases import Phase, show_phases
+from streamseg.cli.removals import SETTINGS
 from streamseg.cli.setting_options import setting_options
-from streamseg.errors import ExportError
-from streamseg.runtime.bundle.bundle import MANIFEST
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE, SIZE
+from streamseg.errors import CheckpointError, ExportError
+from streamseg.runtime.bundle.bundle import MANIFEST, check_target
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
 from streamseg.runtime.bundle.state import state_bytes
 
@@ -25,8 +29,8 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
     """Lines on the keys of a checkpoint that are not in the model."""
     if origin.ignored:
         yield (
-            f"left out {len(origin.ignored)} keys that serve training only "
-            "(streamseg -v export names them)"
+            f"ignored {len(origin.ignored)} keys that are used in training only "
+            "(add -v to list them)"
         )
     if origin.outside:
         from streamseg.export.formats.layouts import summarise
@@ -44,45 +48,68 @@ def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
         from streamseg.export.smoothing import PRESETS
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
-    manifest = remember_bundle(bundle, out, PRESETS[memory], logits=logits)
+    with show_phases(f"adding the memory to {bundle}"):
+        manifest = remember_bundle(bundle, out, PRESETS[memory], logits=logits)
     state = state_bytes(manifest.state)
     click.echo(f"{out}: {bundle} with memory '{memory}', state {state:,} bytes")
     click.echo(f"  parity {describe_parity(manifest.parity)}")
 
 
-@click.command()
+def require_checkpoint(subject: str) -> None:
+    """Raise CheckpointError where a checkpoint is a path and nothing is there."""
+    if not Path(subject).exists() and ":" not in subject:
+        raise CheckpointError(
+            f"no checkpoint at {subject}: expected a file, a folder, hf:ORG/NAME or MODULE:FUNCTION"
+        )
+
+
+@subcommand(
+    "export",
+    examples=(
+        "export tv3s.pth --size 480x864 -o street/",
+        "export hf:nvidia/segformer-b1-finetuned-cityscapes-1024-1024 --size 512x1024 -o city/",
+    ),
+    removed=SETTINGS,
+)
 @click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION|BUNDLE")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
-@click.option("--size", type=SIZE, help="HxW that the model runs at; without, some are proposed.")
-@setting_options
-@click.option(
+@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("--size", type=SIZE, help="Frame size of the model.")
+@grouped(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "int8-dynamic"]),
     default="fp32",
     show_default=True,
-    help="fp16: half the size, for GPUs; state, norms, softmax stay float32. bf16, int8-dynamic: "
-    "products of the temporal layers of TV3S in that precision, for CPUs.",
+    help="fp16: half the size, for GPUs; state, norms and softmax stay float32. bf16, "
+    "int8-dynamic: products of TV3S's temporal layers in that precision, for CPUs.",
 )
-@click.option(
+@setting_options("Network")
+@grouped(
     "--memory",
     type=click.Choice(["gated", "warped"]),
+    group="Network",
     help="Smooth a per-frame network's scores over time; see docs/memory.md.",
 )
-@click.option("--logits", is_flag=True, help="Also output float32 logits.")
-@click.option("--letterbox", is_flag=True, help="Have the runtime keep the aspect of frames.")
+@grouped("--logits", is_flag=True, group="Bundle", help="Also output float32 logits.")
+@grouped(
+    "--letterbox/--stretch",
+    default=False,
+    show_default=True,
+    group="Bundle",
+    help="Keep the aspect ratio of frames, or stretch them.",
+)
 def command(
     checkpoint: str,
     out: Path,
     size: tuple[int, int] | None,
-    settings: dict[str, str],
     precision: str,
+    settings: dict[str, str],
     memory: str | None,
     logits: bool,
     letterbox: bool,
 ) -> None:
-    """Turn a checkpoint, or a network that a Python function builds, into a bundle.
+    """Export a checkpoint, or a network that a Python function builds, to a bundle.
 
-    CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME. docs/checkpoints.md
+    CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME; docs/checkpoints.md
     lists the layouts. MODULE:FUNCTION, such as my_package.model:build, is called with --set
     NAME=VALUE as its arguments and returns a streamseg.export.StepModel; see
     docs/your-own-network.md. BUNDLE, of one graph, is given a --memory.
@@ -90,14 +117,45 @@ def command(
     if (Path(checkpoint) / MANIFEST).is_file():
         plain = size is None and not settings and precision == "fp32" and not letterbox
         if memory is None or not plain:
-            raise click.UsageError("of a bundle, export takes --memory and --logits, and needs one")
+            raise click.UsageError("a BUNDLE is exported with --memory; only --logits may be added")
+        check_target(out)
         give_memory(Path(checkpoint), out, memory, logits=logits)
         return
+    require_checkpoint(checkpoint)
+    check_target(out)
+    with show_phases("loading PyTorch") as phase:
+        export(
+            checkpoint,
+            out,
+            size,
+            settings=settings,
+            precision=precision,
+            memory=memory,
+            logits=logits,
+            resize="letterbox" if letterbox else "stretch",
+            phase=phase,
+        )
+
+
+def export(
+    checkpoint: str,
+    out: Path,
+    size: tuple[int, int] | None,
+    *,
+    settings: dict[str, str],
+    precision: str,
+    memory: str | None,
+    logits: bool,
+    resize: str,
+    phase: Phase,
+) -> None:
+    """Export, and print what was read and written."""
     try:
         from streamseg.export import export_bundle, load_model
         from streamseg.export.size_advice import advise, propose
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
+    phase(f"reading {checkpoint}")
     model = load_model(checkpoint, settings=settings)
     description = model.describe()
     layout = f"layout {model.origin.layout}, " if model.origin.layout else ""
@@ -115,17 +173,18 @@ def command(
     for line in propose(model) if size is None else advise(model, size):
         click.echo(f"  {line}")
     if size is None:
-        raise click.UsageError("--size HxW is missing; the sizes above waste no work")
+        raise click.UsageError("missing --size HxW; the sizes above waste no work")
     if memory is not None:
         from streamseg.export.smoothing import PRESETS, remember
 
         model = remember(model, PRESETS[memory])
-    resize = "letterbox" if letterbox else "stretch"
-    report = export_bundle(model, out, size=size, logits=logits, resize=resize, precision=precision)
+    report = export_bundle(
+        model, out, size=size, logits=logits, resize=resize, precision=precision, phase=phase
+    )
     click.echo(
         f"{report.path}: {precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
     click.echo(f"  parity {describe_parity(report.parity)}")
     click.echo(f"  {PARITY_MEANING}")
-    click.echo(f"  next: streamseg run {report.path} --source VIDEO --out overlay.mp4")
+    click.echo(f"  next: streamseg run {report.path} VIDEO -o overlay.mp4")

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli.options import SIZE
+from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE, SIZE
 from streamseg.errors import ExportError
+from streamseg.runtime.bundle.bundle import check_target
 from streamseg.runtime.bundle.claims import describe_parity
 
 HINT = "import needs onnx and ONNX Runtime ({}). Run: pip install 'streamseg[export,cpu]'"
@@ -30,29 +34,74 @@ def _numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
         raise click.UsageError(f"{option}: expected NAME=NUMBER") from None
 
 
-@click.command("import")
+@subcommand(
+    "import",
+    examples=(
+        "import rvm.onnx --size 288x512 --frame src:NCHW:float32:0..1 --output pha:alpha -o rvm/",
+        "import net.onnx --size 256x512 --frame image:NCHW:float32:imagenet --output out:logits "
+        "--state h_in=h_out -o net/",
+    ),
+)
 @click.argument("graph", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle folder.")
-@click.option("--size", required=True, type=SIZE, help="Frame size that the graph runs at, HxW.")
-@click.option(
+@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("--size", required=True, type=SIZE, help="Frame size of the model.")
+@grouped(
     "--frame",
     required=True,
     metavar="NAME:LAYOUT:TYPE:RANGE",
     help="Input of the frame, e.g. src:NCHW:float32:0..1, or ...:imagenet; :bgr may follow.",
 )
-@click.option(
+@grouped(
     "--output",
     required=True,
     metavar="NAME:KIND",
-    help="What labels are made from: NAME:logits, NAME:labels, or NAME:alpha[:THRESHOLD].",
+    help="Output that gives the labels: NAME:logits, NAME:labels, or NAME:alpha[:THRESHOLD].",
 )
-@click.option("--state", multiple=True, metavar="INPUT=OUTPUT", help="Carried from frame to frame.")
-@click.option("--initial", multiple=True, metavar="INPUT=NUMBER", help="Of a state, if not zero.")
-@click.option("--constant", multiple=True, metavar="INPUT=NUMBER", help="Input that never changes.")
-@click.option("--dim", multiple=True, metavar="NAME=EXTENT", help="Size of a named dimension.")
-@click.option("--classes", default="", metavar="A,B,...", help="Names; numbered by default.")
-@click.option("--license", "license_", default="unknown", help="Of the weights.")
-@click.option("--logits", is_flag=True, help="Also output float32 logits.")
+@grouped(
+    "--state",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    group="Graph",
+    help="State carried from frame to frame; may be repeated.",
+)
+@grouped(
+    "--initial",
+    multiple=True,
+    metavar="INPUT=NUMBER",
+    group="Graph",
+    help="Initial value of a state other than zero; may be repeated.",
+)
+@grouped(
+    "--constant",
+    multiple=True,
+    metavar="INPUT=NUMBER",
+    group="Graph",
+    help="Value of an input that never changes; may be repeated.",
+)
+@grouped(
+    "--dim",
+    multiple=True,
+    metavar="NAME=EXTENT",
+    group="Graph",
+    help="Size of a named dimension; may be repeated.",
+)
+@grouped(
+    "--classes",
+    default="",
+    metavar="A,B,...",
+    group="Bundle",
+    help="Names of the classes.",
+    show_default="numbers",
+)
+@grouped(
+    "--license",
+    "license_",
+    default="unknown",
+    show_default=True,
+    group="Bundle",
+    help="License of the weights.",
+)
+@grouped("--logits", is_flag=True, group="Bundle", help="Also output float32 logits.")
 def command(
     graph: Path,
     out: Path,
@@ -67,11 +116,12 @@ def command(
     license_: str,
     logits: bool,
 ) -> None:
-    """Turn GRAPH, an ONNX file whose state goes in and out as tensors, into a bundle.
+    """Import GRAPH, an ONNX file whose state goes in and out as tensors, as a bundle.
 
     Without --state, inputs and outputs are paired by their names: x.in and x.out, past_x and
     present_x, x_in and x_out, r1i and r1o. See docs/imported-graphs.md.
     """
+    check_target(out)
     try:
         from streamseg.export.import_spec import ImportSpec, match_states, read_frame, read_output
         from streamseg.export.onnx_import import graph_inputs, import_onnx, load_graph
@@ -93,10 +143,11 @@ def command(
         {name: int(value) for name, value in _numbers(dim, "--dim").items()},
         tuple(filter(None, (name.strip() for name in classes.split(",")))),
     )
-    manifest = import_onnx(graph, out, spec, size=size, logits=logits, license_=license_)
+    with show_phases(f"importing {graph}"):
+        manifest = import_onnx(graph, out, spec, size=size, logits=logits, license_=license_)
     click.echo(
         f"{out}: {len(manifest.classes)} classes, state {sum(s.nbytes for s in manifest.state):,} "
         f"bytes: {', '.join(s.name for s in manifest.state) or 'none'}"
     )
     click.echo(f"  parity {describe_parity(manifest.parity)}")
-    click.echo(f"  next: streamseg run {out} --source VIDEO --out overlay.mp4")
+    click.echo(f"  next: streamseg run {out} VIDEO -o overlay.mp4")

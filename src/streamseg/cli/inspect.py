@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import PluginNotFound
 from streamseg.plugins.loader import find_library, find_openvino_library
 from streamseg.redaction import printable
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from streamseg.runtime.bundle.manifest import Manifest
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@subcommand("inspect", examples=("inspect street/", "inspect street-int8/ -v"))
+@click.argument("bundle", type=PLACE)
 def command(bundle: Path) -> None:
-    """Verify BUNDLE and print its model, sizes, state table, graphs, schedule and parity."""
+    """Verify BUNDLE and show its model, sizes, state table, graphs, schedule and parity."""
     from rich.console import Console
 
     from streamseg.runtime.bundle.bundle import read_bundle

@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import logging
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 import click
-from rich.console import Console
-from rich.logging import RichHandler
 
 from streamseg._version import __version__
+from streamseg.cli.subcommand import logging_options, start_logging
 from streamseg.errors import StreamsegError
-from streamseg.redaction import RedactingFilter
 
 # Sub-command -> (module under streamseg.cli, one-line help). Help stands here so that
 # `streamseg --help` imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("doctor", "Tell what this machine has, what is missing, and how to mend it."),
-    "export": ("export", "Turn a checkpoint into a bundle that the runtime streams."),
-    "import": ("import_onnx", "Turn an ONNX graph with state into a bundle."),
-    "models": ("models", "List what can be imported, with sizes and published accuracy."),
-    "prototypes": ("prototypes", "Cluster footage into what a CFFM++ bundle attends to."),
-    "build": ("build", "Build a bundle into TensorRT engines for this machine."),
-    "triton": ("triton", "Write a Triton model repository that streams a bundle."),
+    "doctor": ("doctor", "Check this machine and suggest fixes."),
+    "export": ("export", "Export a checkpoint to a bundle."),
+    "import": ("import_onnx", "Import an ONNX graph with state as a bundle."),
+    "models": ("models", "List supported models with sizes and published accuracy."),
+    "prototypes": ("prototypes", "Compute the prototypes of a CFFM++ bundle from footage."),
+    "build": ("build", "Build TensorRT engines of a bundle for this machine."),
+    "triton": ("triton", "Write a Triton model repository for a bundle."),
     "web": ("web", "Write a static web site that runs a bundle in the browser."),
-    "inspect": ("inspect", "Print what a bundle holds: model, sizes, state, graphs, parity."),
-    "run": ("run", "Segment a video, a folder of images or a camera."),
-    "serve": ("serve", "Show streams on a web page: live picture, state on and off, metrics."),
+    "inspect": ("inspect", "Verify a bundle and show its contents."),
+    "run": ("run", "Segment videos, folders of images, cameras and streams."),
+    "serve": ("serve", "Show live streams with metrics on a web page."),
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "train": ("train", "Train a network on clips of a labelled dataset."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
     "dataset": ("dataset", "Check a dataset's tree; write predictions for VSPW's test server."),
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
-    "calibrate": ("calibrate", "Turn a bundle into INT8 with ranges measured on your clips."),
+    "calibrate": ("calibrate", "Convert a bundle to INT8 with ranges measured on your clips."),
+}
+# What else people call them.
+SYNONYMS = {
+    "annotate": "run",
+    "benchmark": "run",
+    "check": "doctor",
+    "cluster": "prototypes",
+    "convert": "export",
+    "demo": "serve",
+    "detect": "run",
+    "diff": "compare",
+    "drift": "compare",
+    "engine": "build",
+    "evaluate": "eval",
+    "finetune": "train",
+    "fit": "train",
+    "infer": "run",
+    "info": "inspect",
+    "inference": "run",
+    "int8": "calibrate",
+    "list": "models",
+    "play": "run",
+    "predict": "run",
+    "process": "run",
+    "quantise": "calibrate",
+    "quantize": "calibrate",
+    "score": "eval",
+    "segment": "run",
+    "server": "serve",
+    "show": "inspect",
+    "stream": "run",
+    "test": "eval",
+    "validate": "eval",
+    "view": "serve",
+    "watch": "serve",
 }
 
 
@@ -56,23 +90,57 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command; suggest one where the name is unknown."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing and not name.startswith("-"):
+            _refuse_command(name, ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the help table without importing the sub-commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _refuse_command(name: str, context: click.Context) -> NoReturn:
+    """Raise click's UsageError with the sub-command that was meant, if one is likely."""
+    word = name.lower()
+    close = difflib.get_close_matches(word, (*COMMANDS, *SYNONYMS), n=1)
+    meant = SYNONYMS.get(close[0], close[0]) if close else ""
+    hint = f"did you mean '{meant}'?" if meant else f"there are: {', '.join(COMMANDS)}"
+    raise click.UsageError(f"unknown command '{name}'; {hint}", context)
+
+
+def _show_versions(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from streamseg.doctor import describe_versions
+
+        click.echo(f"streamseg {__version__}")
+        for line in describe_versions():
+            click.echo(line)
+        context.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="streamseg")
-@click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
-@click.option("-v", "--verbose", is_flag=True, help="Log what happens.")
-def cli(debug: bool, verbose: bool) -> None:
-    """Stateful video segmentation: export a checkpoint, stream video, calibrate INT8."""
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=False)
-    handler.addFilter(RedactingFilter())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("streamseg").setLevel(level)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_versions,
+    help="Show the versions of streamseg and of what it runs on.",
+)
+def cli() -> None:
+    """Stateful video segmentation: export a checkpoint, stream video, calibrate INT8.
+
+    Documentation of a command: streamseg COMMAND --help
+    """
+
+
+cli.params += logging_options()
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -81,6 +149,7 @@ def run(arguments: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         # So that drafts are removed; commands that end in good order have handlers of their own.
         signal.signal(signal.SIGTERM, _terminate)
+    start_logging()
     try:
         code = cli.main(args=given, prog_name="streamseg", standalone_mode=False)
     except click.ClickException as error:

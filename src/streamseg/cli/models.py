@@ -7,9 +7,14 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli.export import TORCH_HINT
-from streamseg.cli.options import OUTPUT_FILE, SIZE
+from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.export import TORCH_HINT, require_checkpoint
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import SETTINGS
+from streamseg.cli.results import json_option
 from streamseg.cli.setting_options import setting_options
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE, SIZE
 from streamseg.errors import ExportError
 from streamseg.runtime.bundle.claims import describe_assumed, format_setting
 
@@ -19,7 +24,7 @@ SORTS = ("family", "name", "parameters", "work", "state", "miou")
 def describe_checkpoint(
     path: Path, settings: Mapping[str, str], size: tuple[int, int]
 ) -> Iterator[str]:
-    """Lines on the network of a checkpoint: what it is, what was assumed, and what a size costs."""
+    """Lines on the network of a checkpoint: what it is, what is assumed, and what a size costs."""
     from streamseg.export import load_checkpoint
     from streamseg.export.size_advice import advise, cost_of
 
@@ -36,64 +41,90 @@ def describe_checkpoint(
         yield f"  {line}"
 
 
-@click.command()
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@setting_options
-@click.option("--size", default="480x864", show_default=True, type=SIZE, help="HxW.")
-@click.option("--classes", default=124, show_default=True, type=click.IntRange(1, 255))
-@click.option("--only", default="", help="Names that contain this, e.g. cffm or mit_b1.")
-@click.option(
+@subcommand(
+    "models",
+    examples=("models --only cffm", "models street.safetensors"),
+    removed={**SETTINGS, "--classes": "write --class-count"},
+)
+@click.argument("checkpoint", required=False, type=PLACE)
+@grouped("--only", default="", help="Only models whose name contains this, e.g. cffm or mit_b1.")
+@grouped("--size", default="480x864", show_default=True, type=SIZE, help="Frame size of the model.")
+@grouped(
+    "--class-count",
+    default=124,
+    show_default=True,
+    type=click.IntRange(1, 255),
+    help="Number of classes.",
+)
+@grouped(
     "--sort",
     type=click.Choice(SORTS),
     default="family",
     show_default=True,
-    help="miou: the highest published on VSPW.",
+    help="Order of the list; miou is the highest published on VSPW.",
 )
-@click.option("--published", is_flag=True, help="All published figures, with paper, table, row.")
-@click.option("--json", "json_path", type=OUTPUT_FILE, help="Write all of it here.")
-@click.option(
+@json_option
+@grouped(
+    "--published",
+    is_flag=True,
+    group="Figures",
+    help="Show all published figures, with paper, table and row.",
+)
+@grouped(
     "--measured",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     metavar="BUNDLE",
-    help="Time this bundle here, and estimate the other networks from it.",
+    group="Figures",
+    help="Time this bundle here, and estimate the other models from it.",
 )
-@click.option(
-    "--board", help="Lower bounds for a board without measurement, e.g. jetson-orin-nano-8gb."
+@grouped(
+    "--board",
+    group="Figures",
+    help="Lower bounds for a board without measurement, e.g. jetson-orin-nano-8gb.",
 )
+@setting_options("Checkpoints")
 def command(
     checkpoint: Path | None,
-    settings: dict[str, str],
-    size: tuple[int, int],
-    classes: int,
     only: str,
+    size: tuple[int, int],
+    class_count: int,
     sort: str,
-    published: bool,
     json_path: Path | None,
+    published: bool,
     measured: Path | None,
     board: str | None,
+    settings: dict[str, str],
 ) -> None:
-    """List the systems that `streamseg export` can import, with parameters, work and state.
+    """List the models that 'streamseg export' supports, with parameters, work and state.
 
-    With CHECKPOINT, say which network it is and what its file does not say. Work is in 10^9
-    multiply-adds a frame, for each graph that a step may run.
+    With CHECKPOINT, describe its network, and the settings that its file does not record. Work is
+    in 10^9 multiply-adds per frame, for each graph that a step may run.
     """
     if checkpoint is not None:
-        for line in describe_checkpoint(checkpoint, settings, size):
-            click.echo(line)
-        return
-    if settings:
+        require_checkpoint(str(checkpoint))
+    elif settings:
         raise click.UsageError("--set needs a CHECKPOINT")
-    try:
-        from streamseg.cli.catalogue_tables import print_catalogue
-    except ImportError as error:
-        raise ExportError(TORCH_HINT.format(error)) from None
-    print_catalogue(
-        only,
-        size,
-        classes,
-        sort=sort,
-        published=published,
-        measured=measured,
-        board=board,
-        json_path=json_path,
-    )
+    with show_phases("loading PyTorch") as phase:
+        if checkpoint is not None:
+            try:
+                lines = list(describe_checkpoint(checkpoint, settings, size))
+            except ImportError as error:
+                raise ExportError(TORCH_HINT.format(error)) from None
+            for line in lines:
+                click.echo(line)
+            return
+        try:
+            from streamseg.cli.catalogue_tables import print_catalogue
+        except ImportError as error:
+            raise ExportError(TORCH_HINT.format(error)) from None
+        phase("counting the work of each model")
+        print_catalogue(
+            only,
+            size,
+            class_count,
+            sort=sort,
+            published=published,
+            measured=measured,
+            board=board,
+            json_path=json_path,
+        )

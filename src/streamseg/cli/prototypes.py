@@ -1,4 +1,4 @@
-"""``streamseg prototypes``: what CFFM++ has to know of a video beforehand."""
+"""``streamseg prototypes``: the prototypes of a CFFM++ bundle, from footage."""
 
 from __future__ import annotations
 
@@ -6,20 +6,37 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import source_of
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
+from streamseg.runtime.backends import BackendOptions
 
 
-@click.command()
-@click.argument("bundle", type=FOLDER)
-@click.option("--source", required=True, help="Video file or folder of images.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")
-@click.option("--frames", default=10, show_default=True, type=click.IntRange(min=1))
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
-def command(bundle: Path, source: str, seed: int, frames: int, threads: int | None) -> None:
-    """Cluster footage into prototypes and store them in BUNDLE (CFFM++).
+@subcommand(
+    "prototypes",
+    examples=("prototypes cffmpp/ clip.mp4", "prototypes cffmpp/ frames/ --samples 20 --seed 1"),
+    removed={**source_of("prototypes"), "--frames": "write --samples"},
+)
+@click.argument("bundle", type=PLACE)
+@click.argument("source")
+@grouped(
+    "--samples",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of frames to sample.",
+)
+@grouped("--seed", default=0, show_default=True, metavar="N", help="Seed of random choices.")
+@dataclass_options(BackendOptions, "options", "Backend", only=("threads",))
+def command(bundle: Path, source: str, samples: int, seed: int, options: BackendOptions) -> None:
+    """Cluster the frames of SOURCE into prototypes and store them in BUNDLE (CFFM++).
 
-    The paper takes them from the whole video that is then segmented, which a live stream cannot:
-    take similar footage. `streamseg run` uses what is stored.
+    SOURCE is a video file or a folder of images. The paper takes prototypes from the whole video
+    to be segmented, which a live stream cannot: use similar footage. 'streamseg run' uses the
+    stored prototypes.
     """
     from streamseg.evaluation.clustering import (
         cluster,
@@ -30,14 +47,20 @@ def command(bundle: Path, source: str, seed: int, frames: int, threads: int | No
     )
     from streamseg.runtime.stream import open_stream
 
-    with open_stream(bundle, threads=threads) as stream:
+    with (
+        show_phases(f"opening {bundle}") as phase,
+        open_stream(bundle, threads=options.threads) as stream,
+    ):
         spec, _ = prototype_state(stream.manifest)
-        images, count = read_sampled(source, frames)
+        phase(f"reading {source}")
+        images, count = read_sampled(source, samples)
+        phase("collecting tokens")
         tokens = collect_tokens(stream, images)
-    centres = cluster(tokens, spec.shape[0], seed=seed)
+        phase("clustering")
+        centres = cluster(tokens, spec.shape[0], seed=seed)
     store_given(bundle, spec.name, centres)
     click.echo(
         f"{bundle}: {spec.shape[0]} prototypes of {len(tokens):,} tokens from {len(images)} of "
         f"{count} frames of {source}, seed {seed}"
     )
-    click.echo(f"  next: streamseg run {bundle} --source VIDEO --out overlay.mp4")
+    click.echo(f"  next: streamseg run {bundle} VIDEO -o overlay.mp4")

@@ -9,71 +9,69 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamseg.cli.opening_options import opening_options
-from streamseg.cli.output_options import OutputArguments, output_options
-from streamseg.cli.policy_options import PolicyArguments, policy_options
-from streamseg.cli.source_options import SourceArguments, source_options
-from streamseg.cli.streams import streams_option
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import source_of
+from streamseg.cli.run_fleet import FleetArguments, run_fleet
+from streamseg.cli.streams import StreamArguments, stream_options
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
+from streamseg.errors import StreamsegError
+from streamseg.files import check_place
+from streamseg.runtime.sinks.outputs import OutputOptions
+from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from streamseg.runtime.loop.pipeline import RunReport
+    from streamseg.runtime.session.events import EventHandler
     from streamseg.runtime.session.session import RunJob, Session
+    from streamseg.runtime.stream import Stream
     from streamseg.runtime.video.accuracy import AccuracyMeter
 
-FOLDER = click.Path(path_type=Path)
 
-
-@click.command()
-@click.argument("bundle", type=FOLDER)
-@source_options(multiple=True, required=False)
-@streams_option
-@output_options
-@policy_options
-@click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
-@opening_options
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
+@subcommand(
+    "run",
+    examples=(
+        "run street/ clip.mp4 -o overlay.mp4",
+        "run street/ rtsp://camera/live --labels labels/ --snapshot state --resume state",
+    ),
+    removed={
+        **source_of("run"),
+        "--window": "write --show",
+        "--max-latency-ms": "write --max-latency, in seconds",
+    },
+)
+@click.argument("bundle", type=PLACE)
+@stream_options
+@dataclass_options(OutputOptions, "outputs", "Output")
+@grouped("--frames", type=click.IntRange(min=1), metavar="N", help="Number of frames to process.")
+@dataclass_options(OpeningOptions, "opening", "Backend")
 def command(
     bundle: Path,
-    source: SourceArguments,
-    streams: Path | None,
-    outputs: OutputArguments,
-    state: PolicyArguments,
+    streams: StreamArguments,
+    events: Path | None,
+    outputs: OutputOptions,
     frames: int | None,
-    letterbox: bool | None,
-    backend: str,
-    native: bool | None,
-    library: Path | None,
-    engine: Path | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    opening: OpeningOptions,
 ) -> int:
-    """Segment a video, a folder of images or a live stream with BUNDLE; or many at once.
+    """Segment each SOURCE with BUNDLE.
 
-    Several sources ([NAME=]ADDRESS), or a list of them, take turns. Each writes to places of its
-    own: {stream} in --out and the like stands for the name.
+    A SOURCE is a video file, a folder of images, a camera number, rtsp://, http://, udp://,
+    gst:PIPELINE or synthetic:SCENE. Options of one source alone follow a '#', as in
+    clip.mp4#start=5&loop.
 
-    SIGUSR1 resets the state, SIGUSR2 writes it to the file of --snapshot.
+    Several SOURCEs, each [NAME=]ADDRESS, or a list of them take turns. Each writes its own files:
+    {stream} in an output path stands for the name.
+
+    SIGUSR1 resets the state. SIGUSR2 writes the snapshot.
     """
-    state.check()
-    opening = {
-        "backend": backend,
-        "native": native,
-        "library": library,
-        "engine": engine,
-        "device": device,
-        "precision": precision,
-        "letterbox": letterbox,
-        "threads": threads,
-    }
-    if streams is not None or len(source.uris) != 1:
-        from streamseg.cli.run_fleet import FleetArguments, run_fleet
-
-        return run_fleet(FleetArguments(bundle, source, streams, outputs, state, frames), **opening)
+    if streams.listed is not None or len(streams.sources) != 1:
+        return run_fleet(FleetArguments(bundle, streams, events, outputs, frames, opening))
     outputs.require_one()
+    (address,) = streams.sources
     from rich.console import Console
 
     from streamseg.runtime.bundle.bundle import read_manifest
@@ -86,11 +84,12 @@ def command(
     from streamseg.runtime.video.accuracy import AccuracyMeter
     from streamseg.signals import call_on_signals, stop_on_signals
 
-    require_kept(source.uris[0], [*outputs.places, *state.places])
+    places = (*outputs.places.values(), events, streams.plan.snapshot)
+    require_kept(address, [place for place in places if place is not None])
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        sessions: list[Session] = []  # none yet: signals that come earlier ask for nothing
+        sessions: list[Session] = []  # empty until the first frame: earlier signals do nothing
         stack.enter_context(
             call_on_signals(
                 {
@@ -99,26 +98,14 @@ def command(
                 }
             )
         )
-        log = EventLog(lambda line: console.print(line, markup=False), state.events)
+        log = EventLog(lambda line: console.print(line, markup=False), events)
         stack.callback(log.close)
-        opened = stack.enter_context(
-            open_source(source.uris[0], source.options(), on_event=log, stop=request.event)
-        )
-        sinks = outputs.open(stack, opened, lambda: read_manifest(bundle), request.event.set)
-        stream = stack.enter_context(
-            open_stream(
-                bundle,
-                backend=backend,
-                native=native,
-                library=library,
-                letterbox=letterbox,
-                reuse=True,
-                threads=threads,
-                engine=engine,
-                device=device,
-                precision=precision,
+        with show_phases(f"opening {bundle}"):
+            opened = stack.enter_context(
+                open_source(address, streams.reading, on_event=log, stop=request.event)
             )
-        )
+            sinks = outputs.open(stack, opened, lambda: read_manifest(bundle), request.event.set)
+            stream = stack.enter_context(open_stream(bundle, reuse=True, **opening.arguments))
         height, width = opened.size
         detail = f", {opened.detail}" if opened.detail else ""
         console.print(
@@ -135,20 +122,19 @@ def command(
         progress = stack.enter_context(make_progress(console, expected))
         task = progress.task_ids[0]
 
-        def make_session(run_job: RunJob) -> Session:
-            session = state.session(stream, opened.name, log, run_job)
+        def start_session(run_job: RunJob) -> Session:
+            session = make_session(stream, streams, opened.name, log, run_job)
             sessions.append(session)
             return session
 
         report = run_stream(
-            make_session,
+            start_session,
             opened,
             overlay,
             sinks,
             stop=request.event,
             on_frame=lambda count: progress.update(task, completed=count),
-            when_behind=source.when_behind,
-            max_latency=source.max_latency,
+            pacing=streams.pacing,
             on_event=log,
             options=MemberOptions(limit=frames),
             inspect=no_inspection if meter is None else meter.inspect,
@@ -158,8 +144,36 @@ def command(
     return 128 + request.signal if report.stopped and request.signal else 0
 
 
+def make_session(
+    stream: Stream, streams: StreamArguments, name: str, on_event: EventHandler, run_job: RunJob
+) -> Session:
+    """A session of ``stream``, resumed from the snapshot if there is one.
+
+    Raises:
+        StreamsegError: the snapshot cannot be written.
+        StateMismatch: the snapshot to resume from is missing, damaged, or of another bundle.
+    """
+    from streamseg.runtime.session.session import Session
+
+    plan = streams.plan
+    if plan.snapshot is not None:
+        check_place(plan.snapshot, StreamsegError)
+    session = Session(
+        stream,
+        streams.state_policy,
+        name=name,
+        on_event=on_event,
+        snapshot=plan.snapshot,
+        snapshot_every=plan.snapshot_every,
+        run_job=run_job,
+    )
+    if plan.found is not None:
+        session.load(plan.found)
+    return session
+
+
 def make_progress(console: Console, expected: int | None) -> Progress:
-    """A progress bar with one task, in frames and frames a second."""
+    """A progress bar on standard error with one task, in frames and frames per second."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -9,58 +9,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamseg.cli.output_options import OutputArguments
-from streamseg.cli.policy_options import PolicyArguments
-from streamseg.cli.source_options import SourceArguments
-from streamseg.cli.streams import (
-    default_entry,
-    list_entries,
-    reload_on_hangup,
-    reset_streams,
-    save_streams,
-)
+from streamseg.cli.phases import show_phases
+from streamseg.cli.streams import StreamArguments, reload_on_hangup, reset_streams, save_streams
 from streamseg.errors import StreamsegError
+from streamseg.runtime.loop.fleet import Attachment, Fleet
+from streamseg.runtime.loop.member import Member
+from streamseg.runtime.loop.roster import StreamEntry
+from streamseg.runtime.loop.stream_metrics import StreamMetrics
+from streamseg.runtime.sinks import Sink
+from streamseg.runtime.sinks.outputs import WRITTEN, OutputOptions
+from streamseg.runtime.sources import Source
+from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streamseg.runtime.loop.fleet import Attachment, Fleet
-    from streamseg.runtime.loop.member import Member
-    from streamseg.runtime.loop.roster import StreamEntry
-    from streamseg.runtime.loop.stream_metrics import StreamMetrics
     from streamseg.runtime.session.events import Event
-    from streamseg.runtime.sinks import Sink
-    from streamseg.runtime.sources import Source
 
 
 @dataclass(frozen=True)
 class FleetArguments:
-    """What ``streamseg run`` was told about many streams."""
+    """What ``streamseg run`` is asked to do with many streams."""
 
     bundle: Path
-    source: SourceArguments
-    streams: Path | None
-    outputs: OutputArguments
-    state: PolicyArguments
+    streams: StreamArguments
+    events: Path | None
+    outputs: OutputOptions
     frames: int | None
+    opening: OpeningOptions
 
     def entries(self) -> tuple[StreamEntry, dict[str, StreamEntry]]:
         """Defaults of every stream, and the streams.
 
         Raises:
-            UsageError: nothing to write.
-            SourceError: the list is bad, or two streams would write to the same place.
-            SinkError: no windows here, and one was asked for.
+            SourceError: the list is invalid, or two streams would write to the same place.
+            SinkError: no output is selected, or windows are not available.
         """
-        from streamseg.runtime.loop.roster import OUTPUTS
         from streamseg.runtime.sinks.window import require_windows
 
-        places = {kind: getattr(self.outputs, kind) for kind in OUTPUTS}
-        defaults = default_entry(self.source, self.state, places)
-        entries = list_entries(self.source, self.streams, defaults)
-        if self.outputs.window:
+        defaults = self.streams.defaults(self.outputs.places)
+        entries = self.streams.entries(defaults)
+        if self.outputs.show:
             require_windows()
-        shown = self.outputs.null or self.outputs.window
+        shown = self.outputs.null or self.outputs.show
         if not shown and not any(entry.outputs for entry in entries.values()):
             self.outputs.require_one()
         return defaults, entries
@@ -74,20 +65,18 @@ class FleetRun:
     """
 
     def __init__(
-        self, fleet: Fleet, outputs: OutputArguments, limit: int | None, say: Callable[[str], None]
+        self, fleet: Fleet, outputs: OutputOptions, limit: int | None, say: Callable[[str], None]
     ) -> None:
         self.metrics: dict[str, StreamMetrics] = {}
         self._fleet, self._outputs, self._limit, self._say = fleet, outputs, limit, say
 
     def attach(self, entry: StreamEntry) -> Attachment:
         """What a stream that joins writes, and what is printed when it left."""
-        from streamseg.runtime.loop.fleet import Attachment
-        from streamseg.runtime.loop.roster import OUTPUTS
         from streamseg.runtime.loop.writing import Outputs
 
         manifest = self._fleet.stream.manifest
-        places: Mapping[str, Path | None] = {**dict.fromkeys(OUTPUTS), **entry.paths}
-        arguments = replace(self._outputs, null=not entry.paths, **places)  # type: ignore[arg-type]
+        places: dict[str, Any] = {**dict.fromkeys(WRITTEN), **entry.paths}
+        arguments = replace(self._outputs, **places, null=not entry.paths)
 
         def open_sinks(source: Source) -> list[Sink]:
             with ExitStack() as opened:
@@ -116,7 +105,7 @@ class FleetRun:
             self._say(sentence)
 
 
-def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
+def run_fleet(arguments: FleetArguments) -> int:
     """Segment many streams until all are over, or with a list of streams until asked to stop.
 
     Returns:
@@ -137,25 +126,26 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
 
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        log = EventLog(say, arguments.state.events)
+        log = EventLog(say, arguments.events)
         stack.callback(log.close)
 
-        def tell(event: Event) -> None:
+        def report(event: Event) -> None:
             log(event)
             if event.kind == "end":
                 say(str(event))
 
         ending = stack.enter_context(ExitStack())
-        fleet = ending.enter_context(
-            open_fleet(
-                arguments.bundle,
-                stay=arguments.streams is not None,
-                stop=request.event,
-                on_event=tell,
-                reuse=True,
-                **opening,
+        with show_phases(f"opening {arguments.bundle}"):
+            fleet = ending.enter_context(
+                open_fleet(
+                    arguments.bundle,
+                    stay=arguments.streams.listed is not None,
+                    stop=request.event,
+                    on_event=report,
+                    reuse=True,
+                    **arguments.opening.arguments,
+                )
             )
-        )
         run = FleetRun(fleet, arguments.outputs, arguments.frames, say)
         ending.enter_context(
             call_on_signals(
@@ -167,7 +157,7 @@ def run_fleet(arguments: FleetArguments, **opening: Any) -> int:
         )
         roster = Roster(fleet, attach=run.attach, on_change=say)
         roster.follow(entries)
-        ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams, defaults))
+        ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams.listed, defaults))
         say(f"{len(entries)} streams on {fleet.stream.execution}")
         for _ in fleet:
             pass

@@ -13,68 +13,58 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamseg.cli.opening_options import opening_options
-from streamseg.cli.policy_options import PolicyArguments, policy_options
-from streamseg.cli.source_options import SourceArguments, source_options
+from streamseg.cli.dataclass_options import dataclass_options
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import source_of
 from streamseg.cli.streams import (
-    default_entry,
-    list_entries,
+    StreamArguments,
     reload_on_hangup,
     reset_streams,
     save_streams,
-    streams_option,
+    stream_options,
 )
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import ServeError, domain_error
+from streamseg.runtime.stream import OpeningOptions
+from streamseg.serving.page_options import TOKEN_VARIABLE, PageOptions
 
 if TYPE_CHECKING:
     from streamseg.runtime.loop.member import Member
     from streamseg.runtime.loop.roster import StreamEntry
     from streamseg.runtime.session.events import Event
 
-PATH = click.Path(path_type=Path)
 REQUIRED = ("aiohttp", "prometheus_client")
-TOKEN_VARIABLE = "STREAMSEG_TOKEN"
 STALLED = 30.0  # seconds without a turn of the streams after which /healthz says so
 
 
-@click.command()
-@click.argument("bundle", type=PATH)
-@source_options(multiple=True, required=False)
-@streams_option
-@policy_options
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-@click.option(
-    "--token-file",
-    type=PATH,
-    help=f"File with the token that visitors need; or set {TOKEN_VARIABLE}.",
+@subcommand(
+    "serve",
+    examples=(
+        "serve street/ front=rtsp://camera/live",
+        "serve street/ --streams streams.toml --host 0.0.0.0 --token-file token",
+    ),
+    removed={
+        **source_of("serve"),
+        "--max-latency-ms": "write --max-latency, in seconds",
+    },
 )
-@click.option("--snapshots", type=PATH, help="Folder for states saved by the page's button.")
-@opening_options
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one step.")
+@click.argument("bundle", type=PLACE)
+@stream_options
+@dataclass_options(PageOptions, "page", "Page")
+@dataclass_options(OpeningOptions, "opening", "Backend")
 def command(
     bundle: Path,
-    source: SourceArguments,
-    streams: Path | None,
-    state: PolicyArguments,
-    host: str,
-    port: int,
-    token_file: Path | None,
-    snapshots: Path | None,
-    letterbox: bool | None,
-    backend: str,
-    native: bool | None,
-    library: Path | None,
-    engine: Path | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    streams: StreamArguments,
+    events: Path | None,
+    page: PageOptions,
+    opening: OpeningOptions,
 ) -> int:
-    """Show on a web page what BUNDLE makes of one or many sources.
+    """Show each SOURCE with the labels of BUNDLE on a web page.
 
-    A source is [NAME=]ADDRESS; files and scenes play at their own pace. Ends on Ctrl-C; SIGUSR1
-    resets every state, SIGUSR2 writes it to the file of --snapshot, in which {stream} stands for
-    the name.
+    A SOURCE is [NAME=]ADDRESS; addresses are those of 'streamseg run'. Files and scenes play at
+    their own pace. Ctrl-C ends it; SIGUSR1 resets every state, SIGUSR2 writes every snapshot, in
+    whose path {stream} stands for the name.
     """
     require_server()
     # What logging imports at its first record must be there before descriptors may run out.
@@ -89,18 +79,17 @@ def command(
     from streamseg.serving.view import StreamView
     from streamseg.signals import call_on_signals, stop_on_signals
 
-    state.check()
-    defaults = default_entry(source, state)
+    defaults = streams.defaults()
     defaults = replace(defaults, options=replace(defaults.options, realtime=True))
-    entries = list_entries(source, streams, defaults)
-    token = find_token(token_file)
+    entries = streams.entries(defaults)
+    token = find_token(page.token_file)
     console = Console(highlight=False, soft_wrap=True, stderr=True)
     shown: dict[Member, StreamView] = {}
 
     def say(line: str) -> None:
         console.print(line, markup=False)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         log(event)
         if event.kind in ("start", "end"):
             say(str(event))
@@ -108,33 +97,27 @@ def command(
 
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
-        log = EventLog(say, state.events)
+        log = EventLog(say, events)
         stack.callback(log.close)
-        fleet = stack.enter_context(
-            open_fleet(
-                bundle,
-                stay=True,
-                stop=request.event,
-                on_event=tell,
-                backend=backend,
-                native=native,
-                library=library,
-                engine=engine,
-                device=device,
-                precision=precision,
-                letterbox=letterbox,
-                reuse=True,
-                threads=threads,
+        with show_phases(f"opening {bundle}"):
+            fleet = stack.enter_context(
+                open_fleet(
+                    bundle,
+                    stay=True,
+                    stop=request.event,
+                    on_event=report,
+                    reuse=True,
+                    **opening.arguments,
+                )
             )
-        )
         server = stack.enter_context(
             PageServer(
                 fleet.stream.manifest.classes,
                 fleet.stream.execution,
-                host=host,
-                port=port,
+                host=page.host,
+                port=page.port,
                 token=token,
-                snapshots=snapshots,
+                snapshots=page.snapshots,
                 healthy=lambda: fleet.idle < STALLED,
             )
         )
@@ -149,7 +132,7 @@ def command(
 
         roster = Roster(fleet, attach=attach, on_change=say)
         roster.follow(entries)
-        stack.enter_context(reload_on_hangup(fleet, roster, streams, defaults))
+        stack.enter_context(reload_on_hangup(fleet, roster, streams.listed, defaults))
         reset = partial(fleet.request, partial(reset_streams, fleet))
         save = partial(fleet.request, partial(save_streams, fleet))
         stack.enter_context(call_on_signals({signal.SIGUSR1: reset, signal.SIGUSR2: save}))
@@ -157,7 +140,7 @@ def command(
         for done in fleet:
             try:
                 server.offer(shown[fleet[done.stream]], done.frame, done.result.labels)
-            except Exception as error:  # whatever it is, the other streams go on
+            except Exception as error:  # whatever it is, the other streams continue
                 fleet.remove(done.stream, domain_error(error, ServeError))
     return 128 + request.signal if request.signal else 0
 

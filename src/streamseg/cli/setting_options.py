@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-# Options of earlier versions, which said what --set says.
-_REMOVED = {
-    "--window": "window",
-    "--shift": "shift",
-    "--keep-ratio": "keep_ratio",
-    "--key-every": "key_interval",
-}
+from streamseg.cli.dataclass_options import grouped
 
 
 def read_settings(
@@ -37,24 +30,15 @@ def read_settings(
     return found
 
 
-def setting_options(command: Command) -> Command:
-    """Add ``settings``, and errors that name ``--set`` in the place of removed options."""
-    for flag in _REMOVED:
-        command = click.option(
-            flag, hidden=True, expose_value=False, callback=_refuse, help="Removed."
-        )(command)
-    return click.option(
+def setting_options(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``settings`` under a heading."""
+    return grouped(
         "--set",
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
         callback=read_settings,
-        help="Setting of the network that the checkpoint does not give, e.g. window=20; repeat it "
-        "for more. docs/models.md lists them.",
-    )(command)
-
-
-def _refuse(_context: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        flag = option.opts[0]
-        raise click.UsageError(f"{flag} was removed: write --set {_REMOVED[flag]}={value}")
+        group=group,
+        help="Setting of the network that the checkpoint does not record, e.g. window=20; may be "
+        "repeated. docs/models.md lists them.",
+    )

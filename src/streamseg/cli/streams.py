@@ -2,87 +2,119 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from streamseg.cli.policy_options import PolicyArguments
-from streamseg.cli.source_options import SourceArguments
-
-if TYPE_CHECKING:
-    from streamseg.runtime.loop.fleet import Fleet
-    from streamseg.runtime.loop.roster import Roster, StreamEntry
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.value_types import PLACE
+from streamseg.runtime.loop.decoding import Pacing
+from streamseg.runtime.loop.fleet import Fleet
+from streamseg.runtime.loop.roster import Roster, StreamEntry, check_outputs, read_streams
+from streamseg.runtime.session.adaptation import Adaptation
+from streamseg.runtime.session.policy import StatePolicy
+from streamseg.runtime.session.snapshots import SnapshotPlan
+from streamseg.runtime.sources import SourceOptions
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 
-streams_option = click.option(
-    "--streams",
-    type=click.Path(path_type=Path),
-    help="List of streams (TOML), read again on SIGHUP.",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class StreamArguments:
+    """What ``run`` and ``serve`` are asked to stream, and how."""
+
+    sources: tuple[str, ...]
+    listed: Path | None
+    reading: SourceOptions
+    pacing: Pacing
+    policy: StatePolicy
+    adaptation: Adaptation
+    plan: SnapshotPlan
+
+    @property
+    def state_policy(self) -> StatePolicy:
+        """The policy with its adaptation."""
+        return replace(self.policy, adaptation=self.adaptation)
+
+    def defaults(self, outputs: Mapping[str, Path] | None = None) -> StreamEntry:
+        """What the options say of every stream."""
+        # One camera that is not there yet must not keep the others waiting.
+        threads = self.reading.decode_threads or 1
+        return StreamEntry(
+            name="",
+            source="",
+            options=replace(self.reading, decode_threads=threads, await_source=True),
+            policy=self.state_policy,
+            pacing=self.pacing,
+            plan=self.plan,
+            outputs={kind: str(path) for kind, path in (outputs or {}).items()},
+        )
+
+    def entries(self, defaults: StreamEntry) -> dict[str, StreamEntry]:
+        """The streams that the sources or the list name; sources are ``[NAME=]ADDRESS``."""
+        if bool(self.sources) == (self.listed is not None):
+            raise click.UsageError("expected one or more SOURCEs, or --streams with a list of them")
+        if self.listed is not None:
+            return read_streams(self.listed, defaults)
+        entries: dict[str, StreamEntry] = {}
+        for number, text in enumerate(self.sources, 1):
+            match = None if Path(text).exists() else _NAMED.fullmatch(text)
+            name, address = (match[1], match[2]) if match else (f"stream{number}", text)
+            if name in entries:
+                raise click.UsageError(f"two sources are called '{name}'; choose other names")
+            entries[name] = replace(defaults, name=name, source=address)
+        check_outputs(entries)
+        return entries
 
 
-def default_entry(
-    source: SourceArguments,
-    state: PolicyArguments,
-    outputs: Mapping[str, Path | None] | None = None,
-) -> StreamEntry:
-    """What the options say of every stream."""
-    from streamseg.runtime.loop.roster import StreamEntry
+def stream_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command SOURCE and the options of streams as one argument ``streams``."""
 
-    # One camera that is not there yet must not keep the others waiting.
-    options = replace(source.options(), decode_threads=1, await_source=True)
-    return StreamEntry(
-        name="",
-        source="",
-        options=options,
-        policy=state.policy(),
-        snapshot=None if state.snapshot is None else str(state.snapshot),
-        snapshot_every=state.snapshot_every,
-        resume=None if state.resume is None else str(state.resume),
-        outputs={kind: str(path) for kind, path in (outputs or {}).items() if path is not None},
-        when_behind=source.when_behind,
-        max_latency=source.max_latency,
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        names = (entry.name for entry in fields(StreamArguments))
+        streams = StreamArguments(**{name: given.pop(name) for name in names})
+        return function(*args, streams=streams, **given)
+
+    decorators = (
+        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
+        grouped(
+            "--streams",
+            "listed",
+            type=PLACE,
+            help="List of streams (TOML) instead of SOURCEs; read again on SIGHUP.",
+        ),
+        dataclass_options(SourceOptions, "reading", "Source", common=("fps", "loop")),
+        dataclass_options(Pacing, "pacing", "Source"),
+        dataclass_options(StatePolicy, "policy", "State"),
+        dataclass_options(Adaptation, "adaptation", "Adaptation"),
+        dataclass_options(SnapshotPlan, "plan", "State"),
+        grouped(
+            "--events", type=PLACE, group="State", help="JSON Lines file to which events are added."
+        ),
     )
-
-
-def list_entries(
-    source: SourceArguments, streams: Path | None, defaults: StreamEntry
-) -> dict[str, StreamEntry]:
-    """The streams that ``--source`` or ``--streams`` name; sources are ``[NAME=]ADDRESS``."""
-    from streamseg.runtime.loop.roster import check_outputs, read_streams
-
-    if bool(source.uris) == (streams is not None):
-        raise click.UsageError("give either --source, as often as you like, or --streams")
-    if streams is not None:
-        return read_streams(streams, defaults)
-    entries: dict[str, StreamEntry] = {}
-    for number, text in enumerate(source.uris, 1):
-        match = None if Path(text).exists() else _NAMED.fullmatch(text)
-        name, address = (match[1], match[2]) if match else (f"stream{number}", text)
-        if name in entries:
-            raise click.UsageError(f"two sources are called '{name}'; choose other names")
-        entries[name] = replace(defaults, name=name, source=address)
-    check_outputs(entries)
-    return entries
+    for decorator in reversed(decorators):
+        call = decorator(call)
+    return call
 
 
 def reset_streams(fleet: Fleet) -> None:
-    """Ask every stream to forget its state."""
+    """Request a reset of every stream."""
     for name in fleet.names:
         with suppress(KeyError):  # it may leave meanwhile
             fleet[name].session.request_reset("signal SIGUSR1")
 
 
 def save_streams(fleet: Fleet) -> None:
-    """Ask every stream to write its state to its file."""
+    """Request a snapshot of every stream."""
     for name in fleet.names:
         with suppress(KeyError):
             fleet[name].session.request_snapshot()

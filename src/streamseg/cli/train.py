@@ -5,34 +5,29 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from streamseg.cli.options import SIZE, classes_by_option
+from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.export import require_checkpoint
+from streamseg.cli.phases import show_phases
+from streamseg.cli.removals import SETTINGS
 from streamseg.cli.setting_options import setting_options
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import TrainingError
+from streamseg.evaluation.datasets import DatasetOptions
+from streamseg.training.config import (
+    ClipConfig,
+    NetworkConfig,
+    RunOptions,
+    TrainConfig,
+    TrainingData,
+)
 
-FOLDER = click.Path(path_type=Path)
 PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "matplotlib")
-
-
-def read_offsets(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """``"-9,-6,-3,0"`` to numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected numbers such as -9,-6,-3,0") from None
-
-
-def read_range(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, float]:
-    """``"0.5-2"`` to numbers."""
-    low, dash, high = text.partition("-")
-    try:
-        return float(low), float(high if dash else low)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected LOW-HIGH such as 0.5-2") from None
 
 
 def require_packages() -> None:
@@ -44,76 +39,73 @@ def require_packages() -> None:
         )
 
 
-@click.command("train")
-@click.option("--dataset", required=True, metavar="NAME:ROOT", help="As for streamseg eval.")
-@click.option("--split", default="train", show_default=True)
-@click.option("-o", "--out", required=True, type=FOLDER, help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--model", default="tv3s", show_default=True, help="tv3s, or segformer (no state).")
-@click.option(
-    "--encoder", default="mit_b1", show_default=True, help="mit_b0, swin_t, dinov3_vits16, ..."
+@subcommand(
+    "train",
+    examples=(
+        "train --dataset camvid:CamVid --encoder mit_b0 --steps 20000 -o runs/camvid",
+        "train --dataset camvid:CamVid --encoder mit_b0 --steps 20000 --resume runs/camvid",
+    ),
+    removed=SETTINGS,
 )
-@click.option("--embed-dim", default=256, show_default=True, help="Channels of decoder and blocks.")
-@click.option("--layers", default=8, show_default=True, help="Temporal layers.")
-@click.option("--expand", default=2, show_default=True, help="d_inner / embed-dim.")
-@click.option("--states", default=16, show_default=True, help="States per channel.")
-@setting_options
-@classes_by_option
-@click.option("--drop-path", default=0.1, show_default=True)
-@click.option("--encoder-weights", type=FOLDER, help="ImageNet weights of the encoder.")
-@click.option("--init", type=FOLDER, help="Checkpoint to start from (SegFormer or TV3S).")
-@click.option("--offsets", default="-9,-6,-3,0", show_default=True, callback=read_offsets)
-@click.option("--batch", default=8, show_default=True, help="Clips a step, over all processes.")
-@click.option("--crop", default="480x480", show_default=True, type=SIZE)
-@click.option("--scale", default="0.5-2", show_default=True, callback=read_range)
-@click.option("--flip", default=0.5, show_default=True, help="Chance of a mirrored clip.")
-@click.option("--photometric/--no-photometric", default=True)
-@click.option("--ignore-index", default=255, show_default=True)
-@click.option("--class-weights", help="'log': 1/ln(1.1 + frequency), or a JSON file of numbers.")
-@click.option("--steps", default=160_000, show_default=True)
-@click.option(
-    "--stop-at",
-    type=click.IntRange(min=1),
-    help="End at this step of the schedule, with weights; --resume can go on from there.",
+@dataclass_options(DatasetOptions, "dataset", "Data", defaults={"split": "train"})
+@grouped("-o", "--out", type=PLACE, help="Folder of a new run.")
+@grouped(
+    "--resume",
+    type=PLACE,
+    metavar="FOLDER",
+    help="Resume the run in FOLDER, with the same options, instead of --out.",
 )
-@click.option("--lr", default=6e-5, show_default=True, help="Of the encoder.")
-@click.option("--head-lr", default=10.0, show_default=True, help="Of the head, times --lr.")
-@click.option("--weight-decay", default=0.01, show_default=True)
-@click.option("--warmup", default=1500, show_default=True, help="Steps.")
-@click.option("--power", default=1.0, show_default=True, help="Of the polynomial decay.")
-@click.option("--clip-norm", default=0.0, show_default=True, help="Largest gradient norm; 0: any.")
-@click.option("--auxiliary", default=0.5, show_default=True, help="Weight of the auxiliary loss.")
-@click.option("--supervise", default="last", show_default=True, help="'last' frame, or 'all'.")
-@click.option("--ema", default=0.0, show_default=True, help="Decay of averaged weights; 0: none.")
-@click.option("--precision", default="float32", show_default=True, help="float32, bf16 or fp16.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of PyTorch.")
-@click.option("--workers", default=0, show_default=True, help="Processes that read ahead.")
-@click.option("--cache", type=FOLDER, help="Folder to keep decoded frames in.")
-@click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1))
-@click.option("--log-every", default=10, show_default=True, type=click.IntRange(min=1))
-@click.option("--license", "license_", help="Of the weights; follows from the data's.")
-@click.option("--half", is_flag=True, help="Save the weights as float16.")
-@click.option(
-    "--silence-absent",
-    is_flag=True,
-    help="Save weights that never give a class which no label of the dataset shows.",
-)
-def command(**given: Any) -> int:
+@dataclass_options(NetworkConfig, "network", "Network")
+@setting_options("Network")
+@dataclass_options(TrainingData, "data", "Data", without=("threads",))
+@dataclass_options(ClipConfig, "clips", "Clips")
+@dataclass_options(TrainConfig, "config", "Optimisation")
+@dataclass_options(RunOptions, "options", "Run")
+@dataclass_options(TrainingData, "machine", "Run", only=("threads",))
+def command(
+    dataset: DatasetOptions,
+    out: Path | None,
+    resume: Path | None,
+    network: NetworkConfig,
+    settings: dict[str, str],
+    data: TrainingData,
+    clips: ClipConfig,
+    config: TrainConfig,
+    options: RunOptions,
+    machine: TrainingData,
+) -> int:
     """Train a network on clips of a labelled dataset.
 
-    Writes --out/weights.safetensors, which export, eval and run take. Stopped by Ctrl-C or SIGTERM
-    it saves a checkpoint; --resume then goes on to the same weights. For several GPUs put
-    `accelerate launch --multi_gpu -m streamseg.cli.main` before the same arguments.
+    Writes weights.safetensors into the folder of the run, for export and eval. Ctrl-C or SIGTERM
+    saves a checkpoint and stops; --resume continues to the same weights. On several GPUs, run
+    'accelerate launch --multi_gpu -m streamseg.cli.main' with the same arguments.
     """
+    if resume is not None and str(resume).startswith("-"):
+        raise click.UsageError("--resume expects the folder of the run: --resume FOLDER")
+    folder = out if resume is None else resume
+    if folder is None or (out is not None and resume is not None):
+        raise click.UsageError("expected --out FOLDER for a new run, or --resume FOLDER")
+    for checkpoint in (data.init, data.encoder_weights):
+        if checkpoint is not None:
+            require_checkpoint(str(checkpoint))
     require_packages()
-    from streamseg.training.running import start_run
+    clips_read = dataset.open()
+    with show_phases("loading PyTorch"):
+        from streamseg.training.running import start_run
+        from streamseg.training.saving import RunFolder
 
-    report = start_run(given, command_line=sys.argv[1:])
+    report = start_run(
+        replace(config, network=replace(network, settings=settings), clips=clips),
+        replace(data, threads=machine.threads),
+        clips_read,
+        replace(options, resume=resume is not None, progress=True),
+        RunFolder(folder),
+        record={"dataset": dataset.dataset, "split": dataset.split},
+        command_line=sys.argv[1:],
+    )
     if report.signal is not None:
         name = signal.Signals(report.signal).name
-        click.echo(f"stopped by {name} after step {report.step}; --resume goes on", err=True)
+        click.echo(f"stopped by {name} after step {report.step}; resume with --resume", err=True)
         return 128 + report.signal
     if report.weights is not None:
         click.echo(f"wrote {report.weights} after {report.step} steps")

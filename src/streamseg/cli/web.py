@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.phases import show_phases
+from streamseg.cli.subcommand import subcommand
+from streamseg.cli.value_types import PLACE
 
 
-@click.command()
-@click.argument("bundle", type=FOLDER)
-@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the site.")
-@click.option("--webgpu", is_flag=True, help="Also include the build for graphics cards (27 MB).")
-@click.option(
+@subcommand("web", examples=("web street/ -o site/", "web street/ -o site/ --webgpu"))
+@click.argument("bundle", type=PLACE)
+@grouped("-o", "--out", type=PLACE, required=True, help="Folder of the site.")
+@grouped("--webgpu", is_flag=True, help="Also include the build for graphics cards (27 MB).")
+@grouped(
     "--onnxruntime-web",
-    type=FOLDER,
-    help="Unpacked npm package onnxruntime-web; fetched with npm by default.",
+    type=PLACE,
+    help="Unpacked npm package onnxruntime-web.",
+    show_default="fetched with npm",
 )
 def command(bundle: Path, out: Path, webgpu: bool, onnxruntime_web: Path | None) -> None:
     """Write a static site that runs BUNDLE in the browser.
@@ -29,6 +33,9 @@ def command(bundle: Path, out: Path, webgpu: bool, onnxruntime_web: Path | None)
     from streamseg.web.site import write_site
 
     opened = read_bundle(bundle)
-    site = write_site(opened, out, find_package(onnxruntime_web), webgpu=webgpu)
+    with show_phases("fetching onnxruntime-web") as phase:
+        package = find_package(onnxruntime_web)
+        phase("writing the site")
+        site = write_site(opened, out, package, webgpu=webgpu)
     click.echo(f"{site.path}: {site.size / 1e6:.1f} MB, {site.kernels} operators as kernels")
     click.echo(f"next: python -m http.server -d {site.path}")

@@ -281,7 +281,7 @@ def test_gpu_memory_runs_out_in_the_middle_and_the_video_is_playable(
 
     machine.runtime.InferenceSession = open_session  # type: ignore[method-assign]
     out = tmp_path / "out.mp4"
-    arguments = ["run", str(machine.path), "--source", "synthetic:street?size=48x64"]
+    arguments = ["run", str(machine.path), "synthetic:street?size=48x64"]
     arguments += ["--frames", "200", "--backend", "cuda", "--no-native", "--out", str(out)]
     failed = CliRunner().invoke(cli, arguments)
     assert isinstance(failed.exception, BackendError)

@@ -287,7 +287,7 @@ def test_command_line_streams_through_engines_and_prints_errors_on_one_line(
     machine = make_machine()
     machine.build(tmp_path / "engines")
     out = tmp_path / "labels"
-    arguments = ["run", str(machine.bundle.path), "--source", "synthetic:street?size=48x64"]
+    arguments = ["run", str(machine.bundle.path), "synthetic:street?size=48x64"]
     arguments += ["--labels", str(out), "--frames", "5", "--backend", "tensorrt"]
     done = CliRunner().invoke(cli, [*arguments, "--engine", str(tmp_path / "engines")])
     assert done.exit_code == 0, done.output

@@ -45,7 +45,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         source = "rtsp://user:pw@camera/1"
         transport = "udp"
         when-behind = "drop"
-        max-latency-ms = 120
+        max-latency = 0.12
 
         [streams.rear_2]
         source = "clip.mp4"
@@ -63,7 +63,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         timeout=2.5, transport="udp", decode_threads=1, await_source=True
     )
     assert (front.policy.gap_reset, front.policy.scene_cut) == (3.0, None)
-    assert (front.when_behind, front.max_latency) == ("drop", 0.12)
+    assert (front.pacing.when_behind, front.pacing.max_latency) == ("drop", 0.12)
     assert front.paths == {"out": Path("out/front.mp4")}
     assert (rear.options.loop, rear.policy.scene_cut, rear.policy.gap_reset) == (True, 40.5, 3.0)
     assert rear.paths == {
@@ -83,10 +83,10 @@ def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "is no TOML"),
+        ("[", "is not valid TOML"),
         ("[stream.a]", "unknown table 'stream'"),
-        ("streams = 1", "'streams' is no table"),
-        ("[streams]\na = 1", r"\[streams.a\] is no table"),
+        ("streams = 1", "'streams' is not a table"),
+        ("[streams]\na = 1", r"\[streams.a\] is not a table"),
         ('[streams.a]\nsorce = "0"', r"\[streams.a\]: unknown key 'sorce'; these are known"),
         ("[streams.a]", r"\[streams.a\] has no source"),
         ("[streams.a]\nsource = 0", "source is not a text"),
@@ -98,9 +98,16 @@ def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
         ('[streams.a]\nsource = "0"\ntimeout = "5"', "timeout is not a number"),
         ('[streams.a]\nsource = "0"\ntimeout = 0', "timeout of a source is 0"),
         ('[streams.a]\nsource = "0"\ngap-reset = -1', "gap_reset is -1"),
-        ('[streams.a]\nsource = "0"\nmax-latency-ms = 0', "not above 0"),
-        ('[streams.a]\nsource = "0"\nwhen-behind = "x"', "neither drop nor wait"),
+        (
+            '[streams.a]\nsource = "0"\nmax-latency = 0',
+            "max_latency is 0.0, expected a number above 0",
+        ),
+        (
+            '[streams.a]\nsource = "0"\nwhen-behind = "x"',
+            "when_behind is 'x', expected one of drop, wait",
+        ),
         ('[streams.a]\nsource = "0"\ngap-reset = 1\ngap_reset = 1', "given twice"),
+        ('[streams.a]\nsource = "0"\nmax-latency-ms = 5', "removed; use max-latency, in seconds"),
         ('[defaults]\nsource = "0"', "cannot have a source"),
         (
             '[defaults]\nout = "x.mp4"\n[streams.a]\nsource = "0"\n[streams.b]\nsource = "1"',
@@ -137,7 +144,7 @@ def test_missing_and_unreadable_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         read_streams(tmp_path / "none.toml")
     (tmp_path / "binary").write_bytes(b"\xff")
-    with pytest.raises(SourceError, match="is no TOML"):
+    with pytest.raises(SourceError, match="is not valid TOML"):
         read_streams(tmp_path / "binary")
 
 

@@ -15,12 +15,13 @@ from onnx import TensorProto, helper
 
 import streamseg
 from streamseg.errors import FrameMismatch, StateMismatch, StreamsegError
+from streamseg.option_fields import OFF
 from streamseg.runtime.bundle.bundle import MANIFEST
 from streamseg.runtime.bundle.manifest import GraphSpec, ScheduleRow
 from streamseg.runtime.bundle.state import StateSpec
 from streamseg.runtime.session.event_log import EventLog
 from streamseg.runtime.session.events import Event
-from streamseg.runtime.session.policy import OFF, StatePolicy
+from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session
 from streamseg.runtime.sources import Frame
 from tests.runtime.clips import small_disk
