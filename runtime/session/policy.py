@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamseg.errors import StreamsegError
+from streamseg.option_fields import OFF as OFF
 from streamseg.option_fields import check_options, option
 from streamseg.runtime.session.adaptation import Adaptation
 
