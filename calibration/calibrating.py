@@ -34,6 +34,7 @@ from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
+from streamseg.export.fusion import LAYER_PRECISIONS
 from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
 from streamseg.runtime.bundle.manifest import Manifest
@@ -149,7 +150,7 @@ def calibrate(
     columns = ["float32", "INT8", *(_label(path) for path in also)]
     bundle = read_bundle(source)
     found = bundle.manifest.precision_name
-    if found != "fp32":
+    if found not in ("fp32", *LAYER_PRECISIONS):
         raise ExportError(f"{source} is {found} already; calibrate the float32 bundle")
     if test is not None:
         for path in (source, *also):

@@ -21,6 +21,7 @@ from streamseg.calibration.qdq import insert_qdq
 from streamseg.calibration.replay import Image, Replayer
 from streamseg.errors import BundleError
 from streamseg.evaluation.progress import Progress, no_progress
+from streamseg.export.fusion import LAYER_PRECISIONS
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import MANIFEST, Bundle, digest, new_bundle
 from streamseg.runtime.bundle.manifest import Manifest
@@ -220,16 +221,20 @@ def write_int8_bundle(
             bundle.manifest,
             files=files,
             made_by={**bundle.manifest.made_by, "calibration": __version__},
-            precision=describe_precision(quantised, method),
+            precision=describe_precision(quantised, method, bundle.manifest),
             parity={},  # that of the float32 bundle says nothing of this one
         )
         draft = Draft(folder, manifest).add(RANGES, ranges.to_json())
         finish(draft)
 
 
-def describe_precision(quantised: QuantisedGraphs, method: Method) -> dict[str, Any]:
-    """What the manifest says about precision."""
+def describe_precision(
+    quantised: QuantisedGraphs, method: Method, source: Manifest
+) -> dict[str, Any]:
+    """What the manifest says about precision; fused temporal layers keep the source's own."""
+    fused = source.precision_name
     return {
+        **({"temporal": fused} if fused in LAYER_PRECISIONS else {}),
         "layers": "int8",
         "rest": "float32",
         "weights": "per channel, symmetric",

@@ -216,7 +216,7 @@ def measure_parity(
     }
 
     def measure(native: bool | None) -> dict[str, Any]:
-        with open_stream(bundle, native=native) as stream, torch.no_grad():
+        with open_stream(bundle, backend="onnxruntime", native=native) as stream, torch.no_grad():
             for name, content in given.items():
                 stream.give(name, content)
             replay = Replay(

@@ -82,8 +82,8 @@ def measure_derived(
     steps = max(len(clip), *(row.start + 1 for row in source.manifest.schedule))
     meter = ParityMeter()
     with (
-        open_stream(parent, native=native, threads=threads) as before,
-        open_stream(child, native=native, threads=threads) as after,
+        open_stream(parent, backend="onnxruntime", native=native, threads=threads) as before,
+        open_stream(child, backend="onnxruntime", native=native, threads=threads) as after,
     ):
         for stream in (before, after):
             _give_noise(stream, set(source.given))

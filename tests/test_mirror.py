@@ -17,6 +17,7 @@ FOLDERS = {room: ROOT / room for room in ROOMS} | {
 SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
 # Test files that name no module, and why.
 SEVERAL = {
+    "calibration/test_fused.py": "calibration around fused layers, all modules",
     "calibration/test_given.py": "calibration of a network with given state, all modules",
     "calibration/test_samples.py": "samples/calibrate_cityscapes.py as a process",
     "cli/test_help.py": "the help of every command",

@@ -135,9 +135,13 @@ class Manifest:
 
     @property
     def precision_name(self) -> str:
-        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused layers have."""
+        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused layers have.
+
+        Calibrated around fused layers: ``int8+`` and their precision.
+        """
         if "temporal" in self.precision:
-            return str(self.precision["temporal"])
+            calibrated = "int8+" if self.precision.get("layers") == "int8" else ""
+            return calibrated + str(self.precision["temporal"])
         names = {"float32": "fp32", "float16": "fp16"}
         layers = str(self.precision.get("layers", "float32"))
         rest = str(self.precision.get("rest", "float32"))

@@ -1,0 +1,382 @@
+"""What each way to run a bundle on the CPU gains over ONNX Runtime in float32, interleaved.
+
+python benchmarks/bars.py --bundles DIR      # keeps the bundles there and reuses them
+python benchmarks/bars.py --bundles DIR --prepare    # makes the bundles and measures nothing
+
+Every peer is a process of its own with the runtime alone; they take turns, so that what else the
+machine does hits all alike. Speed is measured on seeded weights; agreement, where ``--checkpoint``
+and ``--camvid`` are given, on a network trained on CamVid, the test images as one stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+from measuring import describe_head, describe_machine, summarise, write_results
+from peaks import share_of_peak
+
+import streamseg
+from streamseg.errors import StreamsegError
+
+SIZE, FAMILY_SIZE, STREET_SIZE, CAMVID_SIZE = (512, 1024), (480, 864), (256, 512), (352, 480)
+ORT = {"backend": "onnxruntime", "native": True}
+OPENVINO = {"backend": "openvino", "native": True}
+UNIT = "ONNX Runtime, float32"
+# Precision of the bundle and how it is opened, by the name of the peer.
+PATHS: dict[str, tuple[str, dict[str, Any]]] = {
+    UNIT: ("fp32", ORT),
+    "ONNX Runtime, int8 layers": ("int8-dynamic", ORT),
+    "ONNX Runtime, INT8 encoder, int8 layers": ("int8", ORT),
+    "OpenVINO, float32": ("fp32", {**OPENVINO, "precision": "f32"}),
+    "OpenVINO, lowering, float32": ("fp32", {**OPENVINO, "precision": "f32", "native": False}),
+    "OpenVINO, bfloat16": ("fp32", {**OPENVINO, "precision": "auto"}),
+    "OpenVINO, bfloat16, bf16 layers": ("bf16", {**OPENVINO, "precision": "auto"}),
+    "OpenVINO, bfloat16, int8 layers": ("int8-dynamic", {**OPENVINO, "precision": "auto"}),
+    "OpenVINO, bfloat16, INT8 encoder, int8 layers": ("int8", {**OPENVINO, "precision": "auto"}),
+}
+FLOAT_PATHS = (UNIT, "OpenVINO, float32", "OpenVINO, bfloat16")
+FAMILIES = (
+    *("segformer/mit_b1", "cffm/mit_b1", "cffm++/mit_b1", "mrcfa/mit_b1"),
+    *("upernet/swin_t", "mask2former/resnet50", "mpvss/resnet50"),
+)
+# What a path multiplies in, for the share of the peak.
+_PEAK = {"fp32": "fp32", "bf16": "bf16", "int8-dynamic": "int8", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network at a size: what is one row or block of the table."""
+
+    name: str
+    size: tuple[int, int]
+    paths: tuple[str, ...]
+
+
+def works() -> list[Work]:
+    every = tuple(PATHS)
+    return [
+        Work("tv3s-b1", SIZE, every),
+        Work("street", STREET_SIZE, every[:2] + every[3:8]),
+        *(Work(name, FAMILY_SIZE, FLOAT_PATHS) for name in FAMILIES),
+    ]
+
+
+def bundle_of(work: Work, path: str, folder: Path) -> Path:
+    return folder / f"{work.name.replace('/', '-')}-{PATHS[path][0]}"
+
+
+def prepare(work: Work, folder: Path) -> None:
+    """Export what is missing; parity is the export's own business and left out here."""
+    from streamseg.export import bundles, load_checkpoint
+
+    for precision in dict.fromkeys(PATHS[path][0] for path in work.paths):
+        target = folder / f"{work.name.replace('/', '-')}-{precision}"
+        if target.exists():
+            continue
+        print(f"exporting {target.name}", flush=True)
+        if precision == "int8":
+            _calibrate(folder / target.name.replace("-int8", "-int8-dynamic"), target, work.size)
+            continue
+        if work.name == "street":
+            model = load_checkpoint("samples/street/street.safetensors")
+        else:
+            model = _build(work.name)
+        with mock.patch.object(bundles, "measure_parity", return_value={}):
+            bundles.export_bundle(model, target, size=work.size, precision=precision)
+
+
+def _build(name: str) -> Any:
+    from frame import build_model
+
+    from streamseg.export.catalogue import build_entry
+
+    if name == "tv3s-b1":
+        return build_model("mit_b1", embed_dim=256, window=20)
+    return build_entry(name)
+
+
+def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
+    """Quantise what is not fused, on drifting noise."""
+    from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+    from streamseg.evaluation.datasets import open_dataset
+    from streamseg.export.parity import moving_pattern
+
+    with tempfile.TemporaryDirectory() as scratch:
+        clip = Path(scratch) / "clip"
+        clip.mkdir()
+        for index, image in enumerate(moving_pattern(size, 4)):
+            cv2.imwrite(str(clip / f"{index}.png"), image)
+        dataset = open_dataset(f"footage:{scratch}", "train", labels=False)
+        options = CalibrationOptions(clips=1, frames=4)
+        calibrate(source, target, dataset, options, report=False)
+
+
+class Peer:
+    """A process that has one bundle open and steps when asked."""
+
+    def __init__(self, bundle: Path, opening: dict[str, Any], threads: int) -> None:
+        arguments = json.dumps({"bundle": str(bundle), "threads": threads, **opening})
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.description = self._answer()
+
+    def step(self) -> float:
+        """Milliseconds of the next step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise StreamsegError("a peer ended; its error is above")
+        return line
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def work_as_peer(arguments: str) -> None:
+    """The process of a ``Peer``: a description, then milliseconds, a line each."""
+    given = json.loads(arguments)
+    stream = streamseg.open(given.pop("bundle"), reuse=True, **given)
+    rng = np.random.default_rng(0)
+    for spec in stream.manifest.state:
+        if spec.kind == "given":
+            stream.give(spec.name, rng.standard_normal(spec.shape).astype(spec.dtype))
+    frame = stream.manifest.frame
+    frames = rng.integers(0, 256, (4, frame.height, frame.width, 3), dtype=np.uint8)
+    last = max(row.start for row in stream.manifest.schedule)
+    for index in range(min(last, 12) + 2):  # past the warm-up rows of the schedule
+        stream.step(frames[index % 4])
+    print(stream.execution, flush=True)
+    for index, _ in enumerate(sys.stdin):
+        started = time.perf_counter()
+        stream.step(frames[index % 4])
+        print((time.perf_counter() - started) * 1e3, flush=True)
+
+
+@contextmanager
+def peers_of(work: Work, folder: Path, threads: int) -> Iterator[dict[str, Peer]]:
+    opened: dict[str, Peer] = {}
+    try:
+        for path in work.paths:
+            try:
+                opened[path] = Peer(bundle_of(work, path, folder), PATHS[path][1], threads)
+            except StreamsegError as error:
+                print(f"{work.name}, {path}: {error}", flush=True)
+        yield opened
+    finally:
+        for peer in opened.values():
+            peer.close()
+
+
+def measure_work(work: Work, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Medians of every path, and the median of the rounds' own quotients with the unit."""
+    with peers_of(work, folder, threads) as peers:
+        samples: dict[str, list[float]] = {name: [] for name in peers}
+        for _ in range(rounds):
+            for name, peer in peers.items():
+                samples[name].append(peer.step())
+        unit = samples[UNIT]
+        return {
+            name: {
+                **summarise(values),
+                "times": median(a / b for a, b in zip(unit, values, strict=True)),
+                "runs_on": peers[name].description,
+            }
+            for name, values in samples.items()
+        }
+
+
+def measure_start(bundle: Path, threads: int, rounds: int) -> dict[str, float]:
+    """Seconds from the start of a process to the first label, medians."""
+    program = (
+        "import sys, json, numpy as np, streamseg; given = json.loads(sys.argv[1]);"
+        "stream = streamseg.open(given.pop('bundle'), **given); size = stream.manifest.frame;"
+        "stream.step(np.zeros((size.height, size.width, 3), np.uint8))"
+    )
+    taken: dict[str, list[float]] = {name: [] for name in FLOAT_PATHS}
+    for _ in range(rounds):
+        for name in taken:
+            opening = {"bundle": str(bundle), "threads": threads, **PATHS[name][1]}
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program, json.dumps(opening)], check=True)
+            taken[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in taken.items()}
+
+
+def measure_agreement(checkpoint: Path, camvid: Path, folder: Path, threads: int) -> dict[str, Any]:
+    """Labels equal to the unit's, and mIoU, of every path over the test images as one stream."""
+    from streamseg.export import bundles, load_checkpoint
+
+    network = load_checkpoint(str(checkpoint))
+    for precision in ("fp32", "bf16", "int8-dynamic"):
+        target = folder / f"camvid-{precision}"
+        if not target.exists():
+            with mock.patch.object(bundles, "measure_parity", return_value={}):
+                bundles.export_bundle(network, target, size=CAMVID_SIZE, precision=precision)
+    if not (folder / "camvid-int8").exists():
+        _calibrate_on(camvid / "train", folder / "camvid-int8-dynamic", folder / "camvid-int8")
+    pairs = [
+        (cv2.imread(str(path)), cv2.imread(str(camvid / "testannot" / path.name), -1))
+        for path in sorted((camvid / "test").iterdir())
+    ]
+    wanted: list[Any] = []
+    found = {}
+    for name, (precision, opening) in PATHS.items():
+        confusion = np.zeros((network.num_classes,) * 2, np.int64)
+        equal = []
+        with streamseg.open(folder / f"camvid-{precision}", threads=threads, **opening) as stream:
+            for index, (picture, truth) in enumerate(pairs):
+                labels = stream.step(np.ascontiguousarray(picture[:, :, ::-1])).labels
+                if name == UNIT:
+                    wanted.append(labels)
+                equal.append(float((labels == wanted[index]).mean()))
+                _add_pixels(confusion, labels, truth)
+        found[name] = {
+            "frames": len(pairs),
+            "labels_equal": float(np.mean(equal)),
+            "worst_frame": min(equal),
+            "miou": _mean_iou(confusion),
+        }
+    return found
+
+
+def _calibrate_on(images: Path, source: Path, target: Path) -> None:
+    from streamseg.calibration.calibrating import CalibrationOptions, calibrate
+    from streamseg.evaluation.datasets import open_dataset
+
+    with tempfile.TemporaryDirectory() as scratch:
+        clip = Path(scratch) / "clip"
+        clip.mkdir()
+        for index, path in enumerate(sorted(images.iterdir())[:32]):
+            (clip / f"{index:04d}.png").symlink_to(path.resolve())
+        dataset = open_dataset(f"footage:{scratch}", "train", labels=False)
+        calibrate(source, target, dataset, CalibrationOptions(clips=1, frames=32), report=False)
+
+
+def _add_pixels(confusion: Any, labels: Any, truth: Any) -> None:
+    """Count pixels by true and found class; classes past the last are void."""
+    classes = len(confusion)
+    known = truth < classes
+    pairs = truth[known].astype(np.int64) * classes + labels[known]
+    confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def _mean_iou(confusion: Any) -> float:
+    hits = np.diag(confusion)
+    total = confusion.sum(0) + confusion.sum(1) - hits
+    return float((hits[total > 0] / total[total > 0]).mean())
+
+
+def gmacs_of(work: Work) -> float:
+    """Multiply-adds of the most expensive graph of a network."""
+    from streamseg.export import load_checkpoint
+    from streamseg.export.size_advice import cost_of
+
+    if work.name == "street":
+        return cost_of(load_checkpoint("samples/street/street.safetensors"), work.size).gmacs
+    return cost_of(_build(work.name), work.size).gmacs
+
+
+def format_table(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    lines = [f"{describe_head(machine)}. Unit: {UNIT}, with the native operators.", ""]
+    lines += ["| work | path | median ms | p95 ms | times the unit | share of peak |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for entry in result["works"]:
+        for name, times in entry["paths"].items():
+            peak = machine["peak_gops"].get(_peak_name(name, times["runs_on"]))
+            share = "" if peak is None else share_of_peak(entry["gmacs"], times["median_ms"], peak)
+            shown = f"{share:.0%}" if share else ""
+            lines.append(
+                f"| {entry['name']} {entry['size'][0]}x{entry['size'][1]} | {name} | "
+                f"{times['median_ms']:.1f} | {times['p95_ms']:.1f} | {times['times']:.2f} | "
+                f"{shown} |"
+            )
+    lines += ["", "| start to first label, street sample | seconds |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in result["start_s"].items()]
+    if result.get("agreement"):
+        lines += ["", "| CamVid test, one stream, 352x480 | labels as the unit | worst | mIoU |"]
+        lines += ["|---|---|---|---|"]
+        for name, entry in result["agreement"].items():
+            lines.append(
+                f"| {name} | {entry['labels_equal']:.4%} | {entry['worst_frame']:.4%} | "
+                f"{entry['miou']:.4f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _peak_name(path: str, runs_on: str) -> str:
+    """The precision that most of a path's products run in."""
+    precision = _PEAK[PATHS[path][0]]
+    return "bf16" if precision == "fp32" and "bf16" in runs_on else precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundles", type=Path, help="keep the bundles here and reuse them")
+    parser.add_argument("--prepare", action="store_true", help="make the bundles and end")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument("--checkpoint", type=Path, help="a network trained on CamVid")
+    parser.add_argument("--camvid", type=Path, help="folder of CamVid with test and testannot")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        work_as_peer(options.worker)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.bundles or Path(scratch)
+        chosen = [work for work in works() if options.only in work.name]
+        for work in chosen:
+            prepare(work, folder)
+        if options.prepare:
+            return
+        measure_all(options, chosen, folder)
+
+
+def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -> None:
+    result: dict[str, Any] = {"machine": describe_machine(options.threads), "works": []}
+    for work in chosen:
+        print(f"measuring {work.name}", flush=True)
+        paths = measure_work(work, folder, options.threads, options.rounds)
+        entry = {"name": work.name, "size": work.size, "gmacs": gmacs_of(work), "paths": paths}
+        result["works"].append(entry)
+    street = bundle_of(works()[1], UNIT, folder)
+    result["start_s"] = measure_start(street, options.threads, 3) if street.exists() else {}
+    if options.checkpoint is not None and options.camvid is not None:
+        print("measuring agreement", flush=True)
+        result["agreement"] = measure_agreement(
+            options.checkpoint, options.camvid, folder, options.threads
+        )
+    write_results("bars", result, format_table(result))
+
+
+if __name__ == "__main__":
+    main()
