@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from onnx import GraphProto, ModelProto, NodeProto
+import onnx
+import onnx.shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from streamseg.errors import ExportError
 
@@ -19,6 +21,24 @@ _DATA_DEPENDENT = (
     "DataDependentOutputException",
 )
 _DYNAMIC_SHAPE = ("DynamicOutputShapeException",)
+# What ONNX Runtime 1.17.3, the oldest that bundles run on, has no CPU kernel for, tried one by one:
+# operator -> types of its inputs; None: of any type.
+_SMALL = ("uint8", "int8", "int16", "uint16")
+_NO_KERNEL: dict[str, tuple[str, ...] | None] = {
+    "DeformConv": None,
+    "ImageDecoder": None,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal", "Less", "Greater"), _SMALL),
+    **dict.fromkeys(("Max", "Min", "TopK"), _SMALL),
+    **dict.fromkeys(("Conv", "ConvTranspose", "AveragePool"), ("double",)),
+    "ArgMax": ("int16", "uint16", "int64"),
+    "ArgMin": (*_SMALL, "int64"),
+    "Where": ("int8", "int16", "uint16", "bool"),
+    "Neg": ("int16",),
+    "Relu": ("int16", "int64"),
+    "Resize": ("int16", "uint16", "int64", "double", "bool"),
+    "Pad": ("int16", "uint16"),
+    "ReduceMean": ("int64",),
+}
 # Operators without a fixed cost or shape.
 _DYNAMIC_OPERATORS = frozenset(("NonZero", "Loop", "Unique", "Compress", "If"))
 
@@ -64,6 +84,38 @@ def refuse_foreign_operators(model: ModelProto) -> None:
             raise ExportError(
                 f"the graph contains {node.domain}.{node.op_type}, which neither ONNX nor the "
                 "model defines; export the network with operators of ONNX"
+            )
+
+
+def refuse_missing_kernels(model: ModelProto) -> None:
+    """Refuse operators that ONNX Runtime's oldest supported release has no CPU kernel for.
+
+    Raises:
+        ExportError: the operator and type, and what to change.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {
+        entry.name: entry.type.tensor_type.elem_type
+        for entry in (*graph.value_info, *graph.input, *graph.output)
+    }
+    kinds.update({entry.name: entry.data_type for entry in graph.initializer})
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in _NO_KERNEL:
+            continue
+        missing = _NO_KERNEL[node.op_type]
+        # The condition of Where, and the shapes of others, are not what the kernel is for.
+        read = node.input[1 if node.op_type == "Where" else 0]
+        kind = TensorProto.DataType.Name(kinds.get(read, 0)).lower()
+        if missing is None or kind in missing:
+            of = "" if missing is None else f" of {kind}"
+            advice = (
+                "write it with other operators"
+                if missing is None
+                else "convert its inputs with .float() or .int() first"
+            )
+            raise ExportError(
+                f"the graph contains {node.op_type}{of}, for which ONNX Runtime 1.17.3, the oldest "
+                f"that bundles run on, has no CPU kernel; {advice}"
             )
 
 

@@ -18,7 +18,11 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from streamseg.errors import ExportError
-from streamseg.export.exporter_failures import explain, refuse_foreign_operators
+from streamseg.export.exporter_failures import (
+    explain,
+    refuse_foreign_operators,
+    refuse_missing_kernels,
+)
 from streamseg.export.lowering import (
     DOMAIN_VERSION,
     OPSET,
@@ -160,6 +164,7 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
         model.opset_import.remove(entry)
     onnx.checker.check_model(model, full_check=True)
     refuse_foreign_operators(model)
+    refuse_missing_kernels(model)
     return model
 
 

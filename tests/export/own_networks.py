@@ -123,6 +123,22 @@ class Untranslated(ConvGRU):
         return scores + torch.linalg.svdvals(scores)[..., :1, None], hidden
 
 
+class Double(ConvGRU):
+    """Convolves in float64, which ONNX Runtime 1.17.3 has no kernel for."""
+
+    def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        scores, hidden = super().score(frame, *state)
+        weight = torch.ones(scores.shape[1], scores.shape[1], 1, 1, dtype=torch.float64)
+        return torch.conv2d(scores.double(), weight).float(), hidden
+
+
+class Bytes(ConvGRU):
+    """Adds bytes, which ONNX Runtime 1.17.3 has no kernel for."""
+
+    def score(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return super().score(frame + frame.flip(2), *state)
+
+
 class Unnamed(ConvGRU):
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +162,8 @@ FAULTY: dict[type[StepModel], str] = {
     Branching: "control flow depends on the values of a tensor.*torch.where",
     BooleanIndex: "contains NonZero",
     Untranslated: "operator aten._linalg_svd has no translation to ONNX",
+    Double: r"contains Conv of double, .*no CPU kernel; convert its inputs with .float\(\)",
+    Bytes: "contains Add of uint8, for which ONNX Runtime 1.17.3",
     Unnamed: "has 0 entries in 'classes'",
     Scoreless: r"returns scores torch.float32 \[1, 8, 8, 12\], expected \[1, 3, h, w\]",
 }

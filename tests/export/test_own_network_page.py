@@ -31,12 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def run(home: Path, *command: str | Path) -> str:
+def environment(home: Path) -> dict[str, str]:
+    """With the user's modules and package."""
     path = [str(home), str(home / "site"), *sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def run(home: Path, *command: str | Path) -> str:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=home,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        env=environment(home),
         capture_output=True,
         text=True,
     )
@@ -95,3 +100,14 @@ def test_installed_family_is_known_to_the_commands(folder: Path) -> None:
         folder, "compare", "weights.safetensors", "out/file", "--size", "96x128", *source
     )
     assert "100.00" in told
+    train = ("--dataset", "synthetic:easy?size=32x64&scenes=1&frames=5", "--crop", "32x64")
+    arguments = ("train", *train, "--steps", "1", "-o", "runs/own", "--init", "weights.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamseg.cli.main", *arguments, "--encoder", "mit_b0"],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "weights.safetensors: no tensor of it fits the network to train" in done.stderr
