@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -15,6 +16,8 @@ SHOW_ALL_UP_TO = 12
 # A class enters the legend once it covers this share of a frame: single pixels are noise.
 LEGEND_SHARE = 1e-3
 PANEL_OPACITY = 0.75
+LEGEND_AREA = 0.1  # the largest share of a frame that the legend covers
+SMALLEST_LINE = 9  # pixels
 
 
 class Overlay:
@@ -110,27 +113,49 @@ def write_caption(picture: Image, text: str) -> None:
 def draw_legend_panel(entries: Sequence[ClassInfo], frame_size: Size) -> Image:
     """A dark panel with a swatch and a name for each class that fits in the frame.
 
-    Where not all fit, the last line says how many more there are. A frame too small for one line
-    gets an empty panel.
+    It covers at most a tenth of the frame: the text becomes smaller, down to ``SMALLEST_LINE``
+    pixels a line. Where not all fit then, the last line says how many more there are. A frame too
+    small for one line gets an empty panel.
     """
-    height, width = frame_size
-    line = max(12, round(height / 30))
-    scale, thickness = line / 32, max(1, line // 24)
-    fitting = max(0, (height - line // 2) // line)
     names = [entry.name for entry in entries]
-    if len(names) > fitting:
-        names = names[: max(0, fitting - 1)]
-        names += [f"+{len(entries) - len(names)} more"] if fitting else []
-    widths = [cv2.getTextSize(n, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0] for n in names]
-    panel_width = min(width, line * 2 + max(widths, default=0)) if names else 0
-    panel = np.full((line * len(names) + line // 2 if names else 0, panel_width, 3), 24, np.uint8)
-    for row, name in enumerate(names):
+    line = max(SMALLEST_LINE, round(frame_size[0] / 30))
+    while line > SMALLEST_LINE and not _fits(names, line, frame_size):
+        line -= 1
+    shown = _fitting(names, line, frame_size)
+    panel = np.full((*_panel_size(shown, line, frame_size), 3), 24, np.uint8)
+    scale, thickness = line / 32, max(1, line // 24)
+    for row, name in enumerate(shown):
         top = line // 4 + row * line
-        swatch = entries[row].color if name == entries[row].name else (24, 24, 24)
-        corner = (line + line // 4, top + line - line // 4)
-        cv2.rectangle(panel, (line // 3, top + line // 5), corner, swatch, cv2.FILLED)
+        if name == names[row]:
+            corner = (line + line // 4, top + line - line // 4)
+            cv2.rectangle(
+                panel, (line // 3, top + line // 5), corner, entries[row].color, cv2.FILLED
+            )
         place = (line + line // 2, top + line - line // 4)
         cv2.putText(
             panel, name, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, 16
         )
     return panel
+
+
+def _fitting(names: list[str], line: int, frame_size: Size) -> list[str]:
+    """As many names as there is room for, and how many there are beyond them."""
+    for kept in range(len(names), 0, -1):
+        more = [f"+{len(names) - kept} more"] if kept < len(names) else []
+        if _fits([*names[:kept], *more], line, frame_size):
+            return [*names[:kept], *more]
+    return []
+
+
+def _fits(names: list[str], line: int, frame_size: Size) -> bool:
+    height, width = _panel_size(names, line, frame_size)
+    return height <= frame_size[0] and height * width <= LEGEND_AREA * math.prod(frame_size)
+
+
+def _panel_size(names: list[str], line: int, frame_size: Size) -> Size:
+    """(height, width) of the panel with these lines; the height may exceed the frame's."""
+    if not names:
+        return 0, 0
+    scale, thickness = line / 32, max(1, line // 24)
+    texts = [cv2.getTextSize(n, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0] for n in names]
+    return line * len(names) + line // 2, min(frame_size[1], line * 2 + max(texts))

@@ -77,6 +77,21 @@ def test_legend_never_exceeds_the_frame(size: tuple[int, int]) -> None:
     Overlay(many_classes(12)).draw(np.zeros_like(out), np.zeros(size, np.uint8), out)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (256, 512), (540, 960), (1080, 1920), (900, 400)])
+@pytest.mark.parametrize("count", [2, 12, 19, 150])
+def test_legend_covers_at_most_a_tenth_and_names_what_it_leaves_out(
+    size: tuple[int, int], count: int
+) -> None:
+    classes = [ClassInfo(i, f"class number {i}", (i, 200, 50)) for i in range(count)]
+    panel = draw_legend_panel(classes, size)
+    assert panel.shape[0] * panel.shape[1] <= 0.1 * size[0] * size[1]
+    swatches = sum((panel == entry.color).all(axis=2).any() for entry in classes)
+    if size[0] >= 256 and count <= 12:
+        assert swatches == count
+    if size[0] >= 256:
+        assert swatches >= 2
+
+
 def test_opacity_out_of_range_is_refused() -> None:
     with pytest.raises(SinkError, match=r"opacity is 1\.5; expected 0 to 1"):
         Overlay(TWO, opacity=1.5)
