@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo demo-page picture clean
 
 setup: $(STAMP)
 
@@ -184,13 +184,20 @@ lint: setup
 	$(BIN)/ruff check .
 	MYPYPATH=src $(BIN)/mypy -p streamseg
 
-# Checkpoint -> bundle -> a drawn drive with its exact accuracy, and a real clip, with state.
-demo: setup
-	$(BIN)/python samples/fetch_clip.py out/bikes.mp4
+# Checkpoint -> bundle -> a drawn drive, and two drives with a cut; installs only what this needs.
+DEMO_VENV ?= .venv-demo
+demo:
+	TORCH_INDEX="$(TORCH_INDEX)" samples/demo.sh $(PYTHON) $(DEMO_VENV)
+
+# A drive on a web page, with state on and off; Ctrl-C ends it.
+demo-page: demo
+	$(DEMO_VENV)/bin/python -m pip install -q -e '.[serve]'
+	$(DEMO_VENV)/bin/streamseg serve out/street 'synthetic:clean?size=256x512&seed=2000000' --loop
+
+# The README's animated picture; docs/images/state.webp is committed.
+picture: setup
 	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
-	$(BIN)/streamseg inspect out/street
-	$(BIN)/streamseg run out/street 'synthetic:street?size=256x512&seed=2000000&frames=150' --out out/drive.mp4 --sheet out/drive.png
-	$(BIN)/streamseg run out/street out/bikes.mp4 --out out/demo.mp4 --sheet out/demo.png
+	$(BIN)/python samples/side_by_side.py out/street 'synthetic:clean?size=256x512&seed=2000000' -o docs/images/state.webp
 
 # The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10
 RUNTIME_VENV ?= .venv-runtime

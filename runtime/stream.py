@@ -209,7 +209,7 @@ class Stream:
         labels: str | os.PathLike[str] | None = None,
         areas: str | os.PathLike[str] | None = None,
         sheet: str | os.PathLike[str] | None = None,
-        window: bool = False,
+        show: bool = False,
         frames: int | None = None,
         policy: StatePolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -224,7 +224,7 @@ class Stream:
             labels: folder for label maps, one 8-bit PNG a frame.
             areas: file to append each frame's share of every class to, JSON lines.
             sheet: contact sheet (.png).
-            window: show the pictures; Escape, q or closing the window ends the run.
+            show: open a window with the pictures; Escape, q or closing the window ends the run.
             frames: stop after so many.
             policy: what resets the state.
             on_event: gets resets, losses and the like; without it they are logged.
@@ -236,7 +236,7 @@ class Stream:
         from streamseg import runtime  # the loop stands above the stream
 
         self.reset()
-        outputs = runtime.RecordOptions(out, labels, areas, sheet, window)
+        outputs = runtime.RecordOptions(out, labels, areas, sheet, show)
         return runtime.record_stream(
             self, source, outputs, frames=frames, policy=policy, on_event=on_event
         )

@@ -27,7 +27,7 @@ def main() -> None:
             report = stream.run(
                 video,
                 out=arguments.out,
-                window=arguments.out is None,
+                show=arguments.out is None,
                 frames=arguments.frames,
                 on_event=print,
             )

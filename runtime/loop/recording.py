@@ -38,7 +38,7 @@ class RecordOptions:
     labels: Place | None = None
     areas: Place | None = None
     sheet: Place | None = None
-    window: bool = False
+    show: bool = False
 
     @property
     def places(self) -> list[Path]:
@@ -58,7 +58,7 @@ class RecordOptions:
         Raises:
             SinkError: one cannot be written, or there is no display.
         """
-        if self.window:
+        if self.show:
             yield WindowSink(source.name, stop)
         if self.out is not None:
             yield VideoSink(Path(self.out), source.fps)
@@ -68,7 +68,7 @@ class RecordOptions:
             yield AreaSink(Path(self.areas), stream.manifest.classes)
         if self.sheet is not None:
             yield SheetSink(Path(self.sheet))
-        if not self.places and not self.window:
+        if not self.places and not self.show:
             yield NullSink()
 
 
