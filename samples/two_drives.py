@@ -1,4 +1,4 @@
-"""Write a video of two drawn drives, one after the other: samples/two_drives.py out/two_drives.mp4."""
+"""Write a video of two drawn drives, one after the other: samples/two_drives.py OUT.mp4."""
 
 from __future__ import annotations
 
