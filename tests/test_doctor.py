@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,17 @@ def test_board_state_is_what_benchmarks_record(monkeypatch: pytest.MonkeyPatch) 
     state = doctor.board_state()
     assert state["GPU clock"] == "345 of 1980 MHz, held down by its power limit"
     assert state["GPU"].startswith("RTX 4090")
+
+
+def test_openvino_is_found_with_its_devices_and_precision() -> None:
+    entry = found("OpenVINO", examine())
+    try:
+        version = metadata.version("openvino")
+    except metadata.PackageNotFoundError:
+        assert not entry.ok
+        assert entry.fix == "pip install 'streamseg[openvino]'"
+        assert not found("OpenVINO extension", examine()).ok
+        return
+    assert entry.ok
+    assert entry.found.startswith(f"{version.split('-')[0]} (CPU")
+    assert "auto is " in entry.found
