@@ -3,7 +3,9 @@
 Every tensor of the result says its type, so that strongly typed builders have nothing to choose.
 Products, and what lies between them, become float16; weights are stored so. In float32 stay:
 
-* norms with their statistics, softmax, and the state, taps, A, bias and skip of our operators;
+* the statistics of norms, softmax, and the state, taps, A, bias and skip of our operators; a
+  LayerNormalization reads and writes float16 and says itself that it computes in float32
+  (``stash_type``), so that no cast stands around it;
 * the frame until the first product: 8 bits fit float16, their normalised values less well;
 * coordinates that something is sampled at: float16 is half a pixel off near column 1024;
 * the scores behind the classifier, where labels are chosen.
@@ -195,7 +197,7 @@ class _Converter:
     def _compute_type(self, node: NodeProto, floats: list[int]) -> int:
         if node.op_type in _PRODUCTS:
             return HALF
-        if node.op_type not in _FOLLOWING and node.op_type != "Cast":
+        if node.op_type not in _FOLLOWING and node.op_type != "Cast" and not _stashes(node):
             return FLOAT
         if id(node) in self.exact:
             return FLOAT
@@ -289,6 +291,16 @@ class _Converter:
                 made.name = name
                 made.type.tensor_type.elem_type = kind
                 yield made
+
+
+def _stashes(node: NodeProto) -> bool:
+    """Whether a node computes its statistics in float32, whatever the type of its map."""
+    given = {attribute.name: attribute.i for attribute in node.attribute}
+    return (
+        node.op_type == "LayerNormalization"
+        and len(node.output) == 1
+        and given.get("stash_type", FLOAT) == FLOAT
+    )
 
 
 def _renamed(name: str, kind: int) -> str:

@@ -65,6 +65,7 @@ def lowered_graph(model: ModelProto) -> ModelProto:
 
 def _adapt(graph: ModelProto) -> ModelProto:
     _cast_before_transpose(graph)
+    _widen_norms(graph)
     _name_interpolation(graph)
     _fold_shapes(graph)
     _merge_quantisers(graph)
@@ -72,6 +73,41 @@ def _adapt(graph: ModelProto) -> ModelProto:
     _drop_unused_initializers(graph)
     check_operators(graph)
     return graph
+
+
+def _widen_norms(model: ModelProto) -> None:
+    """Put casts around a LayerNormalization of float16, which computes in float32 by definition.
+
+    Nothing that can be asked of TensorRT shows in which type it does; with float32 in and out there
+    is one answer.
+    """
+    half, wide = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    known = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {
+        entry.name: entry.type.tensor_type.elem_type for entry in (*known.value_info, *known.input)
+    }
+    weights = {entry.name: entry for entry in model.graph.initializer}
+    cast: set[str] = set()
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "LayerNormalization" or kinds.get(node.input[0]) != half:
+            nodes.append(node)
+            continue
+        for index, name in enumerate(node.input):
+            node.input[index] = written = f"{name}.into_norm"
+            if name in weights:
+                weights[written] = onnx.numpy_helper.from_array(
+                    onnx.numpy_helper.to_array(weights[name]).astype(np.float32), written
+                )
+            elif written not in cast:
+                nodes.append(onnx.helper.make_node("Cast", [name], [written], to=wide))
+                cast.add(written)
+        narrow = node.output[0]
+        node.output[0] = f"{narrow}.from_norm"
+        nodes += [node, onnx.helper.make_node("Cast", [node.output[0]], [narrow], to=half)]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(weights.values())
 
 
 def _name_interpolation(model: ModelProto) -> None:

@@ -18,9 +18,7 @@ fetch "transformers==$(version transformers)" "av==$(version av)" \
 rm -rf .whl_onnxruntime && mkdir -p .whl_onnxruntime
 "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
   --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 -d .whl_onnxruntime onnxruntime-gpu
-wheel=$(basename .whl_onnxruntime/*.whl)
-split -b 45M -d -a 1 ".whl_onnxruntime/$wheel" ".whl_onnxruntime/$wheel.part"
-rm ".whl_onnxruntime/$wheel"
+benchmarks/gpu/pieces.sh split .whl_onnxruntime/*.whl
 # Its setup asks for torch, and for nothing to be built here.
 MAMBA_SKIP_CUDA_BUILD=TRUE "$python" -m pip download -q --no-deps --no-binary :all: \
   --no-build-isolation -d .whl "mamba-ssm==2.3.2.post1"
@@ -30,12 +28,15 @@ fi
 "$python" benchmarks/gpu/make_bundles.py build/gpu_bundles
 du -sh .whl .whl_onnxruntime build/tensorrt_headers build/gpu_bundles
 commit=$(git rev-parse --short HEAD)
-cat << EOF
-carry first, one call each with the command 'true', on a machine that stays warm between them:
-$(printf '  %s\n' .whl_onnxruntime/*.part*)
-carry then: .whl build/tensorrt_headers build/gpu_bundles
-and run, within eight minutes of device time in all (most valuable first; each part writes its own JSON):
-  1. COMMIT=$commit benchmarks/gpu/run.sh first     # build, kernels, plugins, backend="cuda", times
-  2. COMMIT=$commit benchmarks/gpu/run.sh second    # whole frame, peers, sanitizer, training step, PyCUDA
-Both at once: COMMIT=$commit benchmarks/gpu/run.sh
-EOF
+step=0
+call() { # carried paths, command, remark
+  step=$((step + 1))
+  echo "  $step. carry: $1"
+  echo "     command: $2${3:+   # $3}"
+}
+echo "Calls, one after the other on one machine, which must stay warm between them; eight minutes of device time in all:"
+for piece in .whl_onnxruntime/*.part*; do call "$piece" true; done
+carried=".whl build/tensorrt_headers build/gpu_bundles $(echo .whl_onnxruntime/*.sha256)"
+call "$carried" "COMMIT=$commit benchmarks/gpu/run.sh first" "build, kernels, plugins, backend=\"cuda\", times"
+call "$carried" "COMMIT=$commit benchmarks/gpu/run.sh second" "whole frame, peers, sanitizer, training step, PyCUDA"
+echo "The last two can be one: COMMIT=$commit benchmarks/gpu/run.sh. Most valuable parts come first; each writes its own JSON."

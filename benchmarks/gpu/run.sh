@@ -36,8 +36,7 @@ if [[ $what != --twin ]]; then
     rm -rf build/gpu_path && mkdir -p build/gpu_path/streamseg
     ln -s "$PWD"/src/streamseg/* build/gpu_path/streamseg/
     shopt -s nullglob
-    pieces=(.whl_onnxruntime/*.whl.part*)
-    if ((${#pieces[@]})); then cat "${pieces[@]}" > "${pieces[0]%.part0}"; fi
+    if [[ -d .whl_onnxruntime ]]; then benchmarks/gpu/pieces.sh join .whl_onnxruntime; fi
     wheels=(.whl/*.whl .whl_onnxruntime/*.whl)
     if ((${#wheels[@]})); then
       python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu_site "${wheels[@]}"

@@ -19,6 +19,7 @@ from streamseg.export import export_bundle, save_checkpoint
 from streamseg.export.bundles import HALF_PARITY_LIMIT
 from streamseg.export.parity import moving_pattern
 from streamseg.export.precision import half_graph
+from streamseg.export.tensorrt_graph import lowered_graph, plugin_graph
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.conftest import TinyBundle
 from tests.export import tiny
@@ -67,7 +68,7 @@ def test_types_are_explicit_and_islands_float32(family: str, tiny_bundle: TinyBu
     for content in read_bundle(tiny_bundle(family, "fp16")).graphs.values():
         types = Types(onnx.load_from_string(content))
         assert types.read_by("MatMul", "Conv", "Gemm", "ConvTranspose") == {HALF}
-        islands = ("Softmax", "LayerNormalization", "InstanceNormalization", "GridSample", "Pow")
+        islands = ("Softmax", "InstanceNormalization", "GridSample", "Pow")
         means = ("ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "UpsampleArgmax", "ArgMax")
         assert types.read_by(*islands, *means) == {FLOAT}
         for node in types.nodes:
@@ -77,6 +78,20 @@ def test_types_are_explicit_and_islands_float32(family: str, tiny_bundle: TinyBu
             floats = [types.of[name] for name in node.input[: 9 if len(maps) > 1 else 4]]
             assert floats == [HALF if i in maps else FLOAT for i in range(len(floats))]
             assert [types.of[name] for name in node.output] == [HALF, FLOAT]
+
+
+def test_layer_norms_read_float16_and_those_for_tensorrt_float32(tiny_bundle: TinyBundle) -> None:
+    """ONNX says that their statistics are float32; a builder of engines is left no choice."""
+    (content,) = read_bundle(tiny_bundle("tv3s", "fp16")).graphs.values()
+    model = onnx.load_from_string(content)
+    assert HALF in Types(model).read_by("LayerNormalization")
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization":
+            assert {a.name: a.i for a in node.attribute}.get("stash_type", FLOAT) == FLOAT
+    for adapted in (plugin_graph(model), lowered_graph(model)):
+        assert Types(adapted).read_by("LayerNormalization") == {FLOAT}
+        written = [name for node in adapted.graph.node for name in node.output if name]
+        assert len(written) == len(set(written))
 
 
 @pytest.mark.parametrize("family", ["cffm", "mask2former"])

@@ -417,6 +417,26 @@ def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path: Path) -> None:
     assert "prepare.sh" in found["scan"]["mamba_ssm"] or "no GPU" in found["scan"]["mamba_ssm"]
 
 
-@pytest.mark.parametrize("name", ["run.sh", "prepare.sh", "pycuda.sh"])
+def test_pieces_join_to_the_same_file_or_not_at_all(tmp_path: Path) -> None:
+    script, whole = ROOT / "benchmarks/gpu/pieces.sh", tmp_path / "large.whl"
+    content = np.random.default_rng(0).bytes(100_000)
+    whole.write_bytes(content)
+    subprocess.run([script, "split", whole, "8K"], check=True)
+    assert not whole.exists()
+    pieces = sorted(tmp_path.glob("large.whl.part*"))
+    assert len(pieces) == 13
+    subprocess.run([script, "join", tmp_path], check=True)
+    assert whole.read_bytes() == content
+    for fault in (pieces[-1].unlink, lambda: pieces[3].write_bytes(bytes(8192))):
+        fault()
+        done = subprocess.run(
+            [script, "join", tmp_path], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "do not make up the file: carry all of them" in done.stderr
+        assert not whole.exists()
+
+
+@pytest.mark.parametrize("name", ["run.sh", "prepare.sh", "pieces.sh", "pycuda.sh"])
 def test_gpu_scripts_parse(name: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "benchmarks/gpu" / name)], check=True)
