@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,7 @@ def evaluate(
     skip: int = 0,
     classes_by: ClassesBy = "name",
     options: MetricOptions | None = None,
+    prepare: Callable[[Segmenter, Clip], None] | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a model on every labelled frame.
@@ -245,6 +246,7 @@ def evaluate(
         skip: first frames of each clip that are stepped through and not scored.
         classes_by: how classes are matched; see ``match_classes``.
         options: what is measured.
+        prepare: called before each clip, to set what comes from outside the video.
         progress: called after each frame with the clip's name.
 
     Raises:
@@ -259,6 +261,8 @@ def evaluate(
     seconds, steps = 0.0, 0
     for clip in dataset.clips:
         metrics.start_clip(clip.name)
+        if prepare is not None:
+            prepare(segmenter, clip)
         outputs = _outputs(segmenter, clip, history)
         for index, (frame, output, spent, taken) in enumerate(outputs):
             progress(clip.name)

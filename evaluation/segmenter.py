@@ -17,7 +17,7 @@ from streamseg.option_fields import option
 from streamseg.runtime.backends import BACKENDS
 from streamseg.runtime.backends.interface import native_option, threads_option
 from streamseg.runtime.bundle.manifest import ClassInfo
-from streamseg.runtime.stream import open_stream
+from streamseg.runtime.stream import Stream, open_stream
 from streamseg.runtime.video.resize import Placement, whole_placement
 
 Array = NDArray[np.generic]
@@ -29,9 +29,9 @@ class SegmenterOptions:
     """How to open what is evaluated.
 
     ``backend``, ``native`` and ``threads`` concern bundles, as in ``streamseg.open``; ``size``
-    (H, W) and ``settings`` concern checkpoints (see ``load_checkpoint``). ``scaled`` says what is
-    brought to the labels' size: ``None`` takes the labels of a bundle, which are what it delivers,
-    and the logits of a checkpoint, as papers do.
+    (H, W), ``settings`` and ``override`` concern checkpoints (see ``load_checkpoint``). ``scaled``
+    says what is brought to the labels' size: ``None`` takes the labels of a bundle, which are what
+    it delivers, and the logits of a checkpoint, as papers do.
     """
 
     backend: str = option("Backend that runs the graphs.", default="auto", choices=BACKENDS)
@@ -44,6 +44,7 @@ class SegmenterOptions:
         default=None,
         unset="labels of a bundle, logits of a checkpoint",
     )
+    override: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class BundleSegmenter(Segmenter):
                 f"streamseg inspect {path} shows its settings"
             )
         self.name = str(path)
+        self.path = path
         self._stream = open_stream(
             path, backend=options.backend, native=options.native, threads=options.threads
         )
@@ -140,6 +142,11 @@ class BundleSegmenter(Segmenter):
         self.classes = self._stream.manifest.classes
         self.assumed = self._stream.manifest.assumed
         self._names = [spec.name for spec in self._stream.manifest.state]
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that runs the bundle."""
+        return self._stream
 
     def step(self, frame: NDArray[np.uint8]) -> Output:
         """Segment a frame; see ``Segmenter.step``."""

@@ -27,7 +27,7 @@ class CheckpointSegmenter(Segmenter):
     def __init__(self, path: Path, options: SegmenterOptions, size: tuple[int, int]) -> None:
         self.name = str(path)
         self._size = size
-        self._model = load_model(path, settings=options.settings).eval()
+        self._model = load_model(path, settings=options.settings, override=options.override).eval()
         self._model.check_size(size)
         self._scaled: Scaled = options.scaled or "logits"
         self.classes = self._model.classes

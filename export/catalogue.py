@@ -237,7 +237,7 @@ def measure_cost(name: str, size: Size, *, classes: int = CLASSES) -> Cost:
 
 
 def count_cost(model: StepModel, size: Size) -> Cost:
-    """``measure_cost`` of a network, whose weights are folded; call it under ``FakeTensorMode``.
+    """``measure_cost`` of a network; computes where not under ``FakeTensorMode``. Freezes it.
 
     Raises:
         ExportError: it cannot run at this size.

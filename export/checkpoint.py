@@ -37,6 +37,7 @@ def load_checkpoint(
     *,
     family: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    override: bool = False,
 ) -> StepModel:
     """Import a checkpoint in any layout that ``export.formats.layouts`` lists.
 
@@ -49,6 +50,8 @@ def load_checkpoint(
             index of shards, or ``hf:ORG/NAME``. Content decides, not the suffix; no code runs.
         family: refuse a checkpoint of any other system, one of ``known_families``.
         settings: name -> value or text, such as ``{"window": 2, "shift": 1}``.
+        override: let ``settings`` win over the file, for experiments; the model's ``assumed`` lists
+            those that do.
     Raises:
         CheckpointError: unreadable, not of a known model, with missing or unexpected keys, or with
             values that are not finite; a setting that is unknown, out of range, missing, or in
@@ -67,6 +70,7 @@ def load_checkpoint(
             encoder=encoder_name(found, weights),
             stated=checkpoint.stated,
             given=settings or {},
+            override=override,
         )
         if binary:
             weights = as_two_classes(weights, resolved.values[THRESHOLD.name])

@@ -28,7 +28,10 @@ def is_factory(text: str | os.PathLike[str]) -> bool:
 
 
 def load_model(
-    subject: str | os.PathLike[str], *, settings: Mapping[str, Any] | None = None
+    subject: str | os.PathLike[str],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    override: bool = False,
 ) -> StepModel:
     """The model of a checkpoint, or the one that a function of an installed package builds.
 
@@ -37,12 +40,13 @@ def load_model(
             directory is searched for the module first.
         settings: as in ``load_checkpoint``; for a function its keyword arguments, text being read
             as JSON where it is JSON.
+        override: as in ``load_checkpoint``.
     Raises:
         CheckpointError: as ``load_checkpoint``; the module or function is missing or fails, or it
             returns something else than a ``StepModel``.
     """
     if not is_factory(subject):
-        return load_checkpoint(subject, settings=settings)
+        return load_checkpoint(subject, settings=settings, override=override)
     text = str(subject)
     build = _find(text)
     arguments = _read_arguments(text, build, settings or {})

@@ -86,6 +86,7 @@ def resolve(
     encoder: str,
     stated: Known,
     given: Known,
+    override: bool = False,
 ) -> Resolved:
     """Decide the value of every setting.
 
@@ -95,6 +96,7 @@ def resolve(
         encoder: its name, for what is published of it.
         stated: what the checkpoint says; names that are no settings are left to the caller.
         given: what the caller asks for.
+        override: let ``given`` win over ``stated``; what differs is listed as assumed.
     Raises:
         CheckpointError: an unknown name, a value out of range, a value that contradicts the
             checkpoint, or one that nobody gives.
@@ -106,6 +108,9 @@ def resolve(
         said = _read(entry, stated[name], "in the file") if name in stated else None
         asked = _read(entry, given[name], "in --set") if name in given else None
         if said is not None and asked is not None and said != asked:
+            if override:
+                values[name] = assumed[name] = asked
+                continue
             raise CheckpointError(
                 f"{name} is {format_setting(asked)} in --set, but the file says "
                 f"{format_setting(said)}: the network was trained with that. Leave out --set {name}"

@@ -31,15 +31,20 @@ class ClipBatch:
     Attributes:
         frames: uint8 ``[batch, T, H, W, 3]`` RGB.
         labels: uint8 ``[batch, T, H, W]``; the ignore index where a frame has no label.
+        places: int64 ``[batch]``, which clip of the dataset each is of.
     """
 
     frames: Tensor
     labels: Tensor
+    places: Tensor
 
     def to(self, device: torch.device) -> ClipBatch:
         """The same on ``device``."""
         return ClipBatch(
-            self.frames.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+            *(
+                value.to(device, non_blocking=True)
+                for value in (self.frames, self.labels, self.places)
+            )
         )
 
 
@@ -98,6 +103,11 @@ class ClipSampler:
             )
         return targets
 
+    def _target(self, position: int) -> _Target:
+        epoch, place = divmod(position, len(self._targets))
+        order = _permutation(self._seed, epoch, len(self._targets))
+        return self._targets[int(order[place])]
+
     def sample(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The ``position``-th clip of the endless, shuffled sequence.
 
@@ -107,8 +117,7 @@ class ClipSampler:
             TrainingError: a label outside the dataset's classes.
             DatasetError: a file is damaged.
         """
-        epoch, place = divmod(position, len(self._targets))
-        target = self._targets[_permutation(self._seed, epoch, len(self._targets))[place]]
+        target = self._target(position)
         clip = self._clips[target.clip]
         frames = [clip[target.frame + offset] for offset in self._config.offsets]
         for frame in frames:
@@ -137,7 +146,9 @@ class ClipSampler:
         positions = range(first + rank, first + self._config.batch, world)
         pairs = [self.sample(position) for position in positions]
         frames = torch.from_numpy(np.stack([frames for frames, _ in pairs]))
-        return ClipBatch(frames, torch.from_numpy(np.stack([labels for _, labels in pairs])))
+        labels = torch.from_numpy(np.stack([labels for _, labels in pairs]))
+        places = torch.tensor([self._target(position).clip for position in positions])
+        return ClipBatch(frames, labels, places)
 
 
 def require_classes(dataset: Dataset) -> None:

@@ -15,10 +15,11 @@ ENCODERS = (
     *(f"mit_b{size}" for size in range(6)),
     *(f"swin_{size}" for size in "tsbl"),
     *(f"convnext_{size}" for size in ("t", "s", "b", "l", "xl")),
+    *("resnet50", "resnet101"),
     *("dinov3_vits16", "dinov3_vitb16", "dinov2_vits14", "dinov2_vitb14"),
 )
 DEVICES = ("auto", "cpu", "cuda")
-MODELS = ("tv3s", "segformer")
+MODELS = ("tv3s", "segformer", "cffm", "cffm++", "mrcfa", "mask2former", "mpvss")
 SUPERVISION = ("last", "all")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PAPER_OFFSETS = (-9, -6, -3, 0)
@@ -29,17 +30,20 @@ class NetworkConfig:
     """The network to train.
 
     Attributes:
-        model: "tv3s", or "segformer": the same encoder and decoder, frame by frame.
-        encoder: a name of ``ENCODER_PRESETS``.
+        model: "tv3s"; "segformer": the same encoder and decoder, frame by frame; "cffm", "mrcfa";
+            "cffm++": the global branch over a trained CFFM; "mask2former"; "mpvss": the motion
+            network and two heads over a trained Mask2Former.
+        encoder: a name of ``ENCODER_PRESETS``, or of ``MASK_ENCODERS`` for the last two.
         embed_dim: channels of the decoder and of the temporal blocks.
-        layers, expand, states: temporal layers, ``d_inner / embed_dim``, states per channel.
+        layers, expand, states: of TV3S: temporal layers, ``d_inner / embed_dim``, states per
+            channel.
         settings: of the family by name, such as ``window`` and ``shift``; those of the publication
             where it has none.
         drop_path: stochastic depth of the encoder, 0 to 1.
     """
 
     model: str = option(
-        "Family: tv3s, or segformer (no state).", default="tv3s", choices=MODELS, common=True
+        "Family. cffm++ and mpvss start from --init.", default="tv3s", choices=MODELS, common=True
     )
     encoder: str = option("Encoder.", default="mit_b1", choices=ENCODERS, common=True)
     embed_dim: int = option("Channels of decoder and temporal layers.", default=256, low=1)
@@ -103,7 +107,8 @@ class TrainConfig:
         power: of the polynomial decay.
         clip_norm: largest gradient norm, 0: unlimited.
         auxiliary: weight of the auxiliary cross-entropy's sum over frames.
-        supervise: "last": temporal output of the last frame (the paper); "all": mean over frames.
+        supervise: "last": temporal output of the last frame (the paper); "all": mean over frames,
+            which only TV3S has.
         class_weights: one a class, None: all 1.
         ema: decay of the averaged weights that are saved, 0: none.
         precision: of the encoder and decoder; temporal blocks are always float32.
@@ -130,6 +135,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self, TrainingError)
+        model = self.network.model
+        if self.class_weights is not None and model in ("mask2former", "mpvss"):
+            raise TrainingError(f"{model} takes no class weights: it matches queries")
+        if self.supervise == "all" and model in ("cffm", "cffm++", "mrcfa"):
+            raise TrainingError(
+                f"supervise is 'all', but {model} has a temporal output for the last frame of a "
+                "clip alone: use 'last'"
+            )
         if not 0 <= self.ema < 1:
             raise TrainingError(f"ema is {self.ema}: expected 0 (none) up to below 1")
 

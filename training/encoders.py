@@ -10,6 +10,7 @@ from streamseg.export.checkpoint_files import read_tensors
 from streamseg.export.formats.key_map import below
 from streamseg.export.formats.layouts import is_training_only, translate_encoder
 from streamseg.export.models.encoder import encoder_keys
+from streamseg.export.models.resnet import ResNetSizes
 from streamseg.training.networks import Network
 
 # Of the classifier on top.
@@ -35,6 +36,11 @@ def load_encoder(network: Network, path: Path) -> list[str]:
     """
     published, unknown = translate_encoder(read_tensors(path).tensors)
     encoder = network.config.encoder
+    if isinstance(encoder, ResNetSizes):
+        raise CheckpointError(
+            f"{path}: weights of ResNet classifiers are not read; start from a whole Mask2Former "
+            "with --init"
+        )
     keys = encoder_keys(encoder)
     found, strange = keys.translate({key: value.float() for key, value in published.items()})
     unknown = [key for key in (*unknown, *strange) if not _UNUSED.search(key)]

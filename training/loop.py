@@ -14,16 +14,20 @@ from torch import Tensor
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import Dataset
+from streamseg.export.models.cffm import CFFMPlus
+from streamseg.export.models.mask2former import Mask2Former
 from streamseg.signals import StopRequest, stop_on_signals
 from streamseg.training.averaging import WeightAverage
 from streamseg.training.clip_sampler import ClipBatch, ClipSampler, count_classes, iterate_batches
 from streamseg.training.config import RunOptions, TrainConfig
 from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
+from streamseg.training.mask_loss import MaskLoss
 from streamseg.training.memory import Size, advise, find_fitting
-from streamseg.training.networks import ClipNetwork, Network, silence_absent
+from streamseg.training.networks import ClipNetwork, Network, check_clips, silence_absent
 from streamseg.training.normalisation import synchronise_batch_norm
 from streamseg.training.optimiser import build_optimiser, schedule, set_learning_rate
+from streamseg.training.reference_clips import find_prototypes
 from streamseg.training.saving import RunFolder, save_weights
 
 ACCELERATE_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -61,19 +65,33 @@ def build_accelerator(config: TrainConfig, device: str) -> Accelerator:
 class Trainer:
     """Network, optimiser and average of one run; knows how to do, save and restore a step."""
 
-    def __init__(self, network: Network, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        *,
+        prototypes: Tensor | None = None,
+    ) -> None:
         self.config = config
         self.step = 0
         self._accelerator = accelerator
         self.processes = accelerator.num_processes
-        whole = ClipNetwork(network)
+        whole = ClipNetwork(network, prototypes)
         if self.processes > 1:
             synchronise_batch_norm(whole)
         self.network = network
+        self._prototypes = prototypes
         self._whole, self._optimiser = accelerator.prepare(whole, build_optimiser(whole, config))
         self._average = WeightAverage(network, config.ema) if config.ema else None
+        self._loss = self._build_loss(network)
+
+    def _build_loss(self, network: Network) -> ClipLoss | MaskLoss:
+        config, accelerator = self.config, self._accelerator
         weights = config.class_weights
-        self._loss = ClipLoss(
+        if isinstance(network, Mask2Former):
+            return MaskLoss(ignore_index=config.clips.ignore_index)
+        return ClipLoss(
             auxiliary=config.auxiliary,
             supervise=config.supervise,
             class_weights=None if weights is None else torch.tensor(weights).to(accelerator.device),
@@ -93,7 +111,7 @@ class Trainer:
         torch.manual_seed(hash((self.config.seed, self.step, self._accelerator.process_index)))
         set_learning_rate(self._optimiser, schedule(self.step, self.config))
         batch = batch.to(self._accelerator.device)
-        scores, auxiliary = self._whole(batch.frames)
+        scores, auxiliary = self._whole(batch.frames, batch.places)
         parts = self._loss(scores, auxiliary, batch.labels)
         seen = self._over_processes(parts)
         if not math.isfinite(float(seen.total)):
@@ -113,7 +131,7 @@ class Trainer:
         batch, crop = size
         shape = (batch, len(self.config.clips.offsets), *crop)
         device = self._accelerator.device
-        network = ClipNetwork(self.network).train()
+        network = ClipNetwork(self.network, self._prototypes).train()
         buffers = {name: value.clone() for name, value in network.named_buffers()}
         trained = [value for value in network.parameters() if value.requires_grad]
         try:
@@ -238,8 +256,12 @@ def _train(
             f"batch is {config.clips.batch}: expected a multiple of the "
             f"{accelerator.num_processes} processes"
         )
+    check_clips(network, config.clips)
     sampler = ClipSampler(dataset, config.clips, seed=config.seed)
-    trainer = Trainer(network, config, accelerator)
+    prototypes = None
+    if isinstance(network, CFFMPlus):
+        prototypes = find_prototypes(network, dataset, seed=config.seed)
+    trainer = Trainer(network, config, accelerator, prototypes=prototypes)
     if options.resume and (found := folder.load()) is not None:
         trainer.restore(found)
     with stop_on_signals() as request:

@@ -53,13 +53,14 @@ class ClipLoss:
         """Compare scores with labels.
 
         Args:
-            scores: ``[batch, T, K, h, w]``; resized bilinearly to the labels' size.
-            auxiliary: the same shape, or None.
+            scores: ``[batch, T, K, h, w]``, or of the last frame alone; resized bilinearly to the
+                labels' size.
+            auxiliary: ``[batch, T, K, h, w]``, or None.
             labels: uint8 ``[batch, T, H, W]``.
         """
         target = labels.long()
         if auxiliary is None or self._supervise == "all":
-            temporal = self._by_frame(scores, target).mean()
+            temporal = self._by_frame(scores, target[:, -scores.shape[1] :]).mean()
         else:
             temporal = self._by_frame(scores[:, -1:], target[:, -1:])[0]
         if auxiliary is None:

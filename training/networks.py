@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,41 @@ from streamseg.evaluation.datasets import SegmentationClass
 from streamseg.export.checkpoint_files import Checkpoint, read_checkpoint
 from streamseg.export.families import family_layouts, family_named
 from streamseg.export.formats.key_map import below
+from streamseg.export.models.clip import ClipModel
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
+from streamseg.export.models.mask2former import Mask2Former
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Resolved, resolve
 from streamseg.runtime.bundle.manifest import ClassInfo
-from streamseg.training.config import NetworkConfig
+from streamseg.training.config import ClipConfig, NetworkConfig
 from streamseg.training.fused import find_kernels, run_fused
+from streamseg.training.mask_clips import (
+    MASK_ENCODERS,
+    MASK_MODELS,
+    build_mask_model,
+    check_mask_clips,
+    detect_clips,
+    set_mask_mode,
+)
+from streamseg.training.reference_clips import (
+    REFERENCE_MODELS,
+    build_reference_model,
+    check_offsets,
+    score_clips,
+    set_training_mode,
+)
 
-Network = TV3S | SegFormer
+# CFFM, CFFM++ and MRCFA are built on SegFormer, MPVSS on Mask2Former.
+Network = TV3S | SegFormer | Mask2Former
 SILENT_BIAS = -100.0
 """Classifier bias of a class that never wins: far below any score, and within float16."""
 _TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
-_CLASSIFIERS = (_TEMPORAL, _FRAME, "decode_head.conv_seg.")
+_QUERIES = "sem_seg_head.predictor.class_embed."
+_GLOBAL, _RETRIEVED = "decode_head.linear_pred3.", "decode_head.deco4."
+_CLASSIFIERS = (_TEMPORAL, _FRAME, _GLOBAL, _RETRIEVED, "decode_head.conv_seg.", _QUERIES)
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +65,22 @@ def build_network(
         TrainingError: the encoder is unknown.
         CheckpointError: a setting is unknown or out of range.
     """
-    if config.encoder not in ENCODER_PRESETS:
-        known = ", ".join(ENCODER_PRESETS)
+    presets: Mapping[str, object] = (
+        MASK_ENCODERS if config.model in MASK_MODELS else ENCODER_PRESETS
+    )
+    if config.encoder not in presets:
+        known = ", ".join(presets)
         raise TrainingError(f"encoder is {config.encoder!r}: expected one of {known}")
-    encoder = ENCODER_PRESETS[config.encoder]
     settings = resolve_settings(config).values
     normalisation = {name: settings[name] for name in ("mean", "std")}
     torch.manual_seed(seed)
     network: Network
-    if config.model == "segformer":
+    if config.model in REFERENCE_MODELS:
+        network = build_reference_model(config, len(classes), settings)
+    elif config.model in MASK_MODELS:
+        network = build_mask_model(config, len(classes), settings)
+    elif config.model == "segformer":
+        encoder = ENCODER_PRESETS[config.encoder]
         frame_sizes = SegFormerConfig(encoder, config.embed_dim, len(classes), **normalisation)
         network = SegFormer(frame_sizes, drop_path=config.drop_path)
     else:
@@ -66,14 +93,29 @@ def build_network(
             window=settings["window"],
             shift=settings["shift"],
         )
-        sizes = TV3SConfig(encoder, blocks, len(classes), **normalisation)
+        sizes = TV3SConfig(ENCODER_PRESETS[config.encoder], blocks, len(classes), **normalisation)
         network = TV3S(sizes, drop_path=config.drop_path)
     network.classes = tuple(
         ClassInfo(index, entry.name, entry.color) for index, entry in enumerate(classes)
     )
     # No output depends on it; optimisers and launchers want no idle weights.
-    network.decode_head.conv_seg.requires_grad_(False)
+    if not isinstance(network, Mask2Former):
+        network.decode_head.conv_seg.requires_grad_(False)
     return network
+
+
+def check_clips(network: Network, clips: ClipConfig) -> None:
+    """Raise where a network cannot be trained on such clips.
+
+    Raises:
+        TrainingError: the offsets are not its references.
+        ExportError: the crop is not a size that it takes.
+    """
+    if isinstance(network, ClipModel):
+        check_offsets(network, clips.offsets)
+        network.check_size(clips.crop)
+    if isinstance(network, Mask2Former):
+        check_mask_clips(network, clips.crop, len(clips.offsets))
 
 
 def resolve_settings(config: NetworkConfig, path: Path | None = None) -> Resolved:
@@ -108,9 +150,13 @@ def start_from(network: Network, path: Path, *, classes_by: ClassesBy = "name") 
     checkpoint = read_checkpoint(path, layouts=family_layouts())
     weights = {key: value.float() for key, value in checkpoint.weights.items()}
     _reorder_classes(network, checkpoint, weights, classes_by)
+    own = network.state_dict()
     for name in ("weight", "bias"):
-        if _TEMPORAL + name not in weights and _FRAME + name in weights:
-            weights[_TEMPORAL + name] = weights[_FRAME + name]
+        copied, target = weights.get(_FRAME + name), own.get(_TEMPORAL + name)
+        # CFFM's second classifier takes two maps, so the first is no start for it.
+        fits = target is not None and target.shape == own[_FRAME + name].shape
+        if _TEMPORAL + name not in weights and copied is not None and fits:
+            weights[_TEMPORAL + name] = copied
     for name in (_TEMPORAL + "bias", _FRAME + "bias"):
         if name in weights:  # the data to come may show what the data before did not
             weights[name] = weights[name].masked_fill(weights[name] == SILENT_BIAS, 0.0)
@@ -121,7 +167,8 @@ def _reorder_classes(
     network: Network, checkpoint: Checkpoint, weights: dict[str, Tensor], classes_by: ClassesBy
 ) -> None:
     rows = [name for name in weights if name.startswith(_CLASSIFIERS)]
-    if not rows or len(weights[rows[0]]) != network.num_classes:
+    count = network.num_classes
+    if not rows or len(weights[rows[0]]) not in (count, count + 1):
         return  # filling the network reports the shapes
     found = read_classes(checkpoint.meta, network.num_classes)
     match = match_classes(
@@ -133,7 +180,8 @@ def _reorder_classes(
         logger.warning("classes of %s are taken %s", checkpoint.path, match.how)
     order = torch.tensor(match.places).argsort()
     for name in rows:
-        weights[name] = weights[name][order]
+        # Queries have one class more, "no object", which stays the last.
+        weights[name] = torch.cat([weights[name][:count][order], weights[name][count:]])
 
 
 @torch.no_grad()
@@ -148,10 +196,10 @@ def silence_absent(network: Network, pixels: NDArray[np.int64]) -> None:
         pixels: labelled pixels of each class.
     """
     absent = torch.from_numpy(pixels == 0)
-    for name in (_FRAME + "bias", _TEMPORAL + "bias"):
-        bias = dict(network.named_parameters()).get(name)
+    for name in (_FRAME, _TEMPORAL, _RETRIEVED, _QUERIES):
+        bias = dict(network.named_parameters()).get(name + "bias")
         if bias is not None:
-            bias[absent.to(bias.device)] = SILENT_BIAS
+            bias[: len(absent)][absent.to(bias.device)] = SILENT_BIAS
 
 
 def _fill(network: Network, weights: dict[str, Tensor], source: str) -> list[str]:
@@ -179,25 +227,52 @@ def _fill(network: Network, weights: dict[str, Tensor], source: str) -> list[str
 
 
 class ClipNetwork(nn.Module):
-    """A network as a function of whole clips, from the zero state."""
+    """A network as a function of whole clips, from the zero state.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: any that ``build_network`` builds.
+        prototypes: ``[clips, P, E]`` of the dataset's clips, CFFM++ alone.
+    """
+
+    prototypes: Tensor | None
+
+    def __init__(self, network: Network, prototypes: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("prototypes", prototypes, persistent=False)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+    def train(self, mode: bool = True) -> ClipNetwork:
+        """Set the mode; what is frozen stays as in evaluation."""
+        super().train(mode)
+        if isinstance(self.network, Mask2Former):
+            set_mask_mode(self.network, mode)
+        else:
+            set_training_mode(self.network, mode)
+        return self
+
+    def forward(self, frames: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Score clips.
 
         Args:
             frames: uint8 ``[batch, T, H, W, 3]``.
+            places: int64 ``[batch]``, which clip of the dataset each is of, for its prototypes.
         Returns:
             Scores ``[batch, T, K, h, w]``, and auxiliary scores of the same shape; None for a
-            network without temporal part.
+            network without temporal part. Networks with references score the last frame alone:
+            ``[batch, 1, K, h, w]``. Mask2Former and MPVSS give what ``detect_clips`` does.
         """
+        if isinstance(self.network, Mask2Former):
+            return detect_clips(self.network, frames)
         if isinstance(self.network, TV3S):
             run = self._run_fused if frames.is_cuda and find_kernels() is not None else None
             temporal, auxiliary, _ = self.network.forward_clip(frames, run_blocks=run)
             return temporal, auxiliary
+        if isinstance(self.network, ClipModel):
+            centres = None
+            if self.prototypes is not None:
+                chosen = torch.zeros(len(frames), dtype=torch.long) if places is None else places
+                centres = self.prototypes[chosen.to(self.prototypes.device)]
+            return score_clips(self.network, frames, centres)
         scores: Tensor = self.network.decode_head.classify(
             self.network.encode(frames.flatten(0, 1))
         )

@@ -15,12 +15,14 @@ def build_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Adam
     ``peak`` is the learning rate that ``set_learning_rate`` scales.
     """
     groups = []
-    for part, factor in (("backbone.", 1.0), ("decode_head.", config.head_lr)):
+    for encoder, factor in ((True, 1.0), (False, config.head_lr)):
         for decays in (True, False):
             chosen = [
                 value
                 for name, value in network.named_parameters()
-                if value.requires_grad and part in name and _decays(name, value) == decays
+                if value.requires_grad
+                and ("backbone." in name) == encoder
+                and _decays(name, value) == decays
             ]
             peak = config.lr * factor
             decay = config.weight_decay if decays else 0.0

@@ -32,6 +32,11 @@ from streamseg.training.saving import RunFolder
 
 logger = logging.getLogger(__name__)
 
+# Families that are trained over another's weights.
+_STARTED = {
+    "cffm++": "its global branch over a trained CFFM",
+    "mpvss": "its motion network and two heads over a trained Mask2Former",
+}
 SYNTHETIC_LICENSE = "Apache-2.0"
 
 
@@ -60,6 +65,9 @@ def start_run(
     """
     if data.threads:
         torch.set_num_threads(data.threads)
+    model = config.network.model
+    if model in _STARTED and not data.init:
+        raise TrainingError(f"{model} trains {_STARTED[model]}: give --init CHECKPOINT")
     network_config = replace(config.network, settings=_settings(config.network, data.init))
     config = replace(config, network=network_config)
     accelerator = build_accelerator(config, options.device)

@@ -93,8 +93,17 @@ class MaskDecoder(nn.Module):
         self.class_embed = nn.Linear(width, config.num_classes + 1)
         self.mask_embed = Perceptron(width, width, width, config.pixels.mask_width)
 
-    def forward(self, features: Tensor, memories: list[Tensor]) -> MaskPrediction:
-        """Mask features ``[1, D, h, w]`` and three memories, coarsest first."""
+    def forward(
+        self,
+        features: Tensor,
+        memories: list[Tensor],
+        *,
+        every: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> MaskPrediction:
+        """Mask features ``[1, D, h, w]`` and three memories, coarsest first.
+
+        ``every`` takes in the normed queries and masks before and after each layer, for training.
+        """
         sizes = [(memory.shape[2], memory.shape[3]) for memory in memories]
         levels = [
             to_tokens(project(memory)) + vector
@@ -113,11 +122,15 @@ class MaskDecoder(nn.Module):
         )
         for index, (look, exchange, feed) in enumerate(layers):
             level = index % LEVELS
+            if every is not None:
+                every.append((self.decoder_norm(query), masks))
             bias = attention_bias(masks, sizes[level])
             query = look(query, position, levels[level], codes[level], bias)
             query = feed(exchange(query, position))
             masks = self._masks(query, features)
         query = self.decoder_norm(query)
+        if every is not None:
+            every.append((query, masks))
         classes = self.class_embed(query).softmax(dim=-1)[:, :, :-1]
         return MaskPrediction(masks, classes, query)
 
@@ -233,13 +246,15 @@ class Mask2Former(MaskModel):
             "sem_seg_head.": same_names(self.sem_seg_head),
         }
 
-    def detect(self, frame: Tensor) -> MaskPrediction:
-        """Masks, classes and queries of uint8 ``[1, H, W, 3]``."""
+    def detect(
+        self, frame: Tensor, *, every: list[tuple[Tensor, Tensor]] | None = None
+    ) -> MaskPrediction:
+        """Masks, classes and queries of uint8 ``[1, H, W, 3]``; ``every``: see ``MaskDecoder``."""
         image = self.normalise(frame)
         height, width = self.padded_size((frame.shape[1], frame.shape[2]))
         image = F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]))
         features, memories = self.sem_seg_head.pixel_decoder(self.backbone(image))
-        prediction: MaskPrediction = self.sem_seg_head.predictor(features, memories)
+        prediction: MaskPrediction = self.sem_seg_head.predictor(features, memories, every=every)
         return prediction
 
     def predict(self, graph: str, frame: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002

@@ -31,7 +31,7 @@ def test_difference_is_named_by_its_path():
         (lambda: ClipConfig(scale=(2.0, 1.0)), "scale"),
         (lambda: ClipConfig(flip=2.0), "flip is 2.0"),
         (lambda: ClipConfig(ignore_index=300), "ignore_index is 300"),
-        (lambda: NetworkConfig(model="cffm"), "one of tv3s, segformer"),
+        (lambda: NetworkConfig(model="unet"), "one of tv3s, segformer, cffm"),
         (lambda: TrainConfig(steps=0), "steps is 0"),
         (lambda: TrainConfig(lr=0.0), "lr is 0.0"),
         (lambda: TrainConfig(ema=1.0), "ema is 1.0"),

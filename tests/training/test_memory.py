@@ -34,10 +34,10 @@ def test_step_that_does_not_fit_says_what_would(tmp_path, monkeypatch):
     forward = ClipNetwork.forward
     limit = 2
 
-    def limited(self, frames):
+    def limited(self, frames, places=None):
         if len(frames) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, frames)
+        return forward(self, frames, places)
 
     monkeypatch.setattr(ClipNetwork, "forward", limited)
     config = replace(CONFIG, clips=replace(CONFIG.clips, batch=6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,12 +19,18 @@ from streamseg.cli.score_tables import (
     print_evaluation,
     print_history,
     print_pairs,
+    print_prototypes,
 )
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import DatasetError
 from streamseg.evaluation.class_matching import ClassesBy, MatchingOptions
+from streamseg.evaluation.clip_prototypes import (
+    PrototypeSource,
+    give_prototypes,
+    parse_source,
+)
 from streamseg.evaluation.corruptions import Corruption, corrupt_dataset
 from streamseg.evaluation.datasets import Dataset, DatasetOptions
 from streamseg.evaluation.history_lengths import parse_lengths, study_history
@@ -71,6 +78,19 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     group="Scores",
     help="Corrupt the frames as Cityscapes-C does, e.g. fog:3.",
 )
+@grouped(
+    "--prototypes",
+    multiple=True,
+    metavar="clip|stored|FOLDER",
+    group="Scores",
+    help="Prototypes of CFFM++, one row for each: of each clip (not causal), of the bundle, files.",
+)
+@grouped(
+    "--prototype-cache",
+    type=FOLDER,
+    group="Scores",
+    help="Folder for the prototypes of --prototypes clip.",
+)
 @grouped("--per-clip", is_flag=True, group="Scores", help="Print a row for each clip.")
 @dataclass_options(MatchingOptions, "matching", "Scores")
 @dataclass_options(SegmenterOptions, "scaling", "Scores", only=("scaled",))
@@ -87,6 +107,8 @@ def command(
     history: str | None,
     metrics: MetricOptions,
     corrupt: str | None,
+    prototypes: tuple[str, ...],
+    prototype_cache: Path | None,
     per_clip: bool,
     matching: MatchingOptions,
     scaling: SegmenterOptions,
@@ -103,6 +125,10 @@ def command(
         require_matplotlib()
     if history is not None and (stateless or against is not None):
         raise click.UsageError("--history cannot be combined with --stateless or --against")
+    if prototypes and (stateless or against is not None or history is not None):
+        raise click.UsageError(
+            "--prototypes cannot be combined with --stateless, --against or --history"
+        )
     chosen = replace(options, size=checkpoint.size, settings=settings, scaled=scaling.scaled)
     for text in (str(subject), *([] if against is None else [against])):
         require_subject(text, chosen)
@@ -122,6 +148,9 @@ def command(
             run.pair(pair, stateless=stateless)
         elif lengths is not None:
             run.lengths(segmenter, lengths)
+        elif prototypes:
+            sources = [parse_source(text, cache=prototype_cache) for text in prototypes]
+            run.prototypes(segmenter, sources)
         else:
             run.single(segmenter, stateless=stateless)
 
@@ -179,6 +208,28 @@ class _Run:
         if self.out is not None:
             for path in write_plots([a, b], self.dataset.classes, self.out):
                 self.console.print(f"wrote {path}")
+
+    def prototypes(self, segmenter: Segmenter, sources: list[PrototypeSource]) -> None:
+        match_dataset(segmenter, self.dataset, classes_by=self.classes_by)
+        found: list[Evaluation] = []
+        for source in sources:
+            with frame_progress(self.dataset.frame_count) as advance:
+                found.append(
+                    evaluate(
+                        segmenter,
+                        self.dataset,
+                        classes_by=self.classes_by,
+                        options=self.metrics,
+                        prepare=partial(give_prototypes, source=source),
+                        progress=advance,
+                    )
+                )
+        print_prototypes(found, sources, self.console)
+        rows = [
+            {"prototypes": source.name, "causal": source.causal, **evaluation.as_json()}
+            for source, evaluation in zip(sources, found, strict=True)
+        ]
+        write_result({"rows": rows}, self.json_path)
 
     def lengths(self, segmenter: Segmenter, lengths: tuple[int | None, ...]) -> None:
         match_dataset(segmenter, self.dataset, classes_by=self.classes_by)

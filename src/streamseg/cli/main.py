@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "train": ("train", "Train a network on clips of a labelled dataset."),
     "eval": ("eval", "Score a bundle or checkpoint on a labelled dataset."),
+    "sweep": ("sweep", "Score a checkpoint under other offsets, intervals, windows, keep ratios."),
     "dataset": ("dataset", "Check a dataset's tree; write predictions for VSPW's test server."),
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
     "calibrate": ("calibrate", "Convert a bundle to INT8 with ranges measured on your clips."),

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.evaluation.clip_prototypes import PrototypeSource
 from streamseg.evaluation.history_lengths import HistoryStudy, name_length
 from streamseg.evaluation.metrics import ClipScores
 from streamseg.evaluation.optical_flow import FLOW_METHODS
@@ -140,6 +141,27 @@ def print_history(study: HistoryStudy, console: Console) -> None:
         "are left out",
         highlight=False,
     )
+
+
+def print_prototypes(
+    evaluations: Sequence[Evaluation], sources: Sequence[PrototypeSource], console: Console
+) -> None:
+    """Print a row for each source of prototypes."""
+    first = evaluations[0]
+    title = f"{first.subject} on {first.dataset} {first.split}: prototypes"
+    sizes = list(first.scores.mvc)
+    table = _numbers(title, "from", "mIoU, %", *(f"mVC{n}, %" for n in sizes), "causal")
+    for evaluation, source in zip(evaluations, sources, strict=True):
+        scores = evaluation.scores
+        values = (percent(value) for value in (scores.miou, *scores.mvc.values()))
+        table.add_row(Text(printable(source.name)), *values, "yes" if source.causal else "no")
+    console.print(table)
+    if not all(source.causal for source in sources):
+        console.print(
+            "not causal: the prototypes of a clip come from the whole clip, as published, which a "
+            "live stream cannot have",
+            highlight=False,
+        )
 
 
 def print_pairs(tests: Sequence[PairedTest], a: str, b: str, console: Console) -> None:

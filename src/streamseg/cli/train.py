@@ -27,7 +27,7 @@ from streamseg.training.config import (
     TrainingData,
 )
 
-PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "matplotlib")
+PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "matplotlib", "scipy")
 
 
 def require_packages() -> None:
