@@ -1,7 +1,8 @@
 """The C++ library against a bare C program over the same graph and the same ONNX Runtime.
 
 Start-up and memory: each in a process of its own, in turns. Time of a frame: both in one process,
-in turns, processor time of the calling thread on one thread. Writes
+in turns, processor time of the calling thread on one thread; also over a small graph at the same
+size, where a difference shows that the network's own variation hides. Writes
 benchmarks/results/cpp_overhead.json and .md. Build first: see docs/cpp.md, with STREAMSEG_TESTS=ON.
 
     python -m benchmarks.cpp_overhead out/street --build build/cpp-plain
@@ -14,6 +15,7 @@ import json
 import os
 import statistics
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import onnxruntime
 from benchmarks.measuring import RESULTS, describe_machine
 from streamseg.plugins.loader import find_library
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.runtime.smoothing import write_smoothing_bundle
 
 FIELDS = {
     "open_s": "Opening, seconds",
@@ -44,13 +47,18 @@ def run(program: Path, mode: str, bundle: Path, size: tuple[int, int], steps: in
     return json.loads(done.stdout)
 
 
-def measure(program: Path, bundle: Path, *, rounds: int, steps: int) -> dict[str, Any]:
+def measure(
+    program: Path, bundle: Path, folder: Path, *, rounds: int, steps: int
+) -> dict[str, Any]:
     """Medians of both programs over ``rounds`` runs, and over ``steps`` frames a round."""
     frame = read_bundle(bundle).manifest.frame
     size = (frame.height, frame.width)
     found: dict[str, list[dict[str, float]]] = {"bare": [], "library": []}
-    ratios = []
+    ratios, extra = [], []
+    small = write_smoothing_bundle(folder / "small", size)
     for _ in range(rounds):
+        both = run(program, "both", small, size, 10 * steps)
+        extra.append(both["library_us"] - both["bare_us"])
         both = run(program, "both", bundle, size, steps)
         ratios.append(both["library_us"] / both["bare_us"])
         for name, rows in found.items():
@@ -61,7 +69,14 @@ def measure(program: Path, bundle: Path, *, rounds: int, steps: int) -> dict[str
         name: {key: statistics.median(row[key] for row in rows) for key in FIELDS}
         for name, rows in found.items()
     }
-    return {**medians, "step_ratios": ratios, "rounds": rounds, "steps": steps, "size": size}
+    return {
+        **medians,
+        "step_ratios": ratios,
+        "small_extra_us": extra,
+        "rounds": rounds,
+        "steps": steps,
+        "size": size,
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -97,7 +112,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_args()
-    found = measure(given.build / "overhead", given.bundle, rounds=given.rounds, steps=given.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        program = given.build / "overhead"
+        found = measure(program, given.bundle, Path(folder), rounds=given.rounds, steps=given.steps)
     found = {"machine": describe_machine(1), "bundle": given.bundle.name, **found}
     (RESULTS / "cpp_overhead.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "cpp_overhead.md").write_text(table(found))

@@ -96,12 +96,31 @@ void Fitter::read_row(const streamseg_frame& frame, int y, float* out) const {
   }
 }
 
+void Fitter::copy_row(const streamseg_frame& frame, int y, uint8_t* out) const {
+  const uint8_t* row = frame.data + static_cast<ptrdiff_t>(y) * frame.stride;
+  if (format_ == STREAMSEG_RGB) {
+    std::memcpy(out, row, static_cast<size_t>(width_) * 3);
+    return;
+  }
+  int place[3];
+  channels_of(format_, place);
+  const int step = bytes_of(format_);
+  for (int x = 0; x < width_; ++x, row += step, out += 3) {
+    out[0] = row[place[0]];
+    out[1] = row[place[1]];
+    out[2] = row[place[2]];
+  }
+}
+
 void Fitter::fit(const streamseg_frame& frame, uint8_t* out) {
   const size_t pitch = static_cast<size_t>(model_width_) * 3;
   if (region_.height() != model_height_ || region_.width() != model_width_) {
     for (size_t i = 0; i < static_cast<size_t>(model_height_) * pitch; ++i) out[i] = fill_[i % 3];
   }
-  for (int y = 0; y < region_.height(); ++y) {
+  for (int y = 0; exact() && y < height_; ++y) {
+    copy_row(frame, y, out + static_cast<size_t>(region_.top + y) * pitch + static_cast<size_t>(region_.left) * 3);
+  }
+  for (int y = 0; !exact() && y < region_.height(); ++y) {
     std::fill(sum_.begin(), sum_.end(), 0.0f);
     for (const Tap& tap : row_taps_[static_cast<size_t>(y)]) {
       read_row(frame, tap.source, line_.data());
@@ -127,6 +146,10 @@ void Fitter::restore(const uint8_t* labels, uint8_t* out, size_t stride) const {
                              static_cast<size_t>(model_width_) +
                          region_.left;
     uint8_t* target = out + static_cast<size_t>(y) * stride;
+    if (exact()) {
+      std::memcpy(target, row, static_cast<size_t>(width_));
+      continue;
+    }
     for (int x = 0; x < width_; ++x) target[x] = row[columns_[static_cast<size_t>(x)]];
   }
 }

@@ -38,6 +38,9 @@ class Fitter {
     float weight;
   };
   static std::vector<std::vector<Tap>> taps(int source, int target, bool area);
+  // The picture has the size of its place: bytes are copied.
+  bool exact() const { return height_ == region_.height() && width_ == region_.width(); }
+  void copy_row(const streamseg_frame& frame, int y, uint8_t* out) const;
   void read_row(const streamseg_frame& frame, int y, float* out) const;
 
   int height_, width_, model_height_, model_width_;
