@@ -33,6 +33,7 @@ struct Record {
   std::string graph_sha256, flavour, version, gpu, driver, precision, plugins_sha256, engine_sha256;
   std::vector<std::string> capabilities;
   bool tf32;
+  bool verified;  // compared with ONNX Runtime when it was built, and equal enough
 };
 
 Record parse_record(const json& document, const std::string& path) {
@@ -48,6 +49,8 @@ Record parse_record(const json& document, const std::string& path) {
   }
   found.capabilities = document.at("capabilities").get<std::vector<std::string>>();
   found.tf32 = document.at("tf32").get<bool>();
+  const json& verification = document.at("verification");
+  found.verified = !verification.is_null() && verification.at("passed").get<bool>();
   return found;
 }
 
@@ -92,6 +95,7 @@ void check(const Record& record, const std::string& path, const std::string& gra
     differs("for", "'" + record.gpu + "'", "'" + here.gpu + "' (" + here.capability + ")");
   }
   if (number(here.driver) < number(record.driver)) differs("with a driver for CUDA", record.driver, here.driver);
+  if (!record.verified) refuse(path + " was never compared with ONNX Runtime, or differed from it");
   if (!record.plugins_sha256.empty() && record.plugins_sha256 != here.plugins) {
     differs("with plugin library", record.plugins_sha256.substr(0, 12) + "...",
             here.plugins.empty() ? "none" : here.plugins.substr(0, 12) + "...");

@@ -15,6 +15,7 @@ from streamseg.errors import EngineMismatch
 from streamseg.runtime.backends.engine_files import (
     EngineRecord,
     Machine,
+    Verification,
     read_engine,
     sidecar_of,
     write_engine,
@@ -28,6 +29,20 @@ from tests.plugins.cuda_builds import need_tensorrt_headers
 
 pytestmark = REQUIREMENTS
 GRAPH, ENGINE, PLUGINS = b"a graph", b"an engine of it", "ab" * 32
+VERIFIED = Verification(
+    passed=True,
+    conclusive=True,
+    frames=20,
+    source="a drawn street",
+    classes=7,
+    ties=0.0,
+    labels=1.0,
+    labels_bar=0.99,
+    state=0.0,
+    logits=0.0,
+    error_bar=0.01,
+    reference="onnxruntime",
+)
 RECORD = EngineRecord(
     graph="step",
     graph_sha256=digest(GRAPH),
@@ -39,6 +54,7 @@ RECORD = EngineRecord(
     precision="fp16",
     plugins_sha256=PLUGINS,
     engine_sha256=digest(ENGINE),
+    verification=VERIFIED,
 )
 MACHINE = Machine("tensorrt", "10.14.1.48", Gpu("Orin", "8.7", "12.6"), PLUGINS)
 CHANGES: dict[str, dict[str, object]] = {
@@ -92,6 +108,20 @@ def test_engine_of_another_build_is_refused(check: Check, change: str, tmp_path:
     assert done.returncode == 4  # STREAMSEG_MISMATCH
     assert b"Run: streamseg build" in done.stderr
     assert not accepted_by_python(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "verification", [None, dataclasses.replace(VERIFIED, passed=False)], ids=["never", "failed"]
+)
+def test_engine_that_was_not_compared_is_refused(
+    check: Check, verification: Verification | None, tmp_path: Path
+) -> None:
+    """Python warns when it opens one; this library has nowhere to print."""
+    record = dataclasses.replace(RECORD, verification=verification)
+    write_engine(tmp_path / "step.engine", ENGINE, record)
+    done = check(tmp_path)
+    assert done.returncode == 4
+    assert b"was never compared with ONNX Runtime, or differed from it" in done.stderr
 
 
 def test_record_of_the_engine_that_is_there_counts(check: Check, tmp_path: Path) -> None:
