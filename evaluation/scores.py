@@ -205,21 +205,27 @@ def match_dataset(
 
 
 def _outputs(
-    segmenter: Segmenter, clip: Clip, history: int | None
-) -> Iterator[tuple[LabelledFrame, Output, float, int]]:
-    """Each frame with the output for it, and the seconds and steps that it took."""
+    segmenter: Segmenter, clip: Clip, history: int | None, skip: int
+) -> Iterator[tuple[int, LabelledFrame, Output, float, int]]:
+    """Each frame with its index, the output for it, and the seconds and steps that it took.
+
+    The first ``skip`` are left out.
+    """
     segmenter.reset()
     recent: deque[NDArray[np.uint8]] = deque(maxlen=history)
-    for frame in clip:
+    for index, frame in enumerate(clip):
         images = [frame.image]
         start = time.perf_counter()
         if history is not None:
             recent.append(frame.image)
+            if index < skip:
+                continue  # nothing that is scored depends on a step of it
             images = list(recent)
             segmenter.reset()
         for image in images:
             output = segmenter.step(image)
-        yield frame, output, time.perf_counter() - start, len(images)
+        if index >= skip:
+            yield index, frame, output, time.perf_counter() - start, len(images)
 
 
 def evaluate(
@@ -243,7 +249,7 @@ def evaluate(
         history: frames that each output sees: the state is reset, and the frame and the
             ``history - 1`` before it are stepped through. 1 resets before every frame, None lets
             the state run on.
-        skip: first frames of each clip that are stepped through and not scored.
+        skip: first frames of each clip that are not scored.
         classes_by: how classes are matched; see ``match_classes``.
         options: what is measured.
         prepare: called before each clip, to set what comes from outside the video.
@@ -263,11 +269,8 @@ def evaluate(
         metrics.start_clip(clip.name)
         if prepare is not None:
             prepare(segmenter, clip)
-        outputs = _outputs(segmenter, clip, history)
-        for index, (frame, output, spent, taken) in enumerate(outputs):
+        for index, frame, output, spent, taken in _outputs(segmenter, clip, history, skip):
             progress(clip.name)
-            if index < skip:
-                continue
             seconds, steps = seconds + spent, steps + taken
             size = frame.image.shape[:2] if frame.label is None else frame.label.shape
             prediction = match.translate(output.labels_at((size[0], size[1])))
