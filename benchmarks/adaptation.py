@@ -97,7 +97,7 @@ def format_table(result: dict[str, Any]) -> str:
     lines = [
         "Labels carried on while little changes (`--carry-below`), up to eight frames in a row. "
         "Percent; "
-        f"native bundles, float32; {result['machine']['processor']}, commit "
+        f"float32 bundles, `--backend auto`; {result['machine']['processor']}, commit "
         f"{result['machine']['commit']}.",
         "",
         "| clips | carry below | frames computed | mIoU | mVC8 |",

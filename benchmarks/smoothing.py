@@ -88,7 +88,7 @@ def format_tables(result: dict[str, Any]) -> str:
     """Gain, then cost."""
     machine = result["machine"]
     lines = [
-        f"TV3S reset every frame, and with a memory. Percent; native bundles, float32; "
+        "TV3S reset every frame, and with a memory. Percent; float32 bundles, `--backend auto`; "
         f"{machine['processor']}, commit {machine['commit']}.",
         "",
         "| clips | memory | mIoU | mVC8 | mVC16 |",

@@ -29,7 +29,6 @@ from streamseg.export.step import GraphPlan, InputConfig, Size, StepModel, refus
 from streamseg.runtime.bundle.state import StateSpec
 
 ENCODERS = {384: "vit_s", 768: "vit_b", 1024: "vit_l"}
-HEAD_WIDTH = 64
 MLP_RATIO = 4
 SEGMENTS, SEGMENT_CLASSES = "segments", "segment_classes"
 
