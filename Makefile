@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-checkpoints test-runtime lint format demo demo-page picture clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-history verify-checkpoints test-runtime lint format demo demo-page picture clean
 
 setup: $(STAMP)
 
@@ -157,7 +157,7 @@ test-opencv4: setup
 	PYTHONPATH=build/opencv4 $(BIN)/python -m pytest tests/runtime/video tests/runtime/sinks tests/runtime/session/test_cuts.py tests/runtime/sources/test_upright.py
 
 # What takes too long for every change; results are committed under benchmarks/results.
-verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints
+verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints verify-history
 verify-soak: setup
 	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
 	$(BIN)/python benchmarks/soak.py out/soak --frames 1000000
@@ -167,6 +167,11 @@ verify-containment: setup
 	$(BIN)/python benchmarks/containment.py out/soak
 verify-reliability: native stream-tools tensorrt-rtx
 	$(BIN)/python benchmarks/reliability.py --long
+# Accuracy of the sample against the frames that each output sees; an hour on two cores.
+verify-history: setup
+	$(BIN)/streamseg eval samples/street/street.safetensors --size 256x512 --split test \
+	    --dataset 'synthetic:street?size=128x256&scenes=20&frames=40' --history 1,2,4,8,16,all \
+	    --json benchmarks/results/history.json -o out/history
 # The reduced version, for CI.
 verify-faults: native
 	$(BIN)/python benchmarks/reliability.py --print-only

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamseg.cli.main import run
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.scores import evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
@@ -70,3 +71,22 @@ def test_state_steadies_held_out_scenes(margin):
     assert scores[False].pixel_accuracy > 0.85
     assert scores[False].mvc[8] > scores[True].mvc[8] + margin
     assert scores[False].miou > scores[True].miou
+
+
+def test_history_table_is_made_by_one_command(tmp_path):
+    """The command of ``make verify-history``, at a small size."""
+    out = tmp_path / "history.json"
+    drawn = "synthetic:street?size=128x256&scenes=1&frames=7"
+    arguments = ["eval", str(WEIGHTS), "--size", "256x512", "--dataset", drawn, "--split", "test"]
+    with pytest.raises(SystemExit) as code:
+        run([*arguments, "--history", "1,4,all", "--json", str(out)])
+    assert code.value.code == 0
+    content = json.loads(out.read_text())
+    rows = content["lengths"]
+    assert content["skipped"] == 4
+    assert [(row["history"], row["frames"], row["steps"]) for row in rows] == [
+        (1, 3, 3),
+        (4, 3, 12),
+        ("all", 3, 3),
+    ]
+    assert all(row["miou"] > 0.3 for row in rows)
