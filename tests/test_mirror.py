@@ -35,7 +35,6 @@ SEVERAL = {
     "export/test_clip_models.py": "four networks against the same fixtures",
     "export/test_device_backends.py": "every family on the fake device",
     "export/test_engines.py": "graphs for TensorRT, builds and engine records",
-    "export/test_factory_commands.py": "commands with a network from a function",
     "export/test_mamba_reference.py": "the temporal blocks against mamba_ssm",
     "export/test_openvino_bundles.py": "every family and precision in OpenVINO",
     "export/test_own_network_page.py": "the examples of docs/your-own-network.md",
