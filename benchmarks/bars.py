@@ -5,7 +5,9 @@ python benchmarks/bars.py --bundles DIR --prepare    # makes the bundles and mea
 
 Every peer is a process of its own with the runtime alone; they take turns, so that what else the
 machine does hits all alike. Speed is measured on seeded weights; agreement, where ``--checkpoint``
-and ``--camvid`` are given, on a network trained on CamVid, the test images as one stream.
+and ``--camvid`` are given, on a network trained on CamVid, the test images as one stream:
+
+python benchmarks/bars.py --bundles DIR --checkpoint TV3S.pth --set window=10 --camvid ROOT
 """
 
 from __future__ import annotations
@@ -229,11 +231,13 @@ def measure_start(bundle: Path, threads: int, rounds: int) -> dict[str, float]:
     return {name: median(values) for name, values in taken.items()}
 
 
-def measure_agreement(checkpoint: Path, camvid: Path, folder: Path, threads: int) -> dict[str, Any]:
+def measure_agreement(
+    checkpoint: Path, settings: dict[str, str], camvid: Path, folder: Path, threads: int
+) -> dict[str, Any]:
     """Labels equal to the unit's, and mIoU, of every path over the test images as one stream."""
     from streamseg.export import bundles, load_checkpoint
 
-    network = load_checkpoint(str(checkpoint))
+    network = load_checkpoint(str(checkpoint), settings=settings)
     for precision in ("fp32", "bf16", "int8-dynamic"):
         target = folder / f"camvid-{precision}"
         if not target.exists():
@@ -345,6 +349,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="works whose name contains this")
     parser.add_argument("--checkpoint", type=Path, help="a network trained on CamVid")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--camvid", type=Path, help="folder of CamVid with test and testannot")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -373,7 +378,11 @@ def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -
     if options.checkpoint is not None and options.camvid is not None:
         print("measuring agreement", flush=True)
         result["agreement"] = measure_agreement(
-            options.checkpoint, options.camvid, folder, options.threads
+            options.checkpoint,
+            dict(text.split("=", 1) for text in options.set),
+            options.camvid,
+            folder,
+            options.threads,
         )
     write_results("bars", result, format_table(result))
 
