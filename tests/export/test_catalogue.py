@@ -19,7 +19,7 @@ from streamseg.export.families import FAMILIES
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.published import FIGURES, PUBLISHED, PublishedRow, rows_of
-from streamseg.export.published_differences import CostTable, counting_places
+from streamseg.export.published_differences import CostTable, compare_row, counting_places
 from streamseg.export.published_tables import CFFM_PLUS, MPVSS, MRCFA, TV3S
 from tests.conftest import SHARED
 
@@ -108,6 +108,11 @@ def test_differences_over_five_percent_have_a_reason() -> None:
         "decoder": row_of("segformer/mit_b2", CFFM_PLUS, "table 1"),
     }
     found = {key: {d.quantity: d for d in costs.compare(row)} for key, row in rows.items()}
+    contradiction = compare_row(
+        row_of("mrcfa/mit_b1", MPVSS, "table 2"), costs.cost("segformer/mit_b0", SIZE, 19)
+    )
+    assert "they print this figure for 512x1024 and for 1024x2048" in contradiction[1].reason
+    assert "2 references, 4 scales" in contradiction[0].reason
     assert [d.reason for d in found["agree"].values()] == ["", ""]
     assert "two operations a multiply-add" in found["two operations"]["work"].reason
     assert "256 channels" in found["decoder"]["parameters"].reason
