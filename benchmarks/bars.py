@@ -123,7 +123,7 @@ def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
         for index, image in enumerate(moving_pattern(size, 4)):
             cv2.imwrite(str(clip / f"{index}.png"), image)
         dataset = open_dataset(f"footage:{scratch}", "train", labels=False)
-        options = CalibrationOptions(clips=1, frames=4)
+        options = CalibrationOptions(clips=1, clip_frames=4)
         calibrate(source, target, dataset, options, report=False)
 
 
@@ -280,7 +280,9 @@ def _calibrate_on(images: Path, source: Path, target: Path) -> None:
         for index, path in enumerate(sorted(images.iterdir())[:32]):
             (clip / f"{index:04d}.png").symlink_to(path.resolve())
         dataset = open_dataset(f"footage:{scratch}", "train", labels=False)
-        calibrate(source, target, dataset, CalibrationOptions(clips=1, frames=32), report=False)
+        calibrate(
+            source, target, dataset, CalibrationOptions(clips=1, clip_frames=32), report=False
+        )
 
 
 def _add_pixels(confusion: Any, labels: Any, truth: Any) -> None:

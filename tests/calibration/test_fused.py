@@ -32,7 +32,7 @@ def test_layers_keep_their_precision_and_the_rest_becomes_int8(tmp_path: Path) -
     for index, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"footage/clip/{index}.png"), image)
     clips = open_dataset(f"footage:{tmp_path / 'footage'}", "train", labels=False)
-    calibrate(source, target, clips, CalibrationOptions(clips=1, frames=4), report=False)
+    calibrate(source, target, clips, CalibrationOptions(clips=1, clip_frames=4), report=False)
     manifest = read_bundle(target).manifest
     assert manifest.precision_name == "int8+int8-dynamic"
     assert manifest.parity["with"].startswith("onnxruntime")

@@ -228,7 +228,7 @@ def test_ids_survive_calibration(bundle: Path, tmp_path: Path) -> None:
     for index, image in enumerate(FRAMES[:4]):
         cv2.imwrite(str(tmp_path / f"clip/{index}.png"), image)
     dataset = open_dataset(f"footage:{tmp_path / 'clip'}")
-    options = CalibrationOptions(clips=1, frames=4, native=False)
+    options = CalibrationOptions(clips=1, clip_frames=4, native=False)
     result = calibrate(bundle, tmp_path / "int8", dataset, options, report=False)
     with streamseg.open(bundle) as full, streamseg.open(result.path) as small:
         assert small.manifest.precision_name == "int8"
