@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,7 @@ class NetworkSummary:
         types: number of layers by the type of what they write.
         sampling: how each GridSample and Resize is parsed, in the graph's order.
         tf32: whether the builder may use TF32.
+        seconds: how long the build took.
     """
 
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class NetworkSummary:
     types: Mapping[str, int] = field(default_factory=dict)
     sampling: Sequence[Mapping[str, str]] = ()
     tf32: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def build_engines(
             engine_sha256=digest(engine),
             tf32=network.tf32,
             board=chosen.board,
+            build_seconds=network.seconds,
         )
         drafts.append((engine, record, network))
     runs_here = gpu is not None and gpu.capability in capabilities
@@ -240,7 +244,9 @@ def _build(
     summary = replace(_summarise(trt, network), tf32=config.get_flag(trt.BuilderFlag.TF32))
     _check_interface(summary, graph, name)
     logger.info("graph '%s': %s", name, dict(summary.types))
+    begun = time.monotonic()
     engine = builder.build_serialized_network(network, config)
+    summary = replace(summary, seconds=round(time.monotonic() - begun, 1))
     if engine is None:
         raise BackendError(
             f"{flavour} {trt.__version__} could not build graph '{name}'; its reasons stand above"

@@ -87,6 +87,7 @@ class EngineRecord:
         tf32: float32 products were allowed to round their inputs to TF32.
         verification: how it compared with ONNX Runtime; ``None`` where that was never done.
         board: power mode, clocks and throttling at the build, where the machine reports them.
+        build_seconds: how long the builder took; 0 where that was not recorded.
     """
 
     graph: str
@@ -102,11 +103,12 @@ class EngineRecord:
     tf32: bool = False
     verification: Verification | None = None
     board: Mapping[str, str] = field(default_factory=dict)
+    build_seconds: float = 0.0
 
     @property
     def key(self) -> str:
         """Folder name in the cache: what the engine was built for."""
-        measured = ("engine_sha256", "verification", "board")
+        measured = ("engine_sha256", "verification", "board", "build_seconds")
         fields = {name: value for name, value in asdict(self).items() if name not in measured}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -208,6 +210,7 @@ def _parse(document: Any, sidecar: Path) -> EngineRecord:
     fields = {name: document.get(name) for name in EngineRecord.__dataclass_fields__}
     listed, tf32, board = (fields.pop(name) for name in ("capabilities", "tf32", "board"))
     verification = fields.pop("verification")
+    seconds = fields.pop("build_seconds") or 0.0
     if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
         raise EngineMismatch(f"sidecar {sidecar}: 'capabilities' is no list of text. {_rebuild()}")
     for name, value in fields.items():
@@ -215,11 +218,14 @@ def _parse(document: Any, sidecar: Path) -> EngineRecord:
             raise EngineMismatch(f"sidecar {sidecar}: '{name}' is no text. {_rebuild()}")
     if not isinstance(tf32, bool) or not isinstance(board, dict) or not _holds_text(board):
         raise EngineMismatch(f"sidecar {sidecar}: 'tf32' or 'board' is invalid. {_rebuild()}")
+    if not isinstance(seconds, (int, float)):
+        raise EngineMismatch(f"sidecar {sidecar}: 'build_seconds' is not a number. {_rebuild()}")
     return EngineRecord(
         capabilities=tuple(listed),
         tf32=tf32,
         verification=_parse_verification(verification, sidecar),
         board=board,
+        build_seconds=seconds,
         **fields,  # type: ignore[arg-type]
     )
 

@@ -289,7 +289,20 @@ def test_damaged_sidecar_is_refused(engine: Path, content: str | None) -> None:
         read_engine(engine, graph=GRAPH, machine=HERE)
 
 
-def test_key_ignores_the_engine_bytes_and_nothing_else() -> None:
-    assert replace(RECORD, engine_sha256="x").key == RECORD.key
+def test_build_time_is_read_and_may_be_missing(engine: Path) -> None:
+    write_engine(engine, ENGINE, replace(RECORD, build_seconds=183.4))
+    found = json.loads(sidecar_of(engine).read_text())
+    assert found["build_seconds"] == 183.4
+    read_engine(engine, graph=GRAPH, machine=HERE)
+    del found["build_seconds"]
+    sidecar_of(engine).write_text(json.dumps(found))
+    read_engine(engine, graph=GRAPH, machine=HERE)
+    sidecar_of(engine).write_text(json.dumps({**found, "build_seconds": "long"}))
+    with pytest.raises(EngineMismatch, match="'build_seconds' is not a number"):
+        read_engine(engine, graph=GRAPH, machine=HERE)
+
+
+def test_key_ignores_what_is_measured_and_nothing_else() -> None:
+    assert replace(RECORD, engine_sha256="x", build_seconds=9.0).key == RECORD.key
     for field in ("graph_sha256", "version", "gpu", "precision", "plugins_sha256", "driver"):
         assert replace(RECORD, **{field: "other"}).key != RECORD.key
