@@ -125,6 +125,7 @@ def test_sigterm_leaves_no_draft(tmp_path: Path) -> None:
         f"    with whole_folder(Path({str(tmp_path / 'street')!r}), BundleError):\n"
         "        print('writing', flush=True)\n"
         "        time.sleep(60)\n"
+        "main.COMMANDS['slow'] = ('slow', 'For this test.')\n"
         "main.LazyGroup.get_command = lambda self, context, name: self.commands[name]\n"
         "main.run(['slow'])\n"
     )
