@@ -188,6 +188,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=src $(BIN)/mypy -p streamseg
+	MYPYPATH=src $(BIN)/mypy samples/camera_demo.py samples/side_by_side.py samples/two_drives.py
 
 # Checkpoint -> bundle -> a drawn drive, and two drives with a cut; installs only what this needs.
 DEMO_VENV ?= .venv-demo

@@ -78,8 +78,15 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48)
     arguments = parser.parse_args()
     first, *rest = draw_pictures(arguments.bundle, arguments.source, arguments.frames)
-    options = {"duration": 100, "loop": 0, "quality": 62, "method": 4}
-    first.save(arguments.out, save_all=True, append_images=rest, **options)
+    first.save(
+        arguments.out,
+        save_all=True,
+        append_images=rest,
+        duration=100,
+        loop=0,
+        quality=62,
+        method=4,
+    )
 
 
 if __name__ == "__main__":
