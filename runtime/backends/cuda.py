@@ -24,41 +24,6 @@ from streamseg.runtime.backends.dlpack import export_capsule
 INSTALL = (
     "pip install 'cuda-bindings>=12.9,<13' for a CUDA 12 driver, 'cuda-bindings>=13' for CUDA 13"
 )
-# Calls used here, with the number of their arguments; tests compare them with the real module.
-CALLS = {
-    "cudaDeviceGetAttribute": 2,
-    "cudaDeviceSynchronize": 0,
-    "cudaEventCreateWithFlags": 1,
-    "cudaEventDestroy": 1,
-    "cudaEventRecord": 2,
-    "cudaEventSynchronize": 1,
-    "cudaFree": 1,
-    "cudaFreeHost": 1,
-    "cudaGetDevice": 0,
-    "cudaGetDeviceCount": 0,
-    "cudaGetErrorName": 1,
-    "cudaGetErrorString": 1,
-    "cudaGetLastError": 0,
-    "cudaGraphDestroy": 1,
-    "cudaGraphExecDestroy": 1,
-    "cudaGraphGetNodes": 2,
-    "cudaGraphInstantiate": 2,
-    "cudaGraphLaunch": 2,
-    "cudaHostAlloc": 2,
-    "cudaHostGetDevicePointer": 2,
-    "cudaMalloc": 1,
-    "cudaMemGetInfo": 0,
-    "cudaMemcpyAsync": 5,
-    "cudaMemsetAsync": 4,
-    "cudaPointerGetAttributes": 1,
-    "cudaSetDevice": 1,
-    "cudaStreamBeginCapture": 2,
-    "cudaStreamCreateWithFlags": 1,
-    "cudaStreamDestroy": 1,
-    "cudaStreamEndCapture": 1,
-    "cudaStreamSynchronize": 1,
-    "cudaStreamWaitEvent": 3,
-}
 DEVICE = 0  # everything runs on the first GPU; CUDA_VISIBLE_DEVICES chooses which that is
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU is out of memory: close other programs that use it, or "

@@ -43,28 +43,6 @@ TYPES = {
     "INT32": "int32",
     "INT64": "int64",
 }
-# What is called of TensorRT, besides building; tests look for it in the real modules.
-USED = {
-    "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
-    "ICudaEngine": (
-        *("num_io_tensors", "get_tensor_name", "get_tensor_shape", "get_tensor_dtype"),
-        *("get_tensor_mode", "create_execution_context", "device_memory_size_v2"),
-    ),
-    "IExecutionContext": ("set_tensor_address", "execute_async_v3", "set_device_memory"),
-    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
-    "IPluginRegistry": ("get_creator", "load_library"),
-    "TensorIOMode": ("INPUT", "OUTPUT"),
-    "ILogger": ("ERROR", "INTERNAL_ERROR", "WARNING"),
-    "DataType": tuple(TYPES),
-}
-USED_OF_RTX = {
-    "ICudaEngine": ("create_runtime_config",),
-    "IRuntimeConfig": (
-        *("create_runtime_cache", "set_runtime_cache", "set_execution_context_allocation_strategy"),
-    ),
-    "IRuntimeCache": ("serialize", "deserialize"),
-    "IExecutionContext": ("is_stream_capturable",),
-}
 
 
 def load_tensorrt(

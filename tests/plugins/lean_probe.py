@@ -1,7 +1,7 @@
 """Asks a lean TensorRT about our plugin library; run in a process of its own, prints JSON.
 
 A process of its own because a runtime without a driver may end in a segmentation fault.
-Usage: python lean_probe.py FOLDER_OF_THE_BINDINGS PLUGIN_LIBRARY FILE_THAT_IS_NO_LIBRARY
+Usage: python lean_probe.py FOLDER_OF_THE_BINDINGS PLUGIN_LIBRARY FILE_THAT_IS_NO_LIBRARY NAMES
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-folder, library, no_library = sys.argv[1:]
+folder, library, no_library, names_used = sys.argv[1:]
 sys.path.insert(0, folder)
 import tensorrt_lean_bindings as trt  # noqa: E402
 
 from streamseg.errors import BackendError  # noqa: E402
-from streamseg.runtime.backends import tensorrt as backend  # noqa: E402
 from streamseg.runtime.backends.tensorrt_library import load_plugins  # noqa: E402
 
 GEOMETRY = {"map_h": 8, "map_w": 12, "window_h": 4, "window_w": 4, "offset_h": 2, "offset_w": 2}
@@ -76,7 +75,7 @@ def missing_names() -> list[str]:
     """What the backend calls and this TensorRT does not have."""
     return [
         f"{owner}.{name}"
-        for owner, names in backend.USED.items()
+        for owner, names in json.loads(names_used).items()
         for name in names
         if not hasattr(getattr(trt, owner, None), name)
     ]

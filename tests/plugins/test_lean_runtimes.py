@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.plugins.cuda_builds import ROOT, build_twin, need_tensorrt_headers
+from tests.runtime.backends.fake_tensorrt import names_used
 
 VERSIONS = ("10.15.1.29", "10.16.1.11", "11.0.0.114", "11.2.1.2", "11.4.0.106")
 FOLDER = Path(os.environ.get("STREAMSEG_TENSORRT_LEAN", ROOT / "build/tensorrt_lean"))
@@ -35,8 +36,9 @@ def found(
     text = tmp_path_factory.mktemp("lean") / "text.so"
     text.write_text("no library")
     probe = Path(__file__).with_name("lean_probe.py")
+    names = json.dumps(names_used(rtx=False))
     done = subprocess.run(
-        [sys.executable, str(probe), str(folder), str(library), str(text)],
+        [sys.executable, str(probe), str(folder), str(library), str(text), names],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,

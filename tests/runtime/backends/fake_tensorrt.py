@@ -254,3 +254,34 @@ class Context:
             return True
         module.cuda.add(stream_handle, work)
         return True
+
+
+# The real class -> the one here. A name that the backend uses and that is not here fails the tests
+# that run on the fake, so that these are all there are.
+CLASSES: dict[str, type] = {
+    "Runtime": Runtime,
+    "ICudaEngine": Engine,
+    "IExecutionContext": Context,
+    "IPluginRegistry": Registry,
+    "IRuntimeConfig": RuntimeConfig,
+    "IRuntimeCache": RuntimeCache,
+    "ExecutionContextAllocationStrategy": ExecutionContextAllocationStrategy,
+    "TensorIOMode": TensorIOMode,
+    "DataType": DataType,
+}
+OF_RTX = ("create_runtime_config", "IRuntimeConfig", "IRuntimeCache", "STATIC", "NONE")
+
+
+def names_used(*, rtx: bool) -> dict[str, list[str]]:
+    """Class of TensorRT -> the members that the fake has, which the real one must have too."""
+    found = {
+        owner: [name for name in vars(fake) if not name.startswith("_")]
+        for owner, fake in CLASSES.items()
+        if rtx or owner not in OF_RTX
+    }
+    found["Runtime"].append("engine_host_code_allowed")  # an attribute that is set
+    found["ILogger"] = ["ERROR", "INTERNAL_ERROR", "WARNING"]
+    if rtx:
+        found["IExecutionContext"].append("is_stream_capturable")
+        return found
+    return {owner: [n for n in names if n not in OF_RTX] for owner, names in found.items()}
