@@ -30,7 +30,7 @@ def test_every_call_is_in_the_real_bindings() -> None:
     calls = [
         name
         for name, member in vars(FakeCuda).items()
-        if re.match("cuda[A-Z]", name) and callable(member)
+        if name.startswith("cuda") and inspect.isfunction(member)
     ]
     assert len(calls) > 25
     for name in calls:
