@@ -1,4 +1,4 @@
-"""The batch: what is left of the work list through an executor, told to the journal."""
+"""The batch: what is left of the work list through an executor, recorded in the journal."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Video:
     Attributes:
         name: path below the pattern's fixed part; names the folder of its results.
         url: for fsspec.
-        size: bytes, where the file system tells.
+        size: bytes, where the file system knows.
         stamp: what changes with the content: a checksum or time.
     """
 

@@ -155,7 +155,7 @@ def kill_job(job: Job, folder: Path, tries: int, rng: random.Random) -> Row:
         row.lost += len(wanted.keys() - got.keys())
         row.wrong += sum(got[name] != wanted[name] for name in wanted.keys() & got.keys())
         row.wrong += len([entry for entry in _drafts(work) if code == 0])
-    row.note = f"undisturbed {whole:.1f} s; recovery is the time of the command that goes on"
+    row.note = f"undisturbed {whole:.1f} s; recovery is the time of the command that resumes"
     return row
 
 

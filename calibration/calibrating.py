@@ -138,8 +138,8 @@ def calibrate(
 
     Raises:
         DatasetError: no frames, damaged frames, or none given though needed.
-        BundleError: the ranges are of another bundle, one of ``also`` is none, or the target cannot
-            be written or is one of the bundles to read.
+        BundleError: the ranges are of another bundle, one of ``also`` is not a bundle, or the
+            target cannot be written or is one of the bundles to read.
         ExportError: the bundle is quantised already.
     """
     # What is wrong with the request is told before the work, not after it.

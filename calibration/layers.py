@@ -33,7 +33,7 @@ class Layer:
     """A Linear or Conv that becomes INT8.
 
     Attributes:
-        name: as the checkpoint calls it where the graph still tells, else the node's.
+        name: as the checkpoint calls it where the graph still has it, else the node's.
         node: the node's name.
         kind: ``linear`` (MatMul with a constant) or ``conv``.
         source: tensor that its activations come in by.
@@ -106,7 +106,7 @@ def find_layers(model: ModelProto) -> list[Layer]:
 
 
 def _size(tensor: TensorProto) -> int:
-    """Values of a float initialiser; index tables are no weights."""
+    """Values of a float initialiser; index tables are not weights."""
     return math.prod(tensor.dims) if tensor.data_type == TensorProto.FLOAT else 0
 
 

@@ -199,7 +199,7 @@ def write_int8_bundle(
             a report.
 
     Raises:
-        BundleError: the target cannot be written, or is no bundle.
+        BundleError: the target cannot be written, or is not a bundle.
     """
     opened: AbstractContextManager[Path] = new_bundle(target)
     with opened as folder:

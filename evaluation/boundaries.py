@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 
 def outline(mask: Mask) -> Mask:
-    """Pixels of a mask that touch its outside on one of four sides; the image border is no side."""
+    """Pixels of a mask that touch its outside on one of four sides, other than the border's."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inner = cv2.erode(
         mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=(1.0,)

@@ -151,7 +151,7 @@ def give_prototypes(segmenter: Segmenter, clip: Clip, *, source: PrototypeSource
         StateMismatch: not a bundle of CFFM++, or prototypes of another shape.
     """
     if not isinstance(segmenter, BundleSegmenter):
-        raise StateMismatch(f"{segmenter.name} is no bundle: export it to give it prototypes")
+        raise StateMismatch(f"{segmenter.name} is not a bundle: export it to give it prototypes")
     stream = segmenter.stream
     spec, _ = prototype_state(stream.manifest)
     centres = source.find(segmenter, clip)

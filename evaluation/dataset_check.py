@@ -100,7 +100,7 @@ def recognise(root: Path) -> str:
     """Which dataset's layout a folder has.
 
     Raises:
-        DatasetError: none, or it is no folder.
+        DatasetError: none, or it is not a folder.
     """
     if not root.is_dir():
         raise DatasetError(f"{root} does not exist: expected the root folder of a dataset")

@@ -92,7 +92,7 @@ class Checkpoint:
         source: what was asked for, with the commit of a hub's repository.
         layout: name of the layout that the tensors had.
         left_out: keys that serve training only.
-        outside: keys that are no part of the network and have no known purpose.
+        outside: keys that are not part of the network and have no known purpose.
         unknown: keys of the network that its layout does not have.
         digest: SHA-256 of the files.
         naming: how the file names tensors, for messages.

@@ -83,7 +83,7 @@ def build_engines(
         BackendError: TensorRT is missing, too old, or refuses the graph; the engines' results
             differ from ONNX Runtime's by more than the bar; nothing is written then.
         ExportError: the graphs cannot be converted to ``precision``, ``out`` is in the bundle, or a
-            file cannot be written, which is told before anything is built.
+            file cannot be written, which is reported before anything is built.
         PluginNotFound: ``native=True`` and there is no usable plugin library.
     """
     if out is not None and out.resolve().is_relative_to(bundle.path.resolve()):
@@ -171,7 +171,7 @@ def _verify(
         return None
     if not found.passed and not options.unverified:
         raise BackendError(
-            f"the engines of {bundle.path} compute wrong results, and none is kept: "
+            f"the engines of {bundle.path} compute wrong results, and were discarded: "
             f"{found.describe()}. Try --no-native, another --precision or another TensorRT; "
             "--unverified keeps them"
         )

@@ -48,7 +48,7 @@ def read_list(meta: Mapping[str, Any], name: str) -> list[Any] | None:
         try:
             value = json.loads(value)
         except ValueError:
-            raise CheckpointError(f"meta entry {name} is no JSON list: {value[:60]}") from None
+            raise CheckpointError(f"meta entry {name} is not a JSON list: {value[:60]}") from None
     if value is not None and not isinstance(value, (list, tuple)):
         raise CheckpointError(f"meta entry {name} is a {type(value).__name__}, expected a list")
     return None if value is None else list(value)
@@ -60,5 +60,5 @@ def _color(value: Any) -> tuple[int, int, int]:
         if min(red, green, blue) < 0 or max(red, green, blue) > 255:
             raise ValueError
     except (TypeError, ValueError):
-        raise CheckpointError(f"palette entry {value!r} is no RGB colour") from None
+        raise CheckpointError(f"palette entry {value!r} is not an RGB colour") from None
     return red, green, blue

@@ -127,7 +127,7 @@ def moving_pattern(size: tuple[int, int], frames: int) -> list[NDArray[np.uint8]
 
 
 def _worse(worst: float | None, error: float) -> float:
-    """The larger of two; what is no number counts as largest."""
+    """The larger of two; what is not a number counts as largest."""
     return error if worst is None or not error <= worst else worst
 
 

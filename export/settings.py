@@ -94,7 +94,7 @@ def resolve(
         settings: of the family.
         family: for messages.
         encoder: its name, for what is published of it.
-        stated: what the checkpoint says; names that are no settings are left to the caller.
+        stated: what the checkpoint says; names that are not settings are left to the caller.
         given: what the caller asks for.
         override: let ``given`` win over ``stated``; what differs is listed as assumed.
     Raises:

@@ -63,7 +63,7 @@ class WeightsOrigin:
 
     ``ignored`` lists keys of the checkpoint that the model does not use; ``training_size`` is the
     size of the frames it was trained on, "HxW", or "unknown"; ``outside`` lists keys of the
-    checkpoint that are no part of the network and have no known purpose.
+    checkpoint that are not part of the network and have no known purpose.
     """
 
     source: str = "unknown"

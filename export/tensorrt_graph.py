@@ -1,7 +1,7 @@
 """The graph that TensorRT is given, made from a bundle's graph; needs onnx and no torch.
 
-TensorRT's parser runs a model-local function where there is one, and looks for a plugin where there
-is none. TensorRT 10.3, JetPack 6's, finds a plugin by the node's op type and two attributes,
+TensorRT's parser runs a model-local function where there is one, and looks for a plugin without
+one. TensorRT 10.3, JetPack 6's, finds a plugin by the node's op type and two attributes,
 ``plugin_namespace`` and ``plugin_version``, and not by the node's domain. Both graphs end in
 ``check_operators``: what the oldest supported parser would read in another way is an error.
 """
@@ -35,7 +35,7 @@ def plugin_graph(model: ModelProto) -> ModelProto:
     """A copy of ``model`` for TensorRT with our plugins: functions and index inputs stripped.
 
     Raises:
-        ExportError: a node of our domain is none of the plugins'.
+        ExportError: a node of our domain is not one of the plugins'.
     """
     graph = ModelProto()
     graph.CopyFrom(model)

@@ -128,7 +128,9 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
         raise ExportError("the bundle keeps state: say how many streams at once, with --sequences")
     name = options.name or bundle.path.resolve().name
     if not _NAME.fullmatch(name):
-        raise ExportError(f"'{name}' is no model name of letters, digits, '_', '.', '-'; give one")
+        raise ExportError(
+            f"'{name}' is not a model name of letters, digits, '_', '.', '-'; give one"
+        )
     artifact, content, library = _choose_artifact(bundle, graph, options)
     seen = options.server_path or str(out.resolve())
     library_path = None if library is None else f"{seen.rstrip('/')}/{name}/{library.name}"
@@ -348,7 +350,7 @@ def _replace_model(out: Path, name: str, files: Mapping[str, bytes], library: Pa
     """Write a model's folder aside, then put it in place of an older one."""
     target = out / name
     if target.exists() and not (target / CONFIG).is_file():
-        raise ExportError(f"{target} exists and is no Triton model; choose another -o or --name")
+        raise ExportError(f"{target} exists and is not a Triton model; choose another -o or --name")
     with whole_folder(target, ExportError) as draft:
         for file, content in files.items():
             (draft / file).parent.mkdir(exist_ok=True)

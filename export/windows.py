@@ -82,8 +82,8 @@ class CellOrder:
     def tail(self, taps: int) -> npt.NDArray[np.int32]:
         """``[taps, cells]`` int32: where the newest ``taps`` inputs stand, oldest first.
 
-        They index the sequence that begins with the old conv state (``taps`` rows) and goes on with
-        ``order``, flattened.
+        They index the sequence that begins with the old conv state (``taps`` rows) and continues
+        with ``order``, flattened.
         """
         cells = len(self.lengths)
         rows = self.lengths[None, :] + np.arange(taps, dtype=np.int32)[:, None]

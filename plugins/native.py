@@ -152,7 +152,7 @@ class NativeOps:
         Args:
             inputs: u ``[batch, M, D]``, dt ``[batch, M, D]`` before bias and softplus, dt_bias
                 ``[D]``, A ``[D, N]`` at most 0, B ``[batch, M, N]``, C ``[batch, M, N]``, skip
-                ``[D]``, z ``[batch, M, D]`` before SiLU, state ``[batch, cells, D, N]``; none is
+                ``[D]``, z ``[batch, M, D]`` before SiLU, state ``[batch, cells, D, N]``; not
                 modified.
             geometry: the six integers.
             threads: how many.

@@ -71,7 +71,7 @@ class Stepper:
         table = {spec.name: spec for spec in self._manifest.state if spec.kind == "given"}
         if name not in table:
             known = ", ".join(table) or "none"
-            raise StateMismatch(f"'{name}' is no given state of this bundle; it has: {known}")
+            raise StateMismatch(f"'{name}' is not a given state of this bundle; it has: {known}")
         spec = table[name]
         if content.shape != spec.shape or content.dtype != np.dtype(spec.dtype):
             raise StateMismatch(

@@ -140,7 +140,7 @@ class Stream:
         """Wait for the oldest step under way; its arrays are valid until the next ``finish``.
 
         Raises:
-            BackendError: the step failed, or none is under way.
+            BackendError: the step failed, or there is no step under way.
         """
         with self._alone():
             if not self._under_way:
@@ -227,7 +227,7 @@ class Stream:
             show: open a window with the pictures; Escape, q or closing the window ends the run.
             frames: stop after so many.
             policy: what resets the state.
-            on_event: gets resets, losses and the like; without it they are logged.
+            on_event: gets resets, losses and other events; without it they are logged.
         Raises:
             SourceError: the source cannot be opened or read.
             SinkError: an output cannot be written, or there is no display.
@@ -340,7 +340,7 @@ class Stream:
         return any(spec.kind != "given" for spec in self.manifest.state)
 
     def snapshot(self) -> StateSnapshot:
-        """Copy the state; ``restore`` goes on from it bit for bit."""
+        """Copy the state; ``restore`` continues from it bit for bit."""
         with self._alone():
             return StateSnapshot(self._stepper.step, self._stepper.read(), self.identity)
 

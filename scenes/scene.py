@@ -80,7 +80,7 @@ class SyntheticScene:
 
         Args:
             start: first frame number.
-            count: how many; None goes on to the end of the scene, or for ever.
+            count: how many; None continues to the end of the scene, or for ever.
 
         Raises:
             SourceError: the range leaves the scene.

@@ -187,11 +187,11 @@ def parse_scene(address: str) -> SceneConfig:
             `SceneConfig` by name.
 
     Raises:
-        SourceError: unknown preset or option, a value that is no number or out of range.
+        SourceError: unknown preset or option, a value that is not a number or out of range.
     """
     scheme, colon, rest = address.partition(":")
     if scheme != "synthetic" or not colon:
-        raise SourceError(f"{address!r} is no synthetic scene; expected e.g. {_EXAMPLE}")
+        raise SourceError(f"{address!r} is not a synthetic scene; expected e.g. {_EXAMPLE}")
     name, _, query = rest.partition("?")
     name = name or "street"
     if name not in PRESETS:

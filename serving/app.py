@@ -65,7 +65,7 @@ class PageApp:
         execution: what runs, for people.
         access: decides who may ask.
         snapshots: folder that the page's snapshots go to; None has no such button.
-        encoded: tells how many pictures were encoded.
+        encoded: returns how many pictures were encoded.
         healthy: whether the streams are being stepped.
     """
 
@@ -259,7 +259,7 @@ class PageApp:
         await asyncio.gather(*(socket.close(code=1001) for socket in set(self._sockets)))
 
     async def _list_streams(self, _app: web.Application) -> Any:
-        """Tell every viewer from time to time which streams there are."""
+        """Send every viewer from time to time which streams there are."""
 
         async def tell() -> None:
             while True:

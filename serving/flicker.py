@@ -17,7 +17,7 @@ class FlickerMeter:
 
     For label maps L(t) of N pixels, flicker(t) = #{p : L(t, p) != L(t-1, p)} / N. ``mean`` is its
     average over the last ``WINDOW`` pairs of successive frames. Movement in the picture counts as
-    well: the figure compares two runs over the same frames, it is no property of one.
+    well: the figure compares two runs over the same frames, it is not a property of one.
     """
 
     def __init__(self) -> None:

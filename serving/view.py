@@ -63,7 +63,7 @@ class StreamView:
     Args:
         session: of the stream; buttons act on it.
         metrics: of the stream.
-        source: tells what to call the source, without passwords; empty while it is not open.
+        source: returns what to call the source, without passwords; empty while it is not open.
     """
 
     def __init__(self, session: Session, metrics: StreamMetrics, source: Callable[[], str]) -> None:

@@ -116,7 +116,7 @@ def test_every_need_is_looked_for() -> None:
             False,
             "900 of 1980 MHz, held down by its power limit, temperature",
         ),
-        ("", False, "nvidia-smi does not tell"),
+        ("", False, "nvidia-smi does not report it"),
     ],
 )
 def test_clocks_of_a_desktop_gpu(line: str, ok: bool, told: str) -> None:
@@ -126,7 +126,7 @@ def test_clocks_of_a_desktop_gpu(line: str, ok: bool, told: str) -> None:
 
 def test_over_current_events_of_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "HWMON", tmp_path)
-    assert doctor._throttling().found == "the board does not tell"
+    assert doctor._throttling().found == "the board does not report it"
     (tmp_path / "hwmon1").mkdir()
     (tmp_path / "hwmon1/oc1_event_cnt").write_text("0\n")
     (tmp_path / "hwmon1/oc3_event_cnt").write_text("0\n")

@@ -133,7 +133,7 @@ def _fill(part: Path, dataset: Dataset, key: dict[str, Any], progress: Progress)
 
 def _count(clip: Clip) -> int:
     if clip.frame_count is None:
-        raise TrainingError(f"clip {clip.name} does not tell its length; it cannot be cached")
+        raise TrainingError(f"clip {clip.name} does not report its length; it cannot be cached")
     return clip.frame_count
 
 

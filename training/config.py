@@ -174,7 +174,7 @@ class RunOptions:
         license: of the weights, written into the file; None follows from the data.
         half: save the weights as float16.
         silence_absent: classes that no label of the dataset shows never win in what is saved.
-        resume: go on from the folder's checkpoint.
+        resume: continue from the folder's checkpoint.
         stop_at: step at which to end early, with weights; None: after ``config.steps``.
         progress: show a bar.
     """

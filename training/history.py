@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, a picture of its curves, a progress bar."""
+"""What a run reports: JSON lines, a picture of its curves, a progress bar."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Advance(Protocol):
 
 
 def open_history(path: Path, *, step: int) -> JsonLines:
-    """A run's log, to go on with; what was logged after the checkpoint of ``step`` is dropped.
+    """A run's log, to be continued; what was logged after the checkpoint of ``step`` is dropped.
 
     Raises:
         StreamsegError: it cannot be written.

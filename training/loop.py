@@ -219,7 +219,7 @@ def train(
     *,
     accelerator: Accelerator | None = None,
 ) -> TrainReport:
-    """Train, or go on training.
+    """Train, or resume training.
 
     The folder gets checkpoints, ``log.jsonl``, and at the end ``weights.safetensors`` and
     ``curves.png``. SIGINT and SIGTERM end the run after the current step with a checkpoint.
@@ -340,7 +340,7 @@ def _run(
 
 
 def _advance(trainer: Trainer, batch: ClipBatch, folder: RunFolder) -> LossParts:
-    """A step; an error also tells what to go back to, or what would fit."""
+    """A step; an error also names what to go back to, or what would fit."""
     try:
         return trainer.advance(batch)
     except torch.OutOfMemoryError:

@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """What ``--resume`` goes on from."""
+        """The checkpoint that ``--resume`` continues from."""
         return self.root / LAST
 
     @property
@@ -74,7 +74,7 @@ class RunFolder:
             return
         if not resume:
             raise TrainingError(
-                f"{self.root} holds a run already. Add --resume to go on with it, or name "
+                f"{self.root} holds a run already. Resume it with --resume FOLDER, or choose "
                 "another folder"
             )
         with raised_as(TrainingError, f"the settings of the run in {path}"):

@@ -16,7 +16,7 @@ using nlohmann::json;
 constexpr int kFormat = 2;
 
 [[noreturn]] void refuse(const std::string& text) {
-  throw Failure(STREAMSEG_MISMATCH, text + ". Run: streamseg build BUNDLE --engine FOLDER");
+  throw Failure(STREAMSEG_MISMATCH, text + ". Run: streamseg build BUNDLE --out FOLDER");
 }
 
 std::vector<uint8_t> read_whole(const std::string& path) {

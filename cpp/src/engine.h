@@ -1,4 +1,4 @@
-// TensorRT engines on disk, as `streamseg build --engine FOLDER` writes them.
+// TensorRT engines on disk, as `streamseg build --out FOLDER` writes them.
 #pragma once
 
 #include <cstdint>

@@ -132,7 +132,7 @@ void check_tensor(const nvinfer1::ICudaEngine& engine, const Binding& binding, n
   for (int32_t i = 0; same && i < shape.nbDims; ++i) same = shape.d[i] == binding.shape[static_cast<size_t>(i)];
   if (!same) {
     throw Failure(STREAMSEG_MISMATCH, "the engine and the manifest disagree about '" + binding.name +
-                                          "'. Run: streamseg build BUNDLE --engine FOLDER");
+                                          "'. Run: streamseg build BUNDLE --out FOLDER");
   }
 }
 

@@ -42,7 +42,7 @@ const char* const kUsage =
     "  --backend NAME        onnxruntime (the default), cuda or tensorrt\n"
     "  --onnxruntime PATH    libonnxruntime.so\n"
     "  --operators PATH      libstreamseg_ops.so, or the library of the backend\n"
-    "  --engines FOLDER      that streamseg build --engine wrote, for tensorrt\n"
+    "  --engines FOLDER      that streamseg build --out wrote, for tensorrt\n"
     "  --tensorrt PATH       libnvinfer.so\n"
     "Writes one byte for each pixel of each frame: its class id, or 255 for none.\n";
 

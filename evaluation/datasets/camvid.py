@@ -39,7 +39,7 @@ def open_camvid(root: Path, split: str, *, labels: bool = True) -> Dataset:
     """Open CamVid: ``<split>/*.png|jpg`` and ``<split>annot/*.png`` with the same stems.
 
     A drive (the part of the file name before the underscore) is one clip, in the order of its
-    frame numbers; ``LabelledFrame.time`` tells where the split leaves frames out.
+    frame numbers; ``LabelledFrame.time`` shows where the split leaves frames out.
 
     Args:
         root: the folder that holds ``train``, ``trainannot``, ....

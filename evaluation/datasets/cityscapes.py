@@ -100,7 +100,7 @@ def _label_files(root: Path, split: str) -> _LabelFiles:
 
 
 def _recognise(paths: Iterable[Path], named: str) -> tuple[str, str | None]:
-    """Tell label ids from train ids by what the files hold; tools write either under both names.
+    """Distinguish label ids from train ids by their values; tools write either under both names.
 
     Only label ids go above 18. Train ids mark void as 255, which label ids have for licence plates
     alone, never without a car.
@@ -213,7 +213,7 @@ def open_cityscapes(root: Path, split: str, *, labels: bool = True) -> Dataset:
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.
         split: ``train``, ``val`` or ``test``.
-        labels: ask for ``gtFine/<split>``, label ids or train ids, told apart by what the files
+        labels: ask for ``gtFine/<split>``, label ids or train ids, distinguished by what the files
             hold; without, the frames come unlabelled.
 
     Raises:

@@ -44,7 +44,7 @@ class Clip(Protocol):
 
     @property
     def frame_count(self) -> int | None:
-        """How many frames there are; None where only decoding would tell."""
+        """How many frames there are; None where only decoding would show."""
 
     @property
     def label_count(self) -> int:

@@ -1,4 +1,4 @@
-"""Reading frames and label maps, with a truncated or foreign file told from a good one."""
+"""Reading frames and label maps, with truncated and foreign files recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking a dataset's tree, and saying what is missing from it."""
+"""Walking a dataset's tree and reporting missing files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file holds, told by its first bytes and never by its name."""
+"""What a file holds, by its first bytes and never by its name."""
 
 from __future__ import annotations
 

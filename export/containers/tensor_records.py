@@ -39,7 +39,7 @@ _ORDERS = ("<", ">", "|", "=")
 
 @dataclass(eq=False)
 class StorageRecord:
-    """A block of a file's bytes; ``data`` is set where the file tells its place."""
+    """A block of a file's bytes; ``data`` is set where the file gives its place."""
 
     dtype: torch.dtype
     count: int

@@ -199,7 +199,7 @@ class Translated:
         weights: published name -> tensor.
         prefix: what stood before every name.
         left_out: keys of the file that serve training only.
-        outside: keys that are no part of the network, and for which no purpose is known.
+        outside: keys that are not part of the network, and for which no purpose is known.
         unknown: keys below the prefix that the table does not cover.
     """
 

@@ -1,7 +1,7 @@
 """EdgeTAM (arXiv 2501.07256) on transformers' modules: objects prompted on the first frame.
 
 The prompt is a given state. The first frame's memory and pointers are states of kind ``key``; those
-of the frames since are rings. Objects are a batch. Labels: 0 is no object, n the n-th.
+of the frames since are rings. Objects are a batch. Labels: 0 is background, n the n-th.
 """
 
 from __future__ import annotations

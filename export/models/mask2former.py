@@ -305,7 +305,8 @@ def infer_mask2former(weights: Mapping[str, Tensor], settings: Known) -> Mask2Fo
     layers = count_entries(pixels, "transformer.encoder.layers.")
     if missing or layers == 0:
         raise CheckpointError(
-            f"it is no whole Mask2Former: it lacks {', '.join(missing) or 'the pixel decoder'}"
+            "incomplete Mask2Former checkpoint: it lacks "
+            f"{', '.join(missing) or 'the pixel decoder'}"
         )
     mask_width, width = pixels["mask_features.weight"].shape[:2]
     return Mask2FormerConfig(

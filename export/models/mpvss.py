@@ -122,7 +122,7 @@ def infer_mpvss(weights: Mapping[str, Tensor], settings: Known) -> MPVSSConfig:
     needed = ("decoder.transformer_ffn_layers.0.linear1.weight", "decoder.query_embed.weight")
     missing = [f"motion.{key}" for key in needed if key not in motion]
     if missing:
-        raise CheckpointError(f"it is no whole MPVSS: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"incomplete MPVSS checkpoint: it lacks {', '.join(missing)}")
     segmentor = infer_mask2former(weights, settings)
     return MPVSSConfig(
         **vars(segmentor), motion=infer_motion(motion), key_interval=settings["key_interval"]

@@ -120,6 +120,6 @@ def infer_resnet(weights: Mapping[str, Tensor]) -> ResNetSizes:
     needed = ("stem.conv1.weight", "res2.0.conv1.weight", "res2.0.conv3.weight")
     missing = [f"backbone.{key}" for key in needed if key not in weights]
     if missing or 0 in depths:
-        raise CheckpointError(f"the encoder is no whole ResNet: it lacks {missing or 'a stage'}")
+        raise CheckpointError(f"incomplete ResNet encoder: it lacks {missing or 'a stage'}")
     stem, inner, width = (weights[key].shape[0] for key in needed)
     return ResNetSizes(depths, stem, inner, width)

@@ -277,6 +277,6 @@ def _check_sizes(config: VidEoMTConfig, patches: int) -> None:
             f"checkpoint has {patches} position embeddings"
         )
     if config.width % config.heads:
-        raise CheckpointError(f"width {config.width} is no multiple of {config.heads} heads")
+        raise CheckpointError(f"width {config.width} is not a multiple of {config.heads} heads")
     if config.queries > 255 and config.segments != "none":
         raise CheckpointError(f"{config.queries} queries: ids of segments reach 254")

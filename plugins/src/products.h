@@ -12,7 +12,7 @@
 namespace streamseg {
 namespace {
 
-// Rounds to bfloat16, to nearest even; what is no number stays none.
+// Rounds to bfloat16, to nearest even; what is not a number stays none.
 inline float round_bfloat16(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);

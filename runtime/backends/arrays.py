@@ -55,7 +55,7 @@ def stream_handle(stream: object) -> int:
     """The handle of a CUDA stream: a number, or a stream of torch, CuPy, pycuda or numba.
 
     Raises:
-        FrameMismatch: it is none of these, or the ambiguous stream 0.
+        FrameMismatch: it is not one of these, or the ambiguous stream 0.
     """
     for name in ("cuda_stream", "ptr", "handle"):
         stream = getattr(stream, name, stream)

@@ -243,7 +243,7 @@ class Cuda:
         return self.call("cudaEventCreateWithFlags", self.api.cudaEventDisableTiming)
 
     def wait_event(self, stream: Any, event: Any) -> None:
-        """Have later work of a stream wait for an event; the host goes on."""
+        """Have later work of a stream wait for an event; the host continues."""
         self.call("cudaStreamWaitEvent", stream, event, 0)
 
     def synchronize(self, stream: Any) -> None:

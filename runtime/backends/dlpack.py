@@ -52,7 +52,7 @@ def tensor_of(capsule: object) -> TensorLayout:
     """What a capsule describes; the capsule stays unused and owns the memory.
 
     Raises:
-        FrameMismatch: it is no capsule, was used already, or is of an unknown version.
+        FrameMismatch: it is not a capsule, was used already, or is of an unknown version.
     """
     python = ctypes.pythonapi
     python.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]

@@ -212,10 +212,12 @@ def _parse(document: Any, sidecar: Path) -> EngineRecord:
     verification = fields.pop("verification")
     seconds = fields.pop("build_seconds") or 0.0
     if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
-        raise EngineMismatch(f"sidecar {sidecar}: 'capabilities' is no list of text. {_rebuild()}")
+        raise EngineMismatch(
+            f"sidecar {sidecar}: 'capabilities' is not a list of text. {_rebuild()}"
+        )
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise EngineMismatch(f"sidecar {sidecar}: '{name}' is no text. {_rebuild()}")
+            raise EngineMismatch(f"sidecar {sidecar}: '{name}' is not a text. {_rebuild()}")
     if not isinstance(tf32, bool) or not isinstance(board, dict) or not _holds_text(board):
         raise EngineMismatch(f"sidecar {sidecar}: 'tf32' or 'board' is invalid. {_rebuild()}")
     if not isinstance(seconds, (int, float)):
@@ -294,8 +296,8 @@ def check_record(
         )
     if machine.gpu is None:
         raise EngineMismatch(
-            f"{path} was built for {_target(record)}; this machine has no GPU that its driver "
-            "tells of. Run: streamseg doctor"
+            f"{path} was built for {_target(record)}; no NVIDIA GPU was "
+            "found on this machine. Run: streamseg doctor"
         )
     other_gpu = record.flavour == "tensorrt" and record.gpu != machine.gpu.name
     if machine.gpu.capability not in record.capabilities or other_gpu:
@@ -330,7 +332,7 @@ def find_engines(
     Args:
         graphs: the bundle's graphs by name, as ONNX bytes.
         machine: what is here.
-        place: an engine file, or the folder that ``streamseg build --engine`` wrote; ``None``
+        place: an engine file, or the folder that ``streamseg build --out`` wrote; ``None``
             searches the cache, where engines with plugins are preferred, then the newest.
         bundle: named in the command that builds.
     Raises:
@@ -369,13 +371,13 @@ def _engines_in(place: Path, graphs: Mapping[str, bytes], bundle: str) -> dict[s
     found = {name: place / f"{name}.engine" if place.is_dir() else place for name in graphs}
     for path in found.values():
         if not path.is_file():
-            raise EngineMismatch(f"engine {path} is not there. {_rebuild(bundle)} --engine FOLDER")
+            raise EngineMismatch(f"engine {path} is not there. {_rebuild(bundle)} --out FOLDER")
     precisions = {name: read_record(path).precision for name, path in found.items()}
     if len({_build_of(read_record(path)) for path in found.values()}) > 1:
         told = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
         raise EngineMismatch(
             f"the engines in {place} are of different builds ({told}), and they share their state. "
-            f"{_rebuild(bundle)} --engine {place}"
+            f"{_rebuild(bundle)} --out {place}"
         )
     return found
 

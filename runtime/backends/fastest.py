@@ -57,7 +57,7 @@ def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
     labels come out must not depend on what is installed. With one, only OpenVINO has it.
 
     Raises:
-        BackendError: none is installed, or none loads the bundle.
+        BackendError: no backend is installed, or none loads the bundle.
     """
     options = replace(options, precision=options.precision or "f32")
     names = [name for name in _LOADERS if importlib.util.find_spec(name) is not None]

@@ -13,7 +13,7 @@ class Gpu:
     """The first CUDA device.
 
     Attributes:
-        name: as the driver tells it.
+        name: as the driver reports it.
         capability: compute capability, such as ``8.7``.
         driver: CUDA version that the driver supports, such as ``12.6``.
     """

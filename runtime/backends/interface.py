@@ -24,7 +24,7 @@ def is_finite(array: Array) -> bool:
     """Whether an array holds no NaN and no infinity; allocates nothing of the array's size."""
     if array.dtype.kind != "f" or array.size == 0:
         return True
-    # The extremes carry NaN along, so that two numbers tell all.
+    # The extremes carry NaN along, so that two numbers suffice.
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 

@@ -165,7 +165,7 @@ def find_native(options: BackendOptions) -> str | None:
 
 def lowering_reason(options: BackendOptions) -> str:
     """Why the lowering runs, for people."""
-    return "lowering (as asked)" if options.native is False else "lowering (no native library)"
+    return "lowering (requested)" if options.native is False else "lowering (no native library)"
 
 
 def check_interface(session: Any, name: str, manifest: Manifest) -> None:

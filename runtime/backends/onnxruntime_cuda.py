@@ -54,7 +54,7 @@ def load_onnxruntime_cuda(bundle: Bundle, options: BackendOptions) -> Executable
     gpu = find_gpu()
     if gpu is None:
         raise BackendError(
-            "backend 'cuda' needs an NVIDIA GPU, and no driver tells of one here. "
+            "backend 'cuda' needs an NVIDIA GPU, and none was found. "
             "Run: streamseg doctor, or use --backend onnxruntime"
         )
     if hasattr(runtime, "preload_dlls"):  # CUDA and cuDNN from NVIDIA's wheels
@@ -222,7 +222,7 @@ class OnnxRuntimeCudaExecutable(Executable):
 
 
 def _host_inputs(session: Any) -> frozenset[str]:
-    """Inputs that ONNX Runtime wants in host memory; all of them where it cannot tell."""
+    """Inputs that ONNX Runtime wants in host memory; all of them where it is unknown."""
     names = [entry.name for entry in session.get_inputs()]
     if not hasattr(session, "get_input_memory_infos"):  # before ONNX Runtime 1.23
         return frozenset(names)

@@ -63,7 +63,7 @@ def load_tensorrt(
     gpu = find_gpu()
     if gpu is None:
         raise BackendError(
-            f"{flavour} needs an NVIDIA GPU, and no driver tells of one here. "
+            f"{flavour} needs an NVIDIA GPU, and none was found. "
             "Run: streamseg doctor, or use --backend onnxruntime"
         )
     library, reason = find_plugins(options.native, options.library)

@@ -24,7 +24,7 @@ def import_tensorrt(flavour: str | None = None) -> tuple[str, Any]:
     """The installed TensorRT: its flavour and module.
 
     Raises:
-        BackendError: none is installed, the one asked for is not, or it is older than 10.0.
+        BackendError: TensorRT is missing, the one requested is missing, or it is older than 10.0.
     """
     wanted = FLAVOURS if flavour is None else (flavour,)
     reasons = []

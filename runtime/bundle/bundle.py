@@ -113,7 +113,7 @@ def read_manifest(path: Path) -> Manifest:
             f"bundle {root} is {kind}; make one with: streamseg export CKPT -o {root}"
         )
     if not (root / MANIFEST).exists():
-        raise BundleError(f"{root} is no bundle: it has no {MANIFEST}")
+        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}")
     content = _read_inside(root, MANIFEST, MAX_MANIFEST_BYTES)
     try:
         return parse_manifest(content.decode("utf-8"))
@@ -144,7 +144,9 @@ def check_target(target: str | os.PathLike[str]) -> None:
     """Raise BundleError where a bundle must not be written: something else is there."""
     path = Path(target)
     if path.is_symlink() or (path.exists() and not _may_replace(path)):
-        raise BundleError(f"{path} exists and is no bundle; choose another -o or remove it first")
+        raise BundleError(
+            f"{path} exists and is not a bundle; choose another -o or remove it first"
+        )
 
 
 @contextmanager
@@ -155,7 +157,7 @@ def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
     alone.
 
     Raises:
-        BundleError: ``target`` exists and is no bundle, or cannot be written.
+        BundleError: ``target`` exists and is not a bundle, or cannot be written.
     """
     path = Path(target)
     check_target(path)

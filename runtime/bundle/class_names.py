@@ -62,7 +62,7 @@ def has_names(names: Sequence[str]) -> bool:
 def plain_name(name: str) -> str:
     """A name without case, spaces and punctuation: ``Traffic_Light`` and ``traffic light`` agree.
 
-    Text in brackets and other scripts stay: they may tell two classes apart.
+    Text in brackets and other scripts stay: they may distinguish two classes.
     """
     return re.sub(r"[\s_\-./,;&+'\"()]+", "", name.casefold())
 

@@ -396,7 +396,7 @@ def _check_references(manifest: Manifest) -> None:
         raise BundleError("manifest.json: 'state' names a tensor twice")
     for spec in manifest.state:
         if spec.kind != "ring" and spec.slots != 1:
-            raise BundleError(f"manifest.json: state '{spec.name}' has slots but is no ring")
+            raise BundleError(f"manifest.json: state '{spec.name}' has slots but is not a ring")
         _check_init(spec, manifest.files)
     ids = [entry.id for entry in manifest.classes]
     if ids != list(range(len(ids))) or not ids:

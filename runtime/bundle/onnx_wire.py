@@ -39,7 +39,8 @@ def require_self_contained(content: bytes, name: str) -> None:
         content: of the file.
         name: of the file, for messages.
     Raises:
-        BundleError: a tensor or a compiled part is stored outside the file, or it is no ONNX file.
+        BundleError: a tensor or a compiled part is stored outside the file, or this is not an
+            ONNX file.
     """
     if content[4:8] == _ORT_FORMAT:
         raise BundleError(f"{name} is in ONNX Runtime's own format, expected an ONNX file")

@@ -60,7 +60,7 @@ class Fleet(RoundRobin):
 
     Args:
         stream: of the bundle; every member is a sibling of it. Closed by ``close``.
-        stay: wait for further streams when none is left.
+        stay: wait for further streams after the last one has left.
         stop: set it to end the iteration, as ``stop`` does.
         on_event: gets the events of all streams, in whichever thread they happen.
     """
@@ -198,13 +198,13 @@ def open_fleet(
     Args:
         bundle: folder that ``streamseg export`` wrote.
         sources: name -> address of the streams to begin with.
-        stay: wait for further streams when none is left.
+        stay: wait for further streams after the last one has left.
         stop: set it to end the iteration.
         on_event: gets the events of all streams, in whichever thread they happen.
         options: as of ``streamseg.open``: ``backend``, ``native``, ``threads``, ...
     Raises:
         BundleError, BackendError, PluginNotFound: as ``streamseg.open``.
-        StreamsegError: a name that is none.
+        StreamsegError: an invalid name.
     """
     fleet = Fleet(open_stream(bundle, **options), stay=stay, stop=stop, on_event=on_event)
     try:

@@ -130,13 +130,13 @@ class Member:
         return self._options.limit is not None and self.begun >= self._options.limit
 
     def why_over(self) -> tuple[str, BaseException | None] | None:
-        """Why the stream has to leave, in words and perhaps an error; None while it goes on."""
+        """Why the stream has to leave, in words and perhaps an error; None while it continues."""
         if self.writer is not None and self.writer.error is not None:
             return "", self.writer.error
         if self._under_way:
             return None
         if self._reached_limit:
-            return f"{self._options.limit} frames, as asked", None
+            return f"{self._options.limit} frames, as requested", None
         if not self.decoder.ended:
             return None
         error = self.decoder.error
@@ -172,7 +172,7 @@ class Member:
         if frame.index == after.index and abs(frame.timestamp - after.timestamp) > SAME_TIME:
             raise StateMismatch(
                 f"frame {frame.index} of the source is at {frame.timestamp:.3f} s, that of the "
-                f"state at {after.timestamp:.3f} s: go on with the source and the options of the "
+                f"state at {after.timestamp:.3f} s: resume with the source and the options of the "
                 "run that wrote the state"
             )
         return True

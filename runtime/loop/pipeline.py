@@ -88,7 +88,7 @@ def run_stream(
 
     Raises:
         SourceError: the source broke off.
-        StateMismatch: the source has another frame at the position that the session goes on from.
+        StateMismatch: the source has another frame at the position that the session resumes from.
         SinkError: an output failed.
         StreamsegError: whatever the step raises, or a snapshot that was asked for is missing. In
             every case the outputs that hold frames are completed, and the message says so.

@@ -84,7 +84,7 @@ def record_stream(
     """Segment a source into files; see ``Stream.run``.
 
     Args:
-        stream: goes on from its state; not closed.
+        stream: continues from its state; not closed.
         source: an address, or an opened source, which is not closed.
         outputs: what to write; with nothing to write the report says how fast it was.
         frames: stop after so many.

@@ -203,7 +203,7 @@ class Roster:
     Args:
         fleet: gets and loses streams.
         attach: gives the outputs and hooks of every stream that joins.
-        on_change: told of every change of the list, in words.
+        on_change: called with a sentence for every change of the list.
     """
 
     def __init__(
@@ -222,13 +222,14 @@ class Roster:
         return tuple(self._entries)
 
     def follow(self, entries: Mapping[str, StreamEntry], *, strict: bool = True) -> None:
-        """Let streams leave that are no longer listed or changed, and those join that are new.
+        """Remove streams that are no longer listed or have changed, and add those that are new.
 
         A stream that failed is tried again; one that came to its end is not.
 
         Args:
             entries: by name.
-            strict: raise where a stream cannot join; otherwise tell, and go on with the others.
+            strict: raise where a stream cannot join; otherwise report it and continue with the
+                others.
         Raises:
             StreamsegError: an output of a stream cannot be made.
         """
@@ -258,7 +259,7 @@ class Roster:
             joined = ", ".join(entry.name for entry in fresh) or "none"
             self._on_change(f"streams that left: {', '.join(gone) or 'none'}; joined: {joined}")
         else:
-            self._on_change("the list of streams did not change")
+            self._on_change("the list of streams is unchanged")
 
     def _join(self, entry: StreamEntry) -> None:
         self._fleet.add(
@@ -272,10 +273,10 @@ class Roster:
         )
 
     def reload(self, path: Path, defaults: StreamEntry | None = None) -> None:
-        """Follow a file; a bad one changes nothing and is told."""
+        """Follow a file; an invalid file is logged and ignored."""
         try:
             entries = read_streams(path, defaults)
         except SourceError as error:
-            self._on_change(f"the running streams stay as they are: {error}")
+            self._on_change(f"the list was not changed: {error}")
             return
         self.follow(entries, strict=False)

@@ -29,7 +29,7 @@ class RoundRobin:
     ``join``, ``remove`` and ``stop`` may be called from any thread, also while iterating.
 
     Args:
-        stay: wait for further members when none is left.
+        stay: wait for further members after the last one has left.
         stop: set it to end the iteration, as ``stop`` does.
 
     Attributes:

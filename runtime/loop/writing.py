@@ -71,7 +71,7 @@ class Outputs:
 class Writer(threading.Thread):
     """Opens the sinks, draws the overlay, feeds the sinks and completes them.
 
-    After a failure it goes on taking slots without using them, so that nobody waits for it.
+    After a failure it keeps taking slots without using them, so that nobody waits for it.
 
     Args:
         outputs: what to write.
@@ -117,7 +117,7 @@ class Writer(threading.Thread):
         return self._free.qsize()
 
     def write(self, frame: Frame, labels: Image, confidence: Image | None) -> None:
-        """Hand over copies of a result; waits where none is ``free``."""
+        """Hand over copies of a result; waits until one is ``free``."""
         slot = self._free.get()
         try:
             slot.fill(frame, labels, confidence)

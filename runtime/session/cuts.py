@@ -57,7 +57,7 @@ class CutDetector:
         return False
 
     def restore(self, thumbnail: Image | None, scores: Iterable[float]) -> None:
-        """Go on as a detector that had these."""
+        """Continue as a detector that had these."""
         self.thumbnail = thumbnail
         self.scores = deque(scores, maxlen=WINDOW)
 

@@ -15,8 +15,8 @@ from streamseg.runtime.sinks import JsonLines
 class EventLog:
     """Handles events from any thread.
 
-    A file that can no longer be written is given up, aloud: a full disk must not end a stream
-    that writes elsewhere.
+    A file that can no longer be written is given up with a message: a full disk must not end a
+    stream that writes elsewhere.
 
     Args:
         echo: gets one line of text an event, but for ``start`` and ``end``.

@@ -90,5 +90,5 @@ class GapDetector:
         return self._limit is not None and interval > max(self._limit, self._ratio * usual)
 
     def restore(self, intervals: Iterable[float]) -> None:
-        """Go on as a detector that had these."""
+        """Continue as a detector that had these."""
         self.intervals = deque(intervals, maxlen=WINDOW)

@@ -60,7 +60,7 @@ class Session:
         frames: processed so far.
         carried: frames of these that got the labels of the one before.
         resets: how often the state was forgotten, by cause.
-        resumed: position of the snapshot file that it goes on from; None for a fresh start.
+        resumed: position of the snapshot file that it resumed from; None for a fresh start.
         unsaved: why the session's own file does not hold its last snapshot; None where it does.
     """
 
@@ -237,7 +237,7 @@ class Session:
         """Write the state as it is before the next frame, to ``path`` or the session's own file.
 
         The future gives the event, or the StreamsegError where the file could not be written;
-        the stream goes on in both cases.
+        the stream continues in both cases.
         """
         future: Future[Event] = Future()
 
@@ -251,7 +251,7 @@ class Session:
     def _write(
         self, path: str | os.PathLike[str] | None, future: Future[Event], run_job: RunJob
     ) -> None:
-        """Copy the state now, let it be written by ``run_job``, tell both of the outcome."""
+        """Copy the state now, let it be written by ``run_job``, report the outcome to both."""
         index, timestamp = self._next()
         own = path is not None and path == self._snapshot
 
@@ -296,7 +296,7 @@ class Session:
         )
 
     def restore(self, snapshot: SessionSnapshot) -> None:
-        """Go on from a snapshot of this bundle; two sessions may go on from the same one.
+        """Resume from a snapshot of this bundle; two sessions may resume from the same one.
 
         Raises:
             StateMismatch: it is of another bundle, or does not fit the state table.
@@ -319,7 +319,7 @@ class Session:
         return future.result()
 
     def load(self, path: str | os.PathLike[str]) -> SessionSnapshot:
-        """Go on from a snapshot file.
+        """Resume from a snapshot file.
 
         Raises:
             StateMismatch: no such file, damaged, or of another bundle.

@@ -154,8 +154,8 @@ def read_snapshot(
         raise StateMismatch(f"no such state file: {file}; a run with --snapshot writes one")
     if size > limit:
         raise StateMismatch(
-            f"{file} has {size} bytes, a state of this bundle has at most {limit}: it is no state "
-            "file, or one of another bundle"
+            f"{file} has {size} bytes, a state of this bundle has at most {limit}: it is not a "
+            "state file, or one of another bundle"
         )
     try:
         fields, tensors = _read(file)
@@ -163,7 +163,9 @@ def read_snapshot(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         # What a file of others holds may show up in the message: no line breaks, no control codes.
         shown = "".join(c if c.isprintable() else " " for c in str(error))[:200]
-        raise StateMismatch(f"{file} is no streamseg state file, or is damaged: {shown}") from None
+        raise StateMismatch(
+            f"{file} is not a streamseg state file, or is damaged: {shown}"
+        ) from None
     try:
         snapshot.state.check(table, model)
     except StateMismatch as error:
@@ -187,7 +189,7 @@ def _parse(fields: dict[str, str], tensors: dict[str, Any]) -> SessionSnapshot:
     if fields.get("format") != FORMAT:
         raise ValueError(f"its format is {fields.get('format')!r}, expected {FORMAT!r}")
     if not re.fullmatch("[0-9a-f]{64}", fields["model"]):
-        raise ValueError("its model is no SHA-256")
+        raise ValueError("its model is not a SHA-256")
     if fields["sha256"] != content_digest(fields, tensors):
         raise ValueError("its content does not have the SHA-256 that its header promises")
     thumbnail = tensors.pop(THUMBNAIL, None)

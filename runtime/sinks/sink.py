@@ -38,7 +38,7 @@ class Sink(Protocol):
     Exactly one of ``finish`` and ``discard`` ends it; later calls of either do nothing.
 
     Attributes:
-        needs_picture: ``write`` uses ``picture``; where no sink does, none is drawn.
+        needs_picture: ``write`` uses ``picture``; where no sink does, no picture is drawn.
         needs_confidence: ``write`` uses ``confidence``.
     """
 

@@ -9,7 +9,7 @@ class SourceClock:
     """Turns the times of a source into timestamps that never go back.
 
     Times of the source are taken as they are, from the first on. Where it gives none, where they
-    start anew (another connection, a loop) or jump, the timestamps go on by the time that passed
+    start anew (another connection, a loop) or jump, the timestamps continue by the time that passed
     in between: the arrival times of a live source, one frame of any other.
 
     Args:

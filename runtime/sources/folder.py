@@ -145,7 +145,7 @@ class BitDepth:
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Whether a PNG or JPEG ends too early; OpenCV fills what is missing with grey."""
+    """Whether a PNG or JPEG ends too early; OpenCV fills the rest with grey."""
     if content.startswith(PNG_MAGIC):
         return b"IEND" not in content[-64:]
     return content.startswith(JPEG_MAGIC) and b"\xff\xd9" not in content[2:]

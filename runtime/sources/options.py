@@ -27,7 +27,7 @@ class SourceOptions:
 
     Attributes:
         start: seconds of a file, folder or scene to pass over.
-        loop: begin again where a file or folder ends; timestamps go on.
+        loop: begin again where a file or folder ends; timestamps continue.
         fps: at most so many frames a second of source time, the others are passed over; for a
             folder, whose images carry no times, its rate; a camera is asked for it.
         realtime: give the frames of a file, folder or scene no sooner than their timestamps say,
@@ -198,8 +198,8 @@ def _split_options(text: str, defaults: SourceOptions) -> tuple[str, SourceOptio
         return text, defaults
     if not _OPTIONS.fullmatch(tail):
         raise SourceError(
-            f"{_shown(text.partition('#')[0] + '@')}: what follows '#' is no list of options such "
-            "as #fps=5&timeout=2; in a password, # is written %23"
+            f"{_shown(text.partition('#')[0] + '@')}: what follows '#' is not a list of options "
+            "such as #fps=5&timeout=2; in a password, # is written %23"
         )
     changes: dict[str, object] = {}
     for part in tail.split("&"):

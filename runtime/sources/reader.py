@@ -12,7 +12,7 @@ from streamseg.runtime.video.resize import Image, Size
 
 
 class UnusableSource(SourceError):
-    """The source, as asked for, does not work on this machine; trying again would not help."""
+    """The source cannot work on this machine; trying again would not help."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Picture:
     Attributes:
         load: gives it as (height, width, 3) uint8 RGB; called at most once, before the next read.
         size: (height, width).
-        time: seconds, as the source tells it; None where it tells none.
+        time: seconds, as the source gives it; None without one.
         received: when this machine had its data, seconds of ``time.monotonic``.
         truth: see ``Frame``.
     """

@@ -1,4 +1,4 @@
-"""What this machine has for running bundles, what is missing, and the command that mends it."""
+"""What this machine has for running bundles, and the command that fixes what is not ready."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Finding:
         subject: what.
         ok: it is there and usable.
         found: version or state, or why it is not usable.
-        fix: the command or step that mends it; empty when there is nothing to mend.
+        fix: the command or step that fixes it; empty where nothing is wrong.
     """
 
     subject: str
@@ -91,11 +91,11 @@ def examine() -> list[Finding]:
 
 
 def board_state() -> dict[str, str]:
-    """Power mode, clocks and throttling where the machine tells; for benchmarks to record."""
-    told = ("GPU", "JetPack", "power mode", "GPU clock", "throttling")
+    """Power mode, clocks and throttling where the machine reports them, for benchmarks."""
+    subjects = ("GPU", "JetPack", "power mode", "GPU clock", "throttling")
     if find_gpu() is None and not RELEASE_FILE.exists():
         return {}
-    return {entry.subject: entry.found for entry in examine() if entry.subject in told}
+    return {entry.subject: entry.found for entry in examine() if entry.subject in subjects}
 
 
 PARTS = {
@@ -276,7 +276,7 @@ def _power_mode() -> Finding:
     text = _output("nvpmodel", "-q")
     mode = re.search(r"Power Mode: (\S+)", text)
     if mode is None:
-        return Finding("power mode", False, "nvpmodel does not tell", "sudo nvpmodel -q")
+        return Finding("power mode", False, "nvpmodel does not report it", "sudo nvpmodel -q")
     return Finding("power mode", True, mode[1])
 
 
@@ -290,7 +290,7 @@ def _clocks() -> Finding:
             continue
         fix = "" if now >= top else "for benchmarks: sudo jetson_clocks"
         return Finding("GPU clock", now >= top, f"{now // 10**6} of {top // 10**6} MHz", fix)
-    return Finding("GPU clock", False, "the board does not tell")
+    return Finding("GPU clock", False, "the board does not report it")
 
 
 def _throttling() -> Finding:
@@ -302,7 +302,7 @@ def _throttling() -> Finding:
         except (OSError, ValueError):
             continue
     if not counts:
-        return Finding("throttling", True, "the board does not tell")
+        return Finding("throttling", True, "the board does not report it")
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     fix = "a stronger power supply, or a lower power mode: sudo nvpmodel -m MODE"
     return Finding("throttling", not any(counts.values()), f"over-current events: {told}", fix)
@@ -312,7 +312,9 @@ def _desktop_clocks(line: str) -> Finding:
     """From nvidia-smi's ``345 MHz, 1980 MHz, 0x0000000000000001``."""
     match = re.match(r"(\d+) MHz, (\d+) MHz, (0x[0-9a-fA-F]+)", line)
     if match is None:
-        return Finding("GPU clock", False, "nvidia-smi does not tell", "nvidia-smi -q -d CLOCK")
+        return Finding(
+            "GPU clock", False, "nvidia-smi does not report it", "nvidia-smi -q -d CLOCK"
+        )
     reasons = int(match[3], 16)
     held = [name for bit, name in _REASONS.items() if reasons & bit]
     told = f"{match[1]} of {match[2]} MHz" + (f", held down by {', '.join(held)}" if held else "")

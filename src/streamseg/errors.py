@@ -1,4 +1,4 @@
-"""The exceptions that streamseg raises for mistakes a user can mend.
+"""The exceptions that streamseg raises for mistakes that a user can fix.
 
 A message names the subject, what was received, what was expected and the next step. The command
 line prints it on one line and exits 2; ``--debug`` shows the traceback.
@@ -23,7 +23,7 @@ class CheckpointError(StreamsegError):
 
 
 class ExportError(StreamsegError):
-    """A model cannot be exported as asked."""
+    """A model cannot be exported this way."""
 
 
 class StateMismatch(StreamsegError):
@@ -55,7 +55,7 @@ class SinkError(StreamsegError):
 
 
 class ServeError(StreamsegError):
-    """The web page cannot be served as asked."""
+    """The web page cannot be served this way."""
 
 
 class DatasetError(StreamsegError):
@@ -63,11 +63,11 @@ class DatasetError(StreamsegError):
 
 
 class BatchError(StreamsegError):
-    """A batch cannot begin or go on: its list, journal or executor is at fault."""
+    """A batch cannot begin or continue: its list, journal or executor is at fault."""
 
 
 class TrainingError(StreamsegError):
-    """A training run cannot start or go on as asked."""
+    """A training run cannot start or continue."""
 
 
 @contextmanager

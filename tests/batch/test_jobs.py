@@ -143,7 +143,7 @@ def test_signal_ends_the_batch_in_good_order(
     finally:
         process.kill()
     assert process.returncode == 128 + number, errors
-    assert "the same command goes on from here" in text
+    assert "run the same command to resume" in text
     assert "Traceback" not in errors
     wait_until_gone(process)
 

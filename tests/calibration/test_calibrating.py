@@ -394,7 +394,7 @@ def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("also", "is not there; make one with"), ("target", "exists and is no bundle")],
+    [("also", "is not there; make one with"), ("target", "exists and is not a bundle")],
 )
 def test_wrong_folders_are_told_before_the_replay(bundle, footage, tmp_path, kind, words):
     def watch(phase, total):

@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 NAMES_A_RESULT = {"--out", "--precision", "--resume", "--plot"}
 # Commands that print, or change their bundle.
 SHOWING = {"doctor", "models", "prototypes", "inspect", "serve", "compare", "dataset check"}
-PAGES = [ROOT / "README.md", ROOT / "Makefile", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = [ROOT / "samples/street/train.sh", ROOT / "benchmarks/gpu/run.sh"]
 
 
@@ -147,7 +147,7 @@ def test_documented_options_exist() -> None:
     )
     others += "--backend-config"  # of Triton
     unknown = {}
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         if page.name == "command-line.md":  # has the removed ones in a table
             continue
         named = re.findall(r"`(--[a-z][a-z-]+)[ `=]", page.read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ def test_growth_of_the_map_is_warned_of(
             ["CKPT", "--size", "64x96", "--window", "4"],
             "--window was removed: write --set window=VALUE",
         ),
-        (["CKPT", "--size", "64x96", *WINDOW, "-o", "photos"], "photos exists and is no bundle"),
+        (["CKPT", "--size", "64x96", *WINDOW, "-o", "photos"], "photos exists and is not a bundle"),
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write /proc/street"),
     ],
 )

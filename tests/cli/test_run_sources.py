@@ -39,8 +39,8 @@ def test_options_of_the_source_reach_it_and_its_counts_are_told(
     text = capsys.readouterr().out
     assert "clip.mp4: 48x64, 5 fps, h264, software decoding" in text
     assert len(read_clip(out)) == 6
-    assert re.search(r"^\d+ frames passed over to keep to the rate", text, re.MULTILINE)
-    assert "6 label maps later than the limit" in text
+    assert re.search(r"^\d+ frames skipped to keep the requested rate", text, re.MULTILINE)
+    assert "6 label maps later than --max-latency" in text
     assert "dropped" not in text
 
 

@@ -116,7 +116,7 @@ def test_older_bundle_is_replaced_and_other_folders_are_not(tmp_path: Path) -> N
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "a.jpg").write_bytes(b"x")
-    with pytest.raises(BundleError, match="exists and is no bundle"):
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
         export_bundle(tiny().eval(), precious, size=(64, 96))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "street"]
 

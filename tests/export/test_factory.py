@@ -43,9 +43,9 @@ def test_function_is_evaluated_and_compared_as_its_bundle(folder: Path) -> None:
     for subject in ("factory_of_a_user:build", "bundle"):
         name = subject.partition(":")[0]
         size = () if subject == "bundle" else ("--size", SIZE)
-        call("eval", subject, *size, *dataset, "--scale", "labels", "--json", f"{name}.json")
+        call("eval", subject, *size, *dataset, "--scaled", "labels", "--json", f"{name}.json")
         scores.append(json.loads((folder / f"{name}.json").read_text()))
     assert scores[0]["pixel_accuracy"] == pytest.approx(scores[1]["pixel_accuracy"], abs=2e-3)
     assert scores[0]["frames"] == 4
-    source = ("--source", "synthetic:easy?size=64x96&frames=4", "--size", SIZE)
+    source = ("synthetic:easy?size=64x96&frames=4", "--size", SIZE)
     assert "100.00" in call("compare", "factory_of_a_user:build", "bundle", *source)

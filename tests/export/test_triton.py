@@ -342,7 +342,7 @@ def test_an_older_model_is_replaced_and_others_stay(recurrent: Path, tmp_path: P
     assert config.sequence_batching.oldest.max_candidate_sequences == 5
     assert sorted(entry.name for entry in out.iterdir()) == ["other", "street"]
     (out / "mine").mkdir()
-    with pytest.raises(ExportError, match="is no Triton model"):
+    with pytest.raises(ExportError, match="is not a Triton model"):
         write(recurrent, out, sequences=1, name="mine")
 
 

@@ -47,7 +47,7 @@ typedef struct streamseg_options {
                               NULL: the graph's own lowering runs */
   int threads;             /* of one step on the CPU; 0: ONNX Runtime decides */
   const char* backend;     /* "onnxruntime" (NULL: the same), "cuda" or "tensorrt" */
-  const char* engines;     /* folder that `streamseg build --engine` wrote; for "tensorrt" */
+  const char* engines;     /* folder that `streamseg build --out` wrote; for "tensorrt" */
   const char* tensorrt;    /* path of libnvinfer.so; NULL: the loader's search path */
 } streamseg_options;
 

@@ -82,7 +82,7 @@ def print_check(check: DatasetCheck, console: Console) -> None:
 def check(
     root: Path, layout: str | None, samples: int, plot: Path | None, json_path: Path | None
 ) -> None:
-    """Report what ROOT holds and what is missing: splits, counts, class frequencies."""
+    """Check ROOT and report its splits, counts, class frequencies and missing files."""
     with show_phases(f"reading {root}"):
         found, usable = check_dataset(root, layout, limit=samples)
     console = open_console(json_path)

@@ -240,10 +240,10 @@ def print_report(
 def count_sentences(report: RunReport) -> list[str]:
     """One sentence for every count of the run that is not zero."""
     sentences = {
-        "{} frames dropped: newer ones were there before their turn": report.dropped,
-        "{} frames passed over to keep to the rate asked for": report.passed_over,
-        "{} damaged packets or frames of the source left out": report.corrupt,
-        "source lost and back {} times": report.reconnects,
-        "{} label maps later than the limit": report.late,
+        "{} frames dropped in favour of newer ones": report.dropped,
+        "{} frames skipped to keep the requested rate": report.passed_over,
+        "{} damaged packets or frames of the source skipped": report.corrupt,
+        "source reconnected {} times": report.reconnects,
+        "{} label maps later than --max-latency": report.late,
     }
     return [sentence.format(count) for sentence, count in sentences.items() if count]

@@ -37,7 +37,7 @@ def test_labels_and_logits_are_those_of_the_cpu_over_three_periods(
 ) -> None:
     machine = make_cuda_machine(version, seed=seed)
     with machine.open() as gpu, machine.open_cpu() as cpu:
-        assert "CUDA on 'H200' (9.0), lowering (as asked)" in gpu.execution
+        assert "CUDA on 'H200' (9.0), lowering (requested)" in gpu.execution
         assert same(run(gpu, frames(3 * PERIOD + 5)), run(cpu, frames(3 * PERIOD + 5)))
 
 

@@ -106,7 +106,7 @@ def drop(name: str) -> Change:
         (put("state.0.name", "past"), "names a tensor twice"),
         (put("state.0.kind", "magic"), "expected one of carry, ring, key"),
         (put("state.0.shape", [1 << 20, 1 << 20]), "product of at most"),
-        (put("state.0.slots", 2), "has slots but is no ring"),
+        (put("state.0.slots", 2), "has slots but is not a ring"),
         (put("graphs.step.reads", ["trace", "past"]), None),
         (put("graphs.step.writes", ["trace"]), "does not write 'past'"),
         (put("graphs.step.reads", ["past", "key"]), "does not read 'trace'"),

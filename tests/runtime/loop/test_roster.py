@@ -212,7 +212,7 @@ def test_reload_lets_streams_join_leave_and_change(fleet: Fleet, tmp_path: Path)
     assert fleet["changes"] is not changed
     assert joined == ["stays", "leaves", "changes", "changes", "new"]
     roster.reload(path)
-    assert said[-1] == "the list of streams did not change"
+    assert said[-1] == "the list of streams is unchanged"
 
 
 def test_bad_file_leaves_the_running_streams_alone(fleet: Fleet, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_bad_file_leaves_the_running_streams_alone(fleet: Fleet, tmp_path: Path)
     member = fleet["a"]
     for text in ("[", '[streams.b]\nsorce = "0"'):
         roster.reload(written(tmp_path, text))
-        assert said[-1].startswith(f"the running streams stay as they are: {path}")
+        assert said[-1].startswith(f"the list was not changed: {path}")
     path.unlink()
     roster.reload(path)
     assert fleet["a"] is member
