@@ -30,7 +30,16 @@ from tests.conftest import ROOT
 # What differs from command to command is what is written; that it is the result does not.
 NAMES_A_RESULT = {"--out", "--precision", "--resume", "--plot"}
 # Commands that print, or change their bundle.
-SHOWING = {"doctor", "models", "prototypes", "inspect", "serve", "compare", "dataset check"}
+SHOWING = {
+    "doctor",
+    "sweep",
+    "models",
+    "prototypes",
+    "inspect",
+    "serve",
+    "compare",
+    "dataset check",
+}
 PAGES = [ROOT / "README.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = [ROOT / "samples/street/train.sh", ROOT / "benchmarks/gpu/run.sh"]
 
