@@ -457,10 +457,10 @@ def test_video_that_breaks_off_while_it_is_read_leaves_nothing(
 
     begin, count = Stream.begin, iter(range(1000))
 
-    def broken(*given: Any) -> None:
+    def broken(*given: Any, **options: Any) -> None:
         if next(count) == 3:
             raise SourceError("breaks off after 0.4 s")
-        begin(*given)
+        begin(*given, **options)
 
     monkeypatch.setattr("streamseg.runtime.stream.Stream.begin", broken)
     with InlineExecutor(settings) as executor:

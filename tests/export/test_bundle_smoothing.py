@@ -20,8 +20,8 @@ from streamseg.export.graph import trace_module
 from streamseg.export.import_spec import FrameInput, ImportSpec, LabelsOutput
 from streamseg.export.onnx_import import import_onnx
 from streamseg.export.smoothing import PRESETS, SmoothingConfig, remember
+from tests.conftest import TinyBundle
 from tests.export import tiny
-from tests.export.conftest import TinyBundle
 from tests.export.test_smoothing import FRAMES, expected
 
 CONFIG = SmoothingConfig(weight=0.2, slack=1.0, change=90.0)
