@@ -302,11 +302,19 @@ def test_reused_ranges_give_the_same_bundle(bundle, footage, tmp_path):
     assert read_bundle(tmp_path / "a").graphs == read_bundle(tmp_path / "b").graphs
 
 
-def test_frames_of_other_sizes_and_a_single_frame_calibrate(bundle, tmp_path):
+def test_frames_of_other_sizes_calibrate(bundle, tmp_path):
+    for number, size in enumerate([(50, 21), (21, 50)]):
+        write_image(tmp_path / f"two/{number}.png", number, size)
+    dataset = open_dataset(f"footage:{tmp_path / 'two'}")
+    result = calibrate(bundle, tmp_path / "int8", dataset, options(), report=False)
+    assert read_ranges(result.path).record["frames"] == 2
+
+
+def test_a_single_frame_is_refused_for_a_model_with_state(bundle, tmp_path):
     write_image(tmp_path / "one/0.png", 0, (50, 21))
     dataset = open_dataset(f"footage:{tmp_path / 'one'}")
-    result = calibrate(bundle, tmp_path / "int8", dataset, options(), report=False)
-    assert read_ranges(result.path).record["frames"] == 1
+    with pytest.raises(DatasetError, match="only clips of one frame"):
+        calibrate(bundle, tmp_path / "int8", dataset, options(), report=False)
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "interrupted"])
