@@ -81,6 +81,7 @@ def test_wheel_runs_without_torch(distributions: tuple[Path, Path], tmp_path: Pa
     assert run(python, "-c", OUTSIDE, cwd=tmp_path).strip()
     help_text = run(tmp_path / "venv" / "bin" / "streamseg", "--help", cwd=tmp_path)
     assert "run" in help_text
+    (tmp_path / "x.pth").write_bytes(b"weights")  # paths are checked before what is installed
     for arguments, hint in (
         (["export", "x.pth", "--size", "64x64", "-o", "b"], "pip install 'streamseg[export,cpu]'"),
         (["run", "b", "x.mp4", "--out", "o.mp4"], "no such video: x.mp4"),

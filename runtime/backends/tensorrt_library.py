@@ -18,6 +18,8 @@ OLDEST = (10, 0)
 # TensorRT-RTX loads its plugin support by a name that its wheel does not contain.
 RTX_LIBRARY = "libtensorrt_rtx.so"
 PLUGIN = ("WindowedSelectiveScan", "1", "streamseg")
+# SHA-256 of the plugin library that this process loaded, per flavour: registries last as long.
+_loaded: dict[str, str] = {}
 
 
 def import_tensorrt(flavour: str | None = None) -> tuple[str, Any]:
@@ -51,10 +53,11 @@ def load_plugins(trt: Any, flavour: str, library: Path) -> None:
         flavour: which one it is.
         library: absolute path, from ``find_tensorrt_library``.
     Raises:
-        BackendError: TensorRT does not load it.
+        BackendError: TensorRT does not load it, or the process has loaded another build.
     """
     registry = trt.get_plugin_registry()
     if registry.get_creator(*PLUGIN) is not None:
+        _check_same_build(flavour, library)
         return
     if flavour == "tensorrt_rtx":
         try:
@@ -69,6 +72,22 @@ def load_plugins(trt: Any, flavour: str, library: Path) -> None:
             ) from None
     if registry.load_library(str(library)) is None:
         raise BackendError(f"TensorRT {trt.__version__} does not load plugin library {library}")
+    _loaded[flavour] = hash_library(library)
+
+
+def _check_same_build(flavour: str, library: Path) -> None:
+    loaded = _loaded.get(flavour)
+    if loaded is None:
+        logger.warning(
+            "streamseg's plugins are in TensorRT's registry already, loaded by other code: whether "
+            "they are those of %s cannot be checked",
+            library,
+        )
+    elif loaded != hash_library(library):
+        raise BackendError(
+            f"this process has loaded another build of streamseg's plugins than {library}, and "
+            "TensorRT keeps one. Start a new process"
+        )
 
 
 def hash_library(library: Path) -> str:

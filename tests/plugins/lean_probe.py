@@ -7,7 +7,10 @@ Usage: python lean_probe.py FOLDER_OF_THE_BINDINGS PLUGIN_LIBRARY FILE_THAT_IS_N
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,18 @@ def describe(name: str, registry: Any) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def warnings() -> Iterator[list[str]]:
+    """Collect what the product warns of."""
+    kept: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("streamseg")
+    logger.addHandler(handler)
+    yield kept
+    logger.removeHandler(handler)
+
+
 def missing_names() -> list[str]:
     """What the backend calls and this TensorRT does not have."""
     return [
@@ -89,12 +104,24 @@ def main() -> None:
     except BackendError as error:
         foreign = str(error)
     handle = registry.load_library(library)
-    load_plugins(trt, "tensorrt", Path(no_library))  # ours are there: nothing more is loaded
-    found: dict[str, Any] = {"version": trt.__version__, "foreign": foreign}
+    with warnings() as unknown:
+        load_plugins(trt, "tensorrt", Path(library))  # loaded above, by other code than ours
+    registry.deregister_library(handle)
+    left = [n for n in FIELDS if registry.get_creator(n, "1", "streamseg") is not None]
+    load_plugins(trt, "tensorrt", Path(library))
+    with warnings() as same:
+        load_plugins(trt, "tensorrt", Path(library))
+    other_build = Path(no_library).with_name("another.so")
+    other_build.write_bytes(Path(library).read_bytes() + bytes(1))
+    try:
+        load_plugins(trt, "tensorrt", other_build)
+        another = "accepted"
+    except BackendError as error:
+        another = str(error)
+    found: dict[str, Any] = {"version": trt.__version__, "foreign": foreign, "another": another}
+    found |= {"unknown": unknown, "same": same, "left": left}
     found["plugins"] = {name: describe(name, registry) for name in FIELDS}
     found["missing"] = missing_names()
-    registry.deregister_library(handle)
-    found["left"] = [n for n in FIELDS if registry.get_creator(n, "1", "streamseg") is not None]
     print(json.dumps(found), flush=True)
 
 

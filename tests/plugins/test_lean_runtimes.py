@@ -83,5 +83,14 @@ def test_registry_refuses_a_file_that_is_no_library_and_drops_our_creators(
 
 
 @pytest.mark.tensorrt
+def test_plugins_of_another_build_are_refused_and_unknown_ones_reported(
+    found: dict[str, Any],
+) -> None:
+    assert "has loaded another build" in found["another"]
+    assert "cannot be checked" in found["unknown"][0]
+    assert not found["same"]
+
+
+@pytest.mark.tensorrt
 def test_every_runtime_name_that_the_backend_calls_exists(found: dict[str, Any]) -> None:
     assert found["missing"] == []
