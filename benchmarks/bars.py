@@ -246,7 +246,7 @@ def measure_agreement(
     if not (folder / "camvid-int8").exists():
         _calibrate_on(camvid / "train", folder / "camvid-int8-dynamic", folder / "camvid-int8")
     pairs = [
-        (cv2.imread(str(path)), cv2.imread(str(camvid / "testannot" / path.name), -1))
+        (cv2.imread(str(path)), cv2.imread(str(camvid / "testannot" / f"{path.stem}.png"), -1))
         for path in sorted((camvid / "test").iterdir())
     ]
     wanted: list[Any] = []
@@ -288,8 +288,9 @@ def _calibrate_on(images: Path, source: Path, target: Path) -> None:
 def _add_pixels(confusion: Any, labels: Any, truth: Any) -> None:
     """Count pixels by true and found class; classes past the last are void."""
     classes = len(confusion)
+    full = cv2.resize(labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
     known = truth < classes
-    pairs = truth[known].astype(np.int64) * classes + labels[known]
+    pairs = truth[known].astype(np.int64) * classes + full[known]
     confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
