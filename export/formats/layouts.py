@@ -55,6 +55,10 @@ class Layout:
         return {found[1] for key in keys if (found := pattern.match(key)) is not None}
 
 
+_VIDEOMT_PARTS = (
+    *("embeddings", "layers", "layernorm", "query", "query_updater"),
+    *("upscale_block", "mask_head", "class_predictor"),
+)
 LAYOUTS = (
     Layout(
         "TV3S",
@@ -106,7 +110,10 @@ LAYOUTS = (
     Layout(
         "VidEoMT (transformers)",
         r"query_updater\.",
-        (Rule("{rest}", "{rest}"),),
+        (
+            Rule("attn_mask_probs", "attn_mask_probs", parameter=True),
+            *(Rule(f"{part}.{{rest}}", f"{part}.{{rest}}") for part in _VIDEOMT_PARTS),
+        ),
         config={"model_type": ("videomt",), "hidden_act": ("gelu",), "mlp_ratio": (4,)},
         read={
             "image_size": "image_size",

@@ -11,6 +11,7 @@ from transformers import ConvNextBackbone, ConvNextConfig
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap, count_entries
+from streamseg.export.models.fake_backbone import build_backbone
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
@@ -53,7 +54,7 @@ class ConvNeXtEncoder(nn.Module):
             drop_path_rate=drop_path,
             **settings,
         )
-        self.backbone = ConvNextBackbone(sizes)
+        self.backbone = build_backbone(lambda: ConvNextBackbone(sizes))
 
     @property
     def widths(self) -> tuple[int, ...]:

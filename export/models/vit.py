@@ -17,6 +17,7 @@ from transformers import AutoBackbone, Dinov2Config, DINOv3ViTConfig
 
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export.formats.key_map import KeyMap, count_entries
+from streamseg.export.models.fake_backbone import build_backbone
 
 HEAD_WIDTH = 64
 ROPE_THETA = 100.0
@@ -68,7 +69,8 @@ class VitEncoder(nn.Module):
         self.config = config
         self.min_extent = 2 * config.patch
         build: Callable[[Any], Any] = AutoBackbone.from_config
-        self.body = build(_transformers_config(config, drop_path))
+        settings = _transformers_config(config, drop_path)
+        self.body: Any = build_backbone(lambda: build(settings))
         self.body.embeddings.mask_token.requires_grad_(False)
         width = config.width
         self.pyramid = nn.ModuleList(

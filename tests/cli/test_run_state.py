@@ -146,7 +146,7 @@ def test_outputs_at_the_same_place_are_refused(
         (("--snapshot", "/tmp"), "cannot write /tmp: it is a folder"),
         (("--snapshot", "/dev/null"), "cannot write /dev/null: it is a device"),
         (("--resume", "none"), "no such state file: none"),
-        (("--resume", __file__), "no streamseg state file"),
+        (("--resume", __file__), "is not a streamseg state file"),
     ],
 )
 def test_options_of_state_are_checked(

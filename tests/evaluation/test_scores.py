@@ -153,7 +153,6 @@ def test_eval_command_writes_json_table_and_plots(bundle, camvid, tmp_path, caps
     [
         (["nowhere"], "nowhere does not exist"),
         (["{checkpoint}"], "add --size"),
-        (["{bundle}", "--split", "tiny"], "'tiny' is not one of 'train', 'val', 'test'"),
     ],
 )
 def test_eval_command_mistakes_are_one_line(bundle, camvid, tmp_path, capsys, arguments, words):
@@ -165,6 +164,13 @@ def test_eval_command_mistakes_are_one_line(bundle, camvid, tmp_path, capsys, ar
     error = capsys.readouterr().err.strip()
     assert words in error.replace("\n", " ")
     assert len(error.splitlines()) == 1
+
+
+def test_split_that_does_not_exist_is_a_usage_error(bundle, camvid, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        run(["eval", str(bundle), "--split", "tiny", "--dataset", f"camvid:{camvid}"])
+    assert exit_code.value.code == 2
+    assert "'tiny' is not one of 'train', 'val', 'test'" in capsys.readouterr().err
 
 
 def test_subject_may_name_how_a_bundle_is_run(tmp_path):

@@ -134,4 +134,4 @@ def test_command_gives_a_bundle_a_memory(tiny_bundle: TinyBundle, tmp_path: Path
     assert "with memory 'gated', state 10,752 bytes" in done.output
     refused = CliRunner().invoke(command, [bundle, "--size", "64x96", "-o", out])
     assert refused.exit_code == 2
-    assert "export takes --memory and --logits" in refused.output
+    assert "only --logits may be added" in refused.output

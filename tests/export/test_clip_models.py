@@ -205,7 +205,7 @@ def test_prototypes_must_be_given_and_fit(shared: Path, tmp_path: Path) -> None:
             stream.step(golden.frames[0])
         with pytest.raises(StateMismatch, match=r"\[100, 64\], expected float32 \[100, 256\]"):
             stream.give("prototypes", np.zeros((100, 64), np.float32))
-        with pytest.raises(StateMismatch, match="no given state"):
+        with pytest.raises(StateMismatch, match="is not a given state"):
             stream.give("features", np.zeros((100, 256), np.float32))
         centers = golden.arrays["centers"]
         stream.give("prototypes", centers)

@@ -47,7 +47,7 @@ def test_bundle_is_found_in_the_catalogue_and_others_are_scaled_from_it(street: 
 def test_command_marks_what_is_measured_and_what_is_an_estimate(street: Path) -> None:
     result = CliRunner().invoke(command, ["--only", "segformer", "--measured", str(street)])
     assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert "the others are estimates, scaled by work" in lines[0]
     kinds = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert kinds["segformer/mit_b0"] == "measured"

@@ -242,7 +242,7 @@ def test_engine_that_fits_is_read(engine: Path) -> None:
         (b"other", HERE, "the bundle was exported again"),
         (GRAPH, replace(HERE, version="11.4"), "tensorrt 10.3.0; this machine has tensorrt 11.4"),
         (GRAPH, replace(HERE, flavour="tensorrt_rtx"), "this machine has tensorrt_rtx 10.3.0"),
-        (GRAPH, replace(HERE, gpu=None), "has no GPU"),
+        (GRAPH, replace(HERE, gpu=None), "no NVIDIA GPU was found"),
         (
             GRAPH,
             replace(HERE, gpu=Gpu("RTX 4090", "8.9", "12.6")),

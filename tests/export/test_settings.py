@@ -172,6 +172,8 @@ def test_every_setting_reads_what_it_prints(family: Any) -> None:
     known: dict[str, Any] = {"encoder": "mit_b0"}
     for name, entry in family.settings.items():
         known[name] = entry.published(known)
+        if known[name] is None:  # nothing is published: the option is required
+            continue
         assert entry.read(format_setting(known[name])) == known[name], name
         assert entry.read(json.loads(json.dumps(known[name]))) == known[name], name
 

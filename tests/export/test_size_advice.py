@@ -66,7 +66,7 @@ def test_export_without_a_size_proposes_and_makes_nothing(
         run(arguments)
     said = capsys.readouterr()
     assert "GMACs" in said.out
-    assert "--size HxW is missing; the sizes above waste no work" in said.err
+    assert "missing --size HxW; the sizes above waste no work" in said.err
     assert not (tmp_path / "b").exists()
 
 

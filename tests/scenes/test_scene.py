@@ -192,8 +192,8 @@ def test_address_names_a_scene() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("file:street", "no synthetic scene"),
-        ("synthetic", "no synthetic scene"),
+        ("file:street", "is not a synthetic scene"),
+        ("synthetic", "is not a synthetic scene"),
         ("synthetic:town", "no preset 'town'; expected one of clean, easy, street, hard"),
         ("synthetic:street?sead=1", "no option 'sead'"),
         ("synthetic:street?seed", "expected options as in"),

@@ -83,7 +83,7 @@ def test_file_that_exists_needs_no_escape(tmp_path: Path) -> None:
         ("clip.mp4#reconnect=1.5", "option reconnect expects a whole number"),
         ("clip.mp4#fps=1&fps=2", "given twice"),
         ("rtsp://cam/live#transport=pigeon", "transport expects one of tcp, udp"),
-        ("rtsp://cam/live#what is this?", r"no list of options such as #fps=5"),
+        ("rtsp://cam/live#what is this?", r"is not a list of options such as #fps=5"),
         ("rtsp:cam", "names no host"),
         ("http:///x", "names no host"),
         ("camera:x", "camera:NUMBER"),
