@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.cpp.conftest import REQUIREMENTS as CPP
-from tests.cpp.conftest import Build, build, needs_gstreamer  # noqa: F401 - a fixture
+from tests.cpp.conftest import needs_gstreamer
 from tests.runtime.smoothing import write_smoothing_bundle
 
 PAGE = (ROOT / "docs/runtimes.md").read_text()
@@ -99,15 +99,6 @@ def test_browser(checkout: Path) -> None:
         server.send_signal(signal.SIGTERM)
 
 
-@pytest.fixture
-def built(checkout: Path, build: Build) -> Path:  # noqa: F811
-    """The checkout with the C++ build of the other tests, which the commands bring up to date."""
-    (checkout / "build").mkdir(exist_ok=True)
-    if not (checkout / "build/cpp").exists():
-        (checkout / "build/cpp").symlink_to(build())
-    return checkout
-
-
 def with_requirements(function: object) -> object:
     for mark in (*CPP, needs_gstreamer):
         function = mark(function)
@@ -115,23 +106,23 @@ def with_requirements(function: object) -> object:
 
 
 @with_requirements
-def test_cpp(built: Path) -> None:
-    run_in(built, commands("C\\+\\+"))
-    assert (built / "out/labels.raw").stat().st_size == FRAMES * SIZE[0] * SIZE[1]
+def test_cpp(checkout: Path) -> None:
+    run_in(checkout, commands("C\\+\\+"))
+    assert (checkout / "out/labels.raw").stat().st_size == FRAMES * SIZE[0] * SIZE[1]
 
 
 @with_requirements
-def test_gstreamer(built: Path) -> None:
-    run_in(built, commands("GStreamer"))
-    assert len(list((built / "out").glob("*.png"))) == FRAMES
+def test_gstreamer(checkout: Path) -> None:
+    run_in(checkout, commands("GStreamer"))
+    assert len(list((checkout / "out").glob("*.png"))) == FRAMES
 
 
 @with_requirements
-def test_ros_installs_the_library(built: Path) -> None:
+def test_ros_installs_the_library(checkout: Path) -> None:
     install, build_it, _ = commands("ROS 2")
-    run_in(built, [install])
-    assert (built / "out/cpp/lib/cmake/streamseg/streamsegConfig.cmake").is_file() or list(
-        (built / "out/cpp").rglob("streamsegConfig.cmake")
+    run_in(checkout, [install])
+    assert (checkout / "out/cpp/lib/cmake/streamseg/streamsegConfig.cmake").is_file() or list(
+        (checkout / "out/cpp").rglob("streamsegConfig.cmake")
     )
     if shutil.which("colcon"):
-        run_in(built, [build_it])
+        run_in(checkout, [build_it])

@@ -16,6 +16,8 @@ pytest.importorskip("torch", reason="exports networks")
 from tests.export.tiny import FAMILIES
 
 pytestmark = REQUIREMENTS
+# Untrained, these give one class everywhere, so that their equal labels say less.
+CONSTANT = ("segformer-convolutional", "mask2former", "mpvss")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,4 +33,4 @@ def test_command_gives_the_labels_of_python(
     np.testing.assert_array_equal(
         np.frombuffer(labels, np.uint8).reshape(found.labels.shape), found.labels
     )
-    assert len(np.unique(found.labels)) > 1
+    assert len(np.unique(found.labels)) > 1 or family in CONSTANT

@@ -230,17 +230,17 @@ def test_encoder_of_mmsegmentation_loads(mit, tmp_path):
 
 VIT = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 1}
 OTHERS = {
-    "dinov3": (
+    "dinov3_vits16": (
         VitSizes("dinov3", 64, 4, 96, 16, registers=2),
         lambda: DINOv3ViTModel(
             DINOv3ViTConfig(**VIT, intermediate_size=96, num_register_tokens=2, patch_size=16)
         ),
     ),
-    "dinov2": (
+    "dinov2_vits14": (
         VitSizes("dinov2", 64, 4, 128, 16, side=3),
         lambda: Dinov2Model(Dinov2Config(**VIT, mlp_ratio=2, patch_size=16, image_size=48)),
     ),
-    "convnext": (
+    "convnext_t": (
         ConvNeXtSizes((8, 16, 24, 32), (1, 1, 1, 1)),
         lambda: ConvNextForImageClassification(
             ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
@@ -251,7 +251,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_encoders_start_from_transformers_files_and_train(name, tmp_path, monkeypatch):
-    """The last feature is transformers' own, and a trained network can be read again."""
+    """The last feature is transformers' own, and a trained network can be read again; tiny ones."""
     sizes, build = OTHERS[name]
     monkeypatch.setitem(ENCODER_PRESETS, name, sizes)
     origin = build().eval()
@@ -262,7 +262,7 @@ def test_other_encoders_start_from_transformers_files_and_train(name, tmp_path, 
     assert all(key.startswith(("norm", "pyramid.")) for key in missing)
     image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        if name == "convnext":
+        if name == "convnext_t":
             expected = origin.convnext(image, output_hidden_states=True).hidden_states[-1]
             norm = network.backbone.backbone.hidden_states_norms["stage4"]
             found, expected = network.backbone(image)[-1], norm(expected)

@@ -164,9 +164,9 @@ def test_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path, m
     forward = ClipNetwork.forward
     calls = []
 
-    def poisoned(self, frames):
+    def poisoned(self, *given):
         calls.append(1)
-        scores, auxiliary = forward(self, frames)
+        scores, auxiliary = forward(self, *given)
         return (scores * math.nan, auxiliary) if len(calls) == 4 else (scores, auxiliary)
 
     monkeypatch.setattr(ClipNetwork, "forward", poisoned)
@@ -205,7 +205,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
 def test_folder_of_another_run_is_left_alone(tmp_path):
     config = replace(CONFIG, steps=1)
     run(tmp_path / "run", config=config)
-    with pytest.raises(TrainingError, match=r"holds a run already\. Add --resume"):
+    with pytest.raises(TrainingError, match=r"holds a run already\. Resume it with --resume"):
         run(tmp_path / "run", config=config)
     with pytest.raises(TrainingError, match=r"other settings: steps: 1 and 2"):
         run(tmp_path / "run", config=replace(config, steps=2), resume=True)

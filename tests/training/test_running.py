@@ -87,7 +87,7 @@ def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
         (("--set", "std=0"), "std is 0 in --set, expected three numbers"),
         (("--shift", "3"), "--shift was removed: write --set shift=VALUE"),
         (("--dataset", "synthetic:fog"), "no preset"),
-        (("--encoder", "vgg"), "expected one of mit_b0"),
+        (("--encoder", "vgg"), "'vgg' is not one of 'mit_b0'"),
         (("--class-weights", "none.json"), "JSON file with a list of numbers"),
         (("--init", "none.safetensors"), "no checkpoint at none.safetensors"),
         (("--encoder-weights", "none.pth"), "no checkpoint at none.pth"),
