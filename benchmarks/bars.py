@@ -82,7 +82,7 @@ def bundle_of(work: Work, path: str, folder: Path) -> Path:
 
 
 def prepare(work: Work, folder: Path) -> None:
-    """Export what is missing; parity is the export's own business and left out here."""
+    """Export the missing bundles; their parity is not measured here."""
     from streamseg.export import bundles, load_checkpoint
 
     for precision in dict.fromkeys(PATHS[path][0] for path in work.paths):

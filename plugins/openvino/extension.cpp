@@ -23,7 +23,7 @@
 namespace streamseg::ov_shell {
 namespace {
 
-// OpenVINO's own threads. Tasks take items until none is left, so that one for each is enough.
+// OpenVINO's own threads. Tasks take items until all are taken, so one task a thread is enough.
 class ArenaExecutor : public Executor {
  public:
   int64_t width() const override { return tbb::this_task_arena::max_concurrency(); }

@@ -5,26 +5,19 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins.loader import find_library
-from streamseg.runtime.backends.arrays import DeviceFrame
-from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
-    Array,
     BackendOptions,
     Executable,
-    Lane,
     StepPlan,
-    is_finite,
 )
-from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs, output_tensors
+from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs
 from streamseg.runtime.bundle.bundle import Bundle
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -212,31 +205,17 @@ class OnnxRuntimeExecutable(Executable):
         self.sessions = {}
 
 
-class OnnxRuntimeLane(Lane):
+class OnnxRuntimeLane(HostLane):
     """NumPy buffers that ONNX Runtime reads and writes in place, in the executable's thread.
 
     A binding is made the first time a plan occurs; carried state has two plans, which alternate.
     """
 
-    depth = 1
-    stream = 0
-
     def __init__(self, executable: OnnxRuntimeExecutable) -> None:
-        manifest = executable.manifest
+        super().__init__(executable.manifest)
         self._executable = executable
         self._bindings: dict[StepPlan, Any] = {}
         self._under_way: Future[None] | None = None
-        self._state = {
-            spec.name: [np.zeros(spec.shape, dtype=spec.dtype) for _ in range(spec.buffers)]
-            for spec in manifest.state
-        }
-        batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
-        self._outputs: dict[str, Array] = {}
-        for tensor, (shape, dtype) in output_tensors(manifest).items():
-            self._outputs[tensor] = np.zeros(shape, dtype=dtype)
-        self._batch = batch
-        self.frame = batch[0]
-        self.labels = self._outputs["labels"][0]
 
     def start(self, plan: StepPlan) -> None:
         """Hand the plan's binding to the executable's thread."""
@@ -269,52 +248,14 @@ class OnnxRuntimeLane(Lane):
         if self._under_way is not None:
             wait([self._under_way])
 
-    def read_logits(self) -> npt.NDArray[np.float32] | None:
-        """The buffer that the step wrote."""
-        logits: Any = self._outputs.get("logits")
-        return None if logits is None else logits[0]
-
-    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
-        """Refuse: everything is in host memory."""
-        raise BackendError(
-            "this backend takes no frames from device memory; open the bundle with "
-            "backend='tensorrt' or 'cuda'"
-        )
-
     def _bind(self, session: Any, plan: StepPlan) -> Any:
         binding = session.io_binding()
         wrap = self._executable.runtime.OrtValue.ortvalue_from_numpy
-        binding.bind_ortvalue_input("frame", wrap(self._batch))
-        for feed in plan.reads:
-            binding.bind_ortvalue_input(feed.tensor, wrap(self._state[feed.state][feed.buffer]))
-        for feed in plan.writes:
-            binding.bind_ortvalue_output(feed.tensor, wrap(self._state[feed.state][feed.buffer]))
-        for tensor in self._executable.manifest.graphs[plan.graph].outputs:
-            binding.bind_ortvalue_output(tensor, wrap(self._outputs[tensor]))
+        for tensor, array in self._inputs(plan).items():
+            binding.bind_ortvalue_input(tensor, wrap(array))
+        for tensor, array in self._results(plan).items():
+            binding.bind_ortvalue_output(tensor, wrap(array))
         return binding
-
-    def read(self, state: str, buffer: int) -> Array:
-        """A copy of one state buffer."""
-        self._settle()
-        content: Array = self._state[state][buffer].copy()
-        return content
-
-    def write(self, state: str, buffer: int, content: Array) -> None:
-        """Overwrite one state buffer."""
-        self._settle()
-        np.copyto(self._state[state][buffer], content)
-
-    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Look at the buffers in place."""
-        self._settle()
-        return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
-
-    def clear(self) -> None:
-        """Zero every state buffer."""
-        self._settle()
-        for buffers in self._state.values():
-            for buffer in buffers:
-                buffer.fill(0)
 
     def close(self) -> None:
         """Wait for the step under way; NumPy releases the buffers."""

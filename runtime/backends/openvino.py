@@ -10,32 +10,24 @@ from __future__ import annotations
 import importlib
 import io
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins.loader import find_openvino_library
-from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
-from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
     Array,
     BackendOptions,
     Executable,
-    Lane,
     StepPlan,
-    is_finite,
 )
 from streamseg.runtime.backends.tensors import (
     TensorTable,
     graph_inputs,
     graph_outputs,
-    output_tensors,
 )
 from streamseg.runtime.bundle.bundle import Bundle, digest
 from streamseg.runtime.bundle.manifest import Manifest
@@ -345,32 +337,17 @@ class OpenVinoExecutable(Executable):
         self.compiled = {}
 
 
-class OpenVinoLane(Lane):
+class OpenVinoLane(HostLane):
     """NumPy buffers that OpenVINO reads and writes in place.
 
     A request is made the first time a plan occurs; carried state has two plans, which alternate.
     """
 
-    depth = 1
-    stream = 0
-
     def __init__(self, executable: OpenVinoExecutable) -> None:
-        manifest = executable.manifest
+        super().__init__(executable.manifest)
         self._executable = executable
         self._requests: dict[StepPlan, Any] = {}
         self._under_way: tuple[str, Any] | None = None
-        self._state = {
-            spec.name: [np.zeros(spec.shape, dtype=spec.dtype) for _ in range(spec.buffers)]
-            for spec in manifest.state
-        }
-        batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
-        self._outputs: dict[str, Array] = {
-            tensor: np.zeros(shape, dtype=dtype)
-            for tensor, (shape, dtype) in output_tensors(manifest).items()
-        }
-        self._batch = batch
-        self.frame = batch[0]
-        self.labels = self._outputs["labels"][0]
 
     def start(self, plan: StepPlan) -> None:
         """Start the plan's request in OpenVINO's threads."""
@@ -407,18 +384,6 @@ class OpenVinoLane(Lane):
             except RuntimeError as error:
                 logger.debug("the step failed: %s", last_line(error))
 
-    def read_logits(self) -> npt.NDArray[np.float32] | None:
-        """The buffer that the step wrote."""
-        logits: Any = self._outputs.get("logits")
-        return None if logits is None else logits[0]
-
-    def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
-        """Refuse: everything is in host memory."""
-        raise BackendError(
-            "this backend takes no frames from device memory; open the bundle with "
-            "backend='tensorrt' or 'cuda'"
-        )
-
     def _bind(self, compiled: Any, plan: StepPlan) -> Any:
         request = compiled.create_infer_request()
         inputs, results = input_names(compiled), result_names(compiled)
@@ -426,37 +391,11 @@ class OpenVinoLane(Lane):
         def bind(port: Any, array: Array) -> None:
             request.set_tensor(port, self._executable.runtime.Tensor(array, shared_memory=True))
 
-        bind(inputs["frame"], self._batch)
-        for feed in plan.reads:
-            bind(inputs[feed.tensor], self._state[feed.state][feed.buffer])
-        for feed in plan.writes:
-            bind(results[feed.tensor], self._state[feed.state][feed.buffer])
-        for tensor in self._executable.manifest.graphs[plan.graph].outputs:
-            bind(results[tensor], self._outputs[tensor])
+        for tensor, array in self._inputs(plan).items():
+            bind(inputs[tensor], array)
+        for tensor, array in self._results(plan).items():
+            bind(results[tensor], array)
         return request
-
-    def read(self, state: str, buffer: int) -> Array:
-        """A copy of one state buffer."""
-        self._settle()
-        content: Array = self._state[state][buffer].copy()
-        return content
-
-    def write(self, state: str, buffer: int, content: Array) -> None:
-        """Overwrite one state buffer."""
-        self._settle()
-        np.copyto(self._state[state][buffer], content)
-
-    def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Look at the buffers in place."""
-        self._settle()
-        return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
-
-    def clear(self) -> None:
-        """Zero every state buffer."""
-        self._settle()
-        for buffers in self._state.values():
-            for buffer in buffers:
-                buffer.fill(0)
 
     def close(self) -> None:
         """Wait for the step under way and drop the requests; NumPy releases the buffers."""

@@ -312,9 +312,9 @@ def test_frames_of_other_sizes_calibrate(bundle, tmp_path):
 
 def test_a_single_frame_is_refused_for_a_model_with_state(bundle, tmp_path):
     write_image(tmp_path / "one/0.png", 0, (50, 21))
-    dataset = open_dataset(f"footage:{tmp_path / 'one'}")
+    one = open_dataset(f"footage:{tmp_path / 'one'}")
     with pytest.raises(DatasetError, match="only clips of one frame"):
-        calibrate(bundle, tmp_path / "int8", dataset, options(), report=False)
+        calibrate(bundle, tmp_path / "int8", one, options(), report=False)
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "interrupted"])
