@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import importlib.util
-import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from streamseg.errors import BackendError, StreamsegError
-from streamseg.files import make_folder, whole_file
+from streamseg.runtime.backends import choices
 from streamseg.runtime.backends.interface import BackendOptions, Executable, plan_step
 from streamseg.runtime.backends.onnxruntime import load_onnxruntime
 from streamseg.runtime.backends.openvino import load_openvino
@@ -68,8 +66,9 @@ def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
         only = "openvino" if names == ["openvino"] else "onnxruntime"
         return _load(only, bundle, options)
     place = _record_of(bundle, options)
-    known = _read(place)
-    if known is not None:
+    kept = choices.recall(place, _LOADERS)
+    if kept is not None:
+        known = Measurement(kept)
         return _named(_load(known.fastest, bundle, options), known)
     return _measure_and_load(bundle, options, place)
 
@@ -99,7 +98,7 @@ def _measure_and_load(bundle: Bundle, options: BackendOptions, place: Path) -> E
     if len(loaded) == 1:
         return next(iter(loaded.values()))
     found = measure(loaded, bundle.manifest)
-    _write(place, found)
+    choices.remember(place, found.medians)
     for name, executable in loaded.items():
         if name != found.fastest:
             executable.close()
@@ -141,38 +140,6 @@ def measure(executables: Mapping[str, Executable], manifest: Manifest) -> Measur
 
 def _record_of(bundle: Bundle, options: BackendOptions) -> Path:
     """Where the choice for this bundle, machine, set of versions and options is remembered."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    facts = [bundle.identity, *map(str, (options.native, options.threads, os.cpu_count()))]
+    facts = [bundle.identity, str(options.native), str(options.threads)]
     facts += [importlib.import_module(name).__version__ for name in _LOADERS]
-    facts.append(_processor())
-    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
-    return Path(base) / "streamseg" / "choices" / f"{name}.json"
-
-
-def _processor() -> str:
-    """Model and instruction sets, as far as Linux says; they decide what is faster."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def _read(place: Path) -> Measurement | None:
-    try:
-        medians = json.loads(place.read_text(encoding="utf-8"))
-        found = {name: float(medians[name]) for name in _LOADERS}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return Measurement(found)
-
-
-def _write(place: Path, found: Measurement) -> None:
-    """Remember a choice; where it cannot be written, the next start measures again."""
-    try:
-        make_folder(place.parent, BackendError)
-        with whole_file(place, BackendError) as draft:
-            draft.write_text(json.dumps(dict(found.medians)) + "\n", encoding="utf-8")
-    except BackendError as error:
-        logger.warning("the choice of a backend is not remembered: %s", error)
+    return choices.place_of(facts)

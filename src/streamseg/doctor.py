@@ -192,13 +192,16 @@ def _try_cuda(version: str, driver: str) -> Finding:
 
 def _openvino() -> list[Finding]:
     backend = importlib.import_module("streamseg.runtime.backends.openvino")
+    products = importlib.import_module("streamseg.runtime.backends.bfloat16")
     extension = "OpenVINO extension"
     install = "pip install 'streamseg[openvino]'"
     try:
         runtime = backend.import_openvino()
         core = runtime.Core()
         devices = ", ".join(core.available_devices)
-        precision = backend.choose_precision(core, "CPU", "auto")
+        precision = backend.choose_precision(
+            core, "CPU", "auto", lambda: products.product_times(runtime, None)
+        )
     except (BackendError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         missing = Finding(extension, False, "no OpenVINO", install)

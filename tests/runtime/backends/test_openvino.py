@@ -13,6 +13,7 @@ import pytest
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins import loader
 from streamseg.runtime.backends import BackendOptions, compiled_files, load_executable
+from streamseg.runtime.backends.bfloat16 import product_times
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.openvino import (
     build_openvino,
@@ -45,13 +46,39 @@ class Processor:
         return self._capabilities
 
 
-def test_auto_takes_bfloat16_only_where_the_processor_has_it() -> None:
-    assert choose_precision(Processor("FP32", "BF16"), "CPU", None)[0] == "bf16"
-    assert choose_precision(Processor("FP32"), "CPU", "auto")[0] == "f32"
-    assert choose_precision(Processor("BF16"), "CPU", "f32") == ("f32", "")
-    assert choose_precision(Processor(), "GPU", "auto")[0] == ""
+def chosen(core: Processor, device: str, wish: str | None, bf16: float = 1.0) -> tuple[str, str]:
+    return choose_precision(core, device, wish, lambda: {"f32": 2.0, "bf16": bf16})
+
+
+def test_auto_takes_bfloat16_only_where_the_processor_has_it_and_is_faster() -> None:
+    assert chosen(Processor("FP32", "BF16"), "CPU", None) == (
+        "bf16",
+        "the processor multiplies bfloat16 2.0 times as fast",
+    )
+    assert chosen(Processor("FP32", "BF16"), "CPU", None, bf16=4.0) == (
+        "f32",
+        "the processor multiplies bfloat16 2.0 times as slowly",
+    )
+    assert chosen(Processor("FP32"), "CPU", "auto")[0] == "f32"
+    assert chosen(Processor("BF16"), "CPU", "f32", bf16=0.1) == ("f32", "")
+    assert chosen(Processor(), "GPU", "auto")[0] == ""
     with pytest.raises(BackendError, match="precision is 'int8', expected one of: auto, f32"):
-        choose_precision(Processor(), "CPU", "int8")
+        chosen(Processor(), "CPU", "int8")
+
+
+def test_products_are_measured_once_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = product_times(import_openvino(), 1)
+    assert set(first) == {"f32", "bf16"}
+    assert all(value > 0 for value in first.values())
+    (record,) = (tmp_path / "streamseg/choices").iterdir()
+    assert product_times(import_openvino(), 1) == first
+    record.write_text('{"f32": 1, "bf16": 3}')
+    assert product_times(import_openvino(), 1) == {"f32": 1.0, "bf16": 3.0}
+    record.write_text("[" * 100_000)
+    assert set(product_times(import_openvino(), 1)) == {"f32", "bf16"}
 
 
 @pytest.mark.parametrize("precision", ["f32", None])
