@@ -27,7 +27,7 @@ from streamseg.runtime.bundle.state import StateSnapshot
 from streamseg.runtime.step_result import DeviceStepResult, StepResult
 from streamseg.runtime.stepper import Stepper
 from streamseg.runtime.video.confidence import confidence_of
-from streamseg.runtime.video.resize import FitMode, FrameFitter
+from streamseg.runtime.video.resize import FitMode, FittedFrame, FrameFitter
 
 if TYPE_CHECKING:
     from streamseg.runtime import Event, RunReport, StatePolicy
@@ -78,6 +78,7 @@ class Stream:
         self._stepper = Stepper(manifest, self._lane, given)
         self._under_way: deque[_Begun] = deque()
         self._fitter: FrameFitter | None = None
+        self._fitter_ahead: FrameFitter | None = None  # of the thread that calls fit_ahead
         self._shown: FrameFitter | None = None  # of the last result
         self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
         self._finished_at = 0.0
@@ -114,11 +115,36 @@ class Stream:
             self.begin(frame)
             return self.finish()
 
-    def begin(self, frame: npt.NDArray[np.uint8], *, graph: str | None = None) -> None:
+    def fit_ahead(self, frame: npt.NDArray[np.uint8]) -> FittedFrame:
+        """Bring a frame to the model's size before its step, beside the one under way.
+
+        May be called in another thread than the steps, by one thread at a time.
+
+        Args:
+            frame: ``[height, width, 3]`` uint8 RGB, any size.
+        Raises:
+            FrameMismatch: the frame has another shape or dtype.
+        """
+        check_frame(frame)
+        size = (frame.shape[0], frame.shape[1])
+        if self._fitter_ahead is None or self._fitter_ahead.frame_size != size:
+            self._fitter_ahead = self._make_fitter(size)
+        image = np.empty(self.manifest.frame.shape[1:], np.uint8)
+        self._fitter_ahead.fit(frame, image)
+        return FittedFrame(self._fitter_ahead, image)
+
+    def begin(
+        self,
+        frame: npt.NDArray[np.uint8],
+        *,
+        graph: str | None = None,
+        fitted: FittedFrame | None = None,
+    ) -> None:
         """Begin the step of the next frame and return, where ``depth`` steps are not under way.
 
         The frame is copied; ``reset``, ``snapshot``, ``restore`` and ``is_finite`` take effect
-        after the steps begun so far. ``graph`` overrides the schedule (``adaptation.key_pair``).
+        after the steps begun so far. ``graph`` overrides the schedule (``adaptation.key_pair``);
+        ``fitted`` is what ``fit_ahead`` made of the frame.
 
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``step``.
@@ -130,11 +156,15 @@ class Stream:
                 raise BackendError(f"{self._lane.depth} steps are under way; finish one first")
             self.token = object()
             started = time.perf_counter()
-            fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
-            fitter.fit(frame, self._lane.frame)
-            fitted = time.perf_counter()
+            if fitted is None:
+                fitter = self._fitter_of((frame.shape[0], frame.shape[1]))
+                fitter.fit(frame, self._lane.frame)
+            else:
+                fitter = fitted.fitter
+                np.copyto(self._lane.frame, fitted.image)
+            ready = time.perf_counter()
             number = self._stepper.start(graph)
-            self._under_way.append(_Begun(frame, fitter, number, started, fitted))
+            self._under_way.append(_Begun(frame, fitter, number, started, ready))
 
     def finish(self) -> StepResult:
         """Wait for the oldest step under way; its arrays are valid until the next ``finish``.

@@ -52,6 +52,11 @@ def do_nothing() -> None:
     """A hook that nobody needs."""
 
 
+def as_it_is(frame: Frame) -> Frame:
+    """A frame that nothing prepares."""
+    return frame
+
+
 class Decoder(threading.Thread):
     """Reads a source ahead of the step.
 
@@ -62,9 +67,11 @@ class Decoder(threading.Thread):
         source: iterated in this thread; stopped, not closed, by ``halt``. Or a function that opens
             it, called in this thread, which then also closes it; however long it takes, it gives
             up once the event that it gets is set.
-        times: gets the seconds of ``decode``.
+        times: gets the seconds of ``decode`` and ``resize``.
         when_behind: ``drop`` or ``wait``; by default live sources drop and others wait.
         notify: called in this thread when a frame or the end is there to be taken.
+        prepare: called in this thread with every frame that will be taken: not where frames may
+            be dropped.
 
     Attributes:
         source: None until it is open.
@@ -79,6 +86,7 @@ class Decoder(threading.Thread):
         *,
         when_behind: WhenBehind | None = None,
         notify: Callable[[], None] = do_nothing,
+        prepare: Callable[[Frame], Frame] = as_it_is,
     ) -> None:
         super().__init__(name="streamseg-decode", daemon=True)
         self.source: Source | None = None if callable(source) else source
@@ -86,6 +94,7 @@ class Decoder(threading.Thread):
         self.dropped = 0
         self._open = source if callable(source) else None
         self._when_behind, self._times, self._notify = when_behind, times, notify
+        self._prepare = prepare
         self._halt = threading.Event()
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
@@ -157,7 +166,11 @@ class Decoder(threading.Thread):
             frame = next(frames, None)
             if frame is None:
                 break
-            self._times.add("decode", time.perf_counter() - begin)
+            decoded = time.perf_counter()
+            self._times.add("decode", decoded - begin)
+            if self.when_behind == "wait":
+                frame = self._prepare(frame)
+                self._times.add("resize", time.perf_counter() - decoded)
             self._offer(self._with_silence(frame))
 
     def _with_silence(self, frame: Frame) -> Frame:

@@ -137,11 +137,17 @@ class Fleet(RoundRobin):
             snapshot_every=plan.snapshot_every,
             run_job=run_now if writer is None else writer.do,
         )
-        opening = open_address if isinstance(source, str) else source
+        decoder = Decoder(
+            open_address if isinstance(source, str) else source,
+            times,
+            when_behind=pace.when_behind,
+            notify=self.wake,
+            prepare=session.prepare,
+        )
         member = Member(
             name,
             session,
-            Decoder(opening, times, when_behind=pace.when_behind, notify=self.wake),
+            decoder,
             writer,
             watch=LatencyWatch(pace.max_latency, name, tell),
             times=times,

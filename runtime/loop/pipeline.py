@@ -96,10 +96,18 @@ def run_stream(
     stop, pace = stop or threading.Event(), pacing or Pacing()
     loop, times = RoundRobin(stop=stop), StageTimes()
     writer = Writer(Outputs(lambda _source: sinks, overlay, inspect), times, notify=loop.wake)
+    session = make_session(writer.do)
+    decoder = Decoder(
+        source,
+        times,
+        when_behind=pace.when_behind,
+        notify=loop.wake,
+        prepare=session.prepare,
+    )
     member = Member(
         source.name,
-        make_session(writer.do),
-        Decoder(source, times, when_behind=pace.when_behind, notify=loop.wake),
+        session,
+        decoder,
         writer,
         watch=LatencyWatch(pace.max_latency, source.name, on_event),
         times=times,

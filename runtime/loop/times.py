@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STAGES = ("decode", "preprocess", "step", "overlay", "encode")
+STAGES = ("decode", "resize", "preprocess", "step", "overlay", "encode")
 TIMES_KEPT = 10_000  # a stream may run for weeks
 
 

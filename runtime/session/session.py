@@ -8,6 +8,7 @@ import queue
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +102,20 @@ class Session:
         self._result: StepResult | None = None
         self._unsure = ""
 
+    def prepare(self, frame: Frame) -> Frame:
+        """Bring a frame to the model's size ahead of ``begin``; for the thread that reads.
+
+        Frames that the snapshot covers are left as they are, and all where labels may be carried
+        on: some are never segmented.
+
+        Raises:
+            FrameMismatch: the frame has another shape or dtype than a picture.
+        """
+        covered = self.resumed is not None and frame.index <= self.resumed.index
+        if covered or self.policy.adaptation.carry_below is not None:
+            return frame
+        return replace(frame, fitted=self.stream.fit_ahead(frame.image))
+
     def process(self, frame: Frame) -> StepResult:
         """Do what was asked for, apply the policy, then step. Valid until the next call.
 
@@ -128,7 +143,7 @@ class Session:
         if choice.carried:
             self.carried += 1
         else:
-            self.stream.begin(frame.image, graph=choice.graph)
+            self.stream.begin(frame.image, graph=choice.graph, fitted=frame.fitted)
         self._order.append(frame.image if choice.carried else None)
         self._last = Position(frame.index, frame.timestamp, frame.size)
         self.frames += 1

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from streamseg.runtime.session.events import EventHandler
-from streamseg.runtime.video.resize import Image, Size
+from streamseg.runtime.video.resize import FittedFrame, Image, Size
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Frame:
         silence: longest time without a picture, seconds of the source, since the frame before this
             one; frames that were passed over or dropped count as pictures. None where the source
             does not say: the difference of timestamps then counts.
+        fitted: the same picture at the model's size, where it was made ahead of the step.
     """
 
     image: Image
@@ -35,6 +36,7 @@ class Frame:
     received: float = field(default_factory=time.monotonic)
     truth: Image | None = None
     silence: float | None = None
+    fitted: FittedFrame | None = None
 
     @property
     def size(self) -> Size:

@@ -101,6 +101,19 @@ def whole_placement(size: Size) -> Placement:
     return Placement(size, size, Region(0, size[0], 0, size[1]))
 
 
+@dataclass(frozen=True)
+class FittedFrame:
+    """A frame at the model's size, made before its step.
+
+    Attributes:
+        fitter: resized it, and resizes the labels back.
+        image: (height, width, 3) uint8 at the model's size.
+    """
+
+    fitter: FrameFitter
+    image: Image
+
+
 class FrameFitter:
     """Resizes frames of one size to the model's size and labels back; allocates only here.
 

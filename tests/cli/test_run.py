@@ -43,7 +43,7 @@ def test_run_writes_all_outputs_and_a_summary(
     options = ["--out", out / "o.mp4", "--labels", out / "labels", "--sheet", out / "s.png"]
     assert call("run", bundle, clip, *options) == 0
     text = capsys.readouterr().out
-    for stage in ("decode", "preprocess", "step", "overlay", "encode"):
+    for stage in ("decode", "resize", "preprocess", "step", "overlay", "encode"):
         assert re.search(rf"{stage}\W+\d+\.\d\d\W+\d+\.\d\d", text)
     assert "onnxruntime" in text
     assert re.search(r"^9 frames in .* fps", text, re.MULTILINE)

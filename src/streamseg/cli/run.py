@@ -224,7 +224,7 @@ def print_report(
         console.print(f"interrupted by {cause} after {report.frames} frames")
     console.print(
         f"{report.frames} frames in {report.seconds:.2f} s: {report.fps:.1f} fps "
-        "(decode and encode run beside the step)"
+        "(decode, resize and encode run beside the step)"
     )
     for sentence in count_sentences(report):
         console.print(sentence)

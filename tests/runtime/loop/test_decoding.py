@@ -143,3 +143,31 @@ def test_without_a_limit_nothing_is_late() -> None:
     watch = LatencyWatch(None, "cam")
     assert watch.check(Frame(IMAGE, 0, 0.0, time.monotonic() - 5)) >= 5
     assert watch.late == 0
+
+
+@pytest.mark.parametrize(("when_behind", "prepared"), [("wait", 30), ("drop", 0)])
+def test_frames_are_prepared_beside_the_step_where_none_is_dropped(
+    when_behind: str, prepared: int
+) -> None:
+    threads = []
+
+    def prepare(frame: Frame) -> Frame:
+        threads.append(threading.current_thread())
+        return frame
+
+    decoder = start(CountedSource(30), when_behind=when_behind, prepare=prepare)
+    while decoder.wait() is not None:
+        pass
+    assert threads == [decoder] * prepared
+
+
+def test_frame_that_cannot_be_prepared_ends_the_source_after_those_before_it() -> None:
+    def prepare(frame: Frame) -> Frame:
+        if frame.index == 3:
+            raise SourceError("frame 3 is damaged")
+        return frame
+
+    decoder = start(CountedSource(9), prepare=prepare)
+    assert [decoder.wait().index for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+    with pytest.raises(SourceError, match="frame 3 is damaged"):
+        decoder.wait()

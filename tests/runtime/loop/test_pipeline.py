@@ -56,6 +56,9 @@ class CountingStream:
         self.run_job = run_job
         return self
 
+    def prepare(self, frame: Frame) -> Frame:
+        return frame
+
     def begin(self, frame: Frame) -> None:
         time.sleep(self._seconds)
         if self.steps == self._fail_at:

@@ -440,3 +440,21 @@ def test_bundles_without_state_tell_of_geometry_and_forget_nothing(tmp_path: Pat
         (event,) = run(stream, frames, StatePolicy(scene_cut=0.001, check_every=1))
         assert (event.kind, event.frame) == ("geometry", 2)
         assert stream.steps == 3
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_frames_prepared_ahead_give_the_labels_of_plain_steps(toy: Path, fit: str) -> None:
+    sizes = [(HEIGHT, WIDTH)] * 2 + [(31, 17)] * 3 + [(HEIGHT, WIDTH), (31, 17)]
+    frames = [frame(index, size=size) for index, size in enumerate(sizes)]
+    with streamseg.open(toy, letterbox=fit == "letterbox") as stream:
+        plain = []
+        for before, item in zip([frames[0], *frames], frames, strict=False):
+            if item.size != before.size:
+                stream.reset()
+            plain.append(stream.step(item.image))
+        ahead = Session(stream.sibling(), STILL)
+        prepared = [ahead.prepare(item) for item in frames]  # all before the first step
+        for item, expected in zip(prepared, plain, strict=True):
+            found = ahead.process(item)
+            assert np.array_equal(found.labels, expected.labels)
+            assert found.labels.shape == item.size
