@@ -23,7 +23,7 @@ from measuring import describe_machine, write_results
 
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.datasets.footage import open_footage
-from streamseg.evaluation.drift import Comparison, compare
+from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
 from streamseg.evaluation.scores import evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
@@ -52,7 +52,7 @@ def drift(folder: Path, clip: Path, frames: int) -> dict[str, Any]:
     """Play a clip through both."""
     with open_segmenter(folder / "fp32", NATIVE) as a, open_segmenter(folder / "fp16", NATIVE) as b:
         a.name, b.name = PRECISIONS
-        result = compare(a, b, open_footage(clip).clips[0], frames=frames)
+        result = compare(a, b, open_footage(clip).clips[0], ComparisonOptions(frames=frames))
     return summarise(clip.name, result)
 
 

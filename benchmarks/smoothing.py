@@ -18,7 +18,7 @@ from measuring import describe_machine, time_interleaved, write_results
 
 import streamseg
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
@@ -51,7 +51,9 @@ def measure_gain(paths: dict[str, Path], dataset: str, split: str) -> dict[str, 
     for name, path in paths.items():
         with open_segmenter(path, SegmenterOptions(threads=1)) as segmenter:
             history = 1 if name == NONE else None
-            found = evaluate(segmenter, open_dataset(dataset, split), history=history).scores
+            found = evaluate(
+                segmenter, open_dataset(dataset, split), EvaluationOptions(history=history)
+            ).scores
         rows[name] = {"miou": found.miou, "mvc8": found.mvc[8], "mvc16": found.mvc[16]}
         print(dataset.partition(":")[0], split, name, rows[name], flush=True)
     return rows

@@ -29,9 +29,9 @@ from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
 from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.evaluation.datasets import Clip, Dataset, open_dataset
-from streamseg.evaluation.drift import Comparison, compare
+from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.fusion import LAYER_PRECISIONS
@@ -366,7 +366,9 @@ def _evaluate(
     with _open(path, options) as segmenter:
         segmenter.name = name
         progress = watch(f"evaluate {name}", test.frame_count)
-        return evaluate(segmenter, test, classes_by=options.classes_by, progress=progress)
+        return evaluate(
+            segmenter, test, EvaluationOptions(classes_by=options.classes_by), progress=progress
+        )
 
 
 def _drift(
@@ -386,8 +388,7 @@ def _drift(
             a,
             b,
             clip,
-            frames=options.drift_frames,
-            classes_by=options.classes_by,
+            ComparisonOptions(frames=options.drift_frames, classes_by=options.classes_by),
             progress=watch(f"drift of {name}", options.drift_frames),
         )
         return result, a.median_ms, b.median_ms

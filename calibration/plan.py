@@ -3,16 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from streamseg.calibration.histograms import Method
 from streamseg.errors import ExportError
 from streamseg.evaluation.class_matching import CLASSES_BY_HELP, ClassesBy
+from streamseg.evaluation.datasets import DATASETS, SPLITS, Dataset, open_dataset
 from streamseg.option_fields import check_options, option
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.backends.interface import native_option, threads_option
 
 Order = Literal["stateful", "shuffled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationData:
+    """What a bundle is calibrated on.
+
+    Attributes:
+        dataset: ``NAME:ROOT``; needed unless ``ranges`` are given.
+        split: of the dataset.
+        ranges: calibrated bundle whose ranges are taken instead of replaying clips.
+    """
+
+    dataset: str | None = option(
+        f"Dataset; NAME is one of {', '.join(DATASETS)}.",
+        default=None,
+        metavar="NAME:ROOT",
+        common=True,
+    )
+    split: str = option("Split of the dataset.", default="train", choices=SPLITS)
+    ranges: Path | None = option(
+        "Reuse the ranges of this calibrated bundle instead of replaying clips.", default=None
+    )
+
+    def open(self) -> Dataset | None:
+        """The clips to replay."""
+        if self.dataset is None:
+            return None
+        return open_dataset(self.dataset, self.split, labels=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What the report shows.
+
+    Attributes:
+        test: ``NAME:ROOT`` of the labelled dataset that accuracy is measured on.
+        test_split: of that dataset.
+        also: other bundles of the same model to show.
+        report: write the report.
+    """
+
+    test: str | None = option(
+        "Labelled dataset on which the report measures accuracy.",
+        default=None,
+        metavar="NAME:ROOT",
+    )
+    test_split: str = option("Split of that dataset.", default="val", choices=SPLITS)
+    also: tuple[Path, ...] = option("Another bundle for the report; may be repeated.", default=())
+    report: bool = option("Write the report.", default=True)
+
+    def open(self) -> Dataset | None:
+        """The labelled clips."""
+        return None if self.test is None else open_dataset(self.test, self.test_split)
 
 
 @dataclass(frozen=True)

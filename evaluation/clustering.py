@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import SourceError, StateMismatch
+from streamseg.option_fields import option
 from streamseg.runtime.bundle.bundle import MANIFEST, digest, new_bundle, read_bundle
 from streamseg.runtime.bundle.manifest import FILE_INIT, Manifest
 from streamseg.runtime.bundle.state import StateSpec
@@ -25,6 +26,19 @@ FRAMES = 10
 ITERATIONS = 10
 
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringOptions:
+    """How prototypes are found.
+
+    Attributes:
+        samples: frames that tokens are taken from.
+        seed: of the first centres.
+    """
+
+    samples: int = option("Number of frames to sample.", default=FRAMES, low=1, common=True)
+    seed: int = option("Seed of random choices.", default=0, common=True)
 
 
 def sample_frames(count: int, wanted: int = FRAMES) -> list[int]:

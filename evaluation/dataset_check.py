@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import LABELLED, VOID, Dataset, IndexedClip, StillClip
 from streamseg.evaluation.plots import colorize
+from streamseg.option_fields import option
 
 SPLITS = ("train", "val", "test")
 # A path that only this dataset's tree has.
@@ -165,15 +166,33 @@ def _check_split(
     return found, dataset
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """How a tree is checked.
+
+    Attributes:
+        layout: name of the dataset; None recognises it by its files.
+        samples: label maps of a split that are read, spread over it.
+    """
+
+    layout: str | None = option(
+        "Dataset whose layout the tree has.",
+        default=None,
+        choices=tuple(LABELLED),
+        unset="found by its files",
+        common=True,
+    )
+    samples: int = option("Number of frames to sample.", default=200, low=1, common=True)
+
+
 def check_dataset(
-    root: Path, name: str | None = None, *, limit: int = 200
+    root: Path, options: CheckOptions | None = None
 ) -> tuple[DatasetCheck, list[Dataset]]:
     """Look through every split of a tree.
 
     Args:
         root: of the tree.
-        name: of the dataset; None recognises it by its layout.
-        limit: label maps of a split that are read, spread over it.
+        options: the dataset's name, and how many label maps are read.
 
     Returns:
         What was found, and the splits that can be used with labels.
@@ -181,14 +200,15 @@ def check_dataset(
     Raises:
         DatasetError: no known layout, or an unknown name.
     """
-    name = recognise(root) if name is None else name
+    options = options or CheckOptions()
+    name = options.layout or recognise(root)
     if name not in LABELLED:
         raise DatasetError(f"unknown dataset {name!r}: expected one of {', '.join(LABELLED)}")
     checks: list[SplitCheck] = []
     usable: list[Dataset] = []
     names: tuple[str, ...] = ()
     for split in SPLITS:
-        check, dataset = _check_split(name, root, split, limit)
+        check, dataset = _check_split(name, root, split, options.samples)
         checks.append(check)
         if dataset is not None:
             names = tuple(entry.name for entry in dataset.classes)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamseg.errors import StateMismatch
 from streamseg.evaluation.class_matching import (
+    CLASSES_BY_HELP,
     ClassesBy,
     ClassMatch,
     NamedClasses,
@@ -20,14 +21,31 @@ from streamseg.evaluation.class_matching import (
 from streamseg.evaluation.datasets import Clip
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.segmenter import Array, Segmenter
+from streamseg.option_fields import option
 
 Trend = Literal["zero", "dies out", "saturates", "grows", "too short"]
 
-DEFAULT_THRESHOLD = 1e-2
 _ZERO = 1e-12
 _SHORTEST = 16  # frames below which no trend is named
 _DEAD = 0.1  # share of the peak below which an error has died out
 _GROWTH = 0.25  # rise over the second half, as a share of its level, that counts as growth
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """How two models are compared.
+
+    Attributes:
+        frames: how many; None plays the clip once. With more than the clip has, it is played again
+            without a reset, so that a short clip serves for a long run.
+        threshold: relative state error that counts as drift.
+        classes_by: how the classes of the second are found among those of the first; see
+            ``match_classes``.
+    """
+
+    frames: int | None = option("Number of frames to process.", default=None, low=1, common=True)
+    threshold: float = option("State error that counts as drift.", default=1e-2, low=0)
+    classes_by: ClassesBy = option(CLASSES_BY_HELP, default="name")
 
 
 @dataclass(frozen=True)
@@ -173,10 +191,8 @@ def compare(
     a: Segmenter,
     b: Segmenter,
     clip: Clip,
+    options: ComparisonOptions | None = None,
     *,
-    frames: int | None = None,
-    threshold: float = DEFAULT_THRESHOLD,
-    classes_by: ClassesBy = "name",
     progress: Progress = no_progress,
 ) -> Comparison:
     """Run both over a clip and measure the differences of every frame.
@@ -184,18 +200,17 @@ def compare(
     Args:
         a: the reference.
         b: what is compared with it.
-        clip: frames in order; when ``frames`` is more than it has, it is played again (without
-            reset), so that a short clip serves for a long run.
-        frames: how many; None plays the clip once.
-        threshold: relative state error that counts as drift.
-        classes_by: how the classes of ``b`` are found among those of ``a``; see ``match_classes``.
+        clip: frames in order.
+        options: how many frames, what counts as drift, and how classes are matched.
         progress: called after each frame with the clip's name.
 
     Raises:
         StateMismatch: tensors of the same name differ in shape.
         DatasetError: the classes differ, or a frame cannot be read, or there is none.
     """
-    match = match_classes(_named_classes(b), _named_classes(a), classes_by=classes_by)
+    options = options or ComparisonOptions()
+    frames = options.frames
+    match = match_classes(_named_classes(b), _named_classes(a), classes_by=options.classes_by)
     a.reset()
     b.reset()
     found: list[FrameDifference] = []
@@ -208,7 +223,9 @@ def compare(
             progress(clip.name)
         if frames is None or len(found) >= frames or len(found) == before:
             break
-    return Comparison(a.name, b.name, threshold, tuple(found), match.how, (a.assumed, b.assumed))
+    return Comparison(
+        a.name, b.name, options.threshold, tuple(found), match.how, (a.assumed, b.assumed)
+    )
 
 
 def _named_classes(segmenter: Segmenter) -> NamedClasses:

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 
@@ -45,4 +45,6 @@ def evaluate_subject(
     options = SegmenterOptions(backend=backend, size=size, settings=settings or {})
     with open_segmenter(Path(subject), options) as segmenter:
         match_dataset(segmenter, opened, classes_by=classes_by)
-        return evaluate(segmenter, opened, history=history, classes_by=classes_by)
+        return evaluate(
+            segmenter, opened, EvaluationOptions(history=history, classes_by=classes_by)
+        )

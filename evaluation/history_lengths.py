@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from streamseg.errors import DatasetError
-from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import Dataset
-from streamseg.evaluation.metrics import MetricOptions
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.evaluation.scores import Evaluation, evaluate
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import Segmenter
 
 ALL = "all"
@@ -66,9 +64,8 @@ def study_history(
     segmenter: Segmenter,
     dataset: Dataset,
     lengths: Sequence[int | None],
+    options: EvaluationOptions | None = None,
     *,
-    classes_by: ClassesBy = "name",
-    options: MetricOptions | None = None,
     watch: Callable[[str], Progress] = lambda _: no_progress,
 ) -> HistoryStudy:
     """Score a network with the state reset so that each output sees so many frames.
@@ -81,8 +78,7 @@ def study_history(
         segmenter: the model.
         dataset: clips of known length.
         lengths: see ``parse_lengths``.
-        classes_by: how classes are matched.
-        options: what is measured.
+        options: matching of classes and metrics; ``history`` and ``skip`` are set by the lengths.
         watch: gives the progress of each length, called with its name.
 
     Raises:
@@ -107,10 +103,7 @@ def study_history(
             evaluate(
                 segmenter,
                 chosen,
-                history=length,
-                skip=skipped,
-                classes_by=classes_by,
-                options=options,
+                replace(options or EvaluationOptions(), history=length, skip=skipped),
                 progress=watch(name_length(length)),
             )
             for length in lengths

@@ -186,6 +186,25 @@ class _Worst:
         return tuple(frame for _, _, frame in sorted(self.heap, key=lambda e: (-e[0], -e[1])))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How a model is scored on a dataset.
+
+    Attributes:
+        history: frames that each output sees: the state is reset, and the frame and the
+            ``history - 1`` before it are stepped through. 1 resets before every frame, None lets
+            the state run on.
+        skip: first frames of each clip that are not scored.
+        classes_by: how classes are matched; see ``match_classes``.
+        metrics: what is measured.
+    """
+
+    history: int | None = None
+    skip: int = 0
+    classes_by: ClassesBy = "name"
+    metrics: MetricOptions = field(default_factory=MetricOptions)
+
+
 def match_dataset(
     segmenter: Segmenter, dataset: Dataset, *, classes_by: ClassesBy = "name"
 ) -> ClassMatch:
@@ -205,12 +224,13 @@ def match_dataset(
 
 
 def _outputs(
-    segmenter: Segmenter, clip: Clip, history: int | None, skip: int
+    segmenter: Segmenter, clip: Clip, options: EvaluationOptions
 ) -> Iterator[tuple[int, LabelledFrame, Output, float, int]]:
     """Each frame with its index, the output for it, and the seconds and steps that it took.
 
-    The first ``skip`` are left out.
+    The first ``options.skip`` are left out.
     """
+    history, skip = options.history, options.skip
     segmenter.reset()
     recent: deque[NDArray[np.uint8]] = deque(maxlen=history)
     for index, frame in enumerate(clip):
@@ -231,11 +251,8 @@ def _outputs(
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
+    options: EvaluationOptions | None = None,
     *,
-    history: int | None = None,
-    skip: int = 0,
-    classes_by: ClassesBy = "name",
-    options: MetricOptions | None = None,
     prepare: Callable[[Segmenter, Clip], None] | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -246,22 +263,17 @@ def evaluate(
     Args:
         segmenter: the model.
         dataset: with the classes of the model, in any order.
-        history: frames that each output sees: the state is reset, and the frame and the
-            ``history - 1`` before it are stepped through. 1 resets before every frame, None lets
-            the state run on.
-        skip: first frames of each clip that are not scored.
-        classes_by: how classes are matched; see ``match_classes``.
-        options: what is measured.
+        options: history, matching of classes and metrics.
         prepare: called before each clip, to set what comes from outside the video.
         progress: called after each frame with the clip's name.
 
     Raises:
         DatasetError: the classes do not fit, no pixel has a label, or a file is damaged.
     """
-    options = options or MetricOptions()
-    match = match_dataset(segmenter, dataset, classes_by=classes_by)
+    options = options or EvaluationOptions()
+    match = match_dataset(segmenter, dataset, classes_by=options.classes_by)
     require_labelled_pixels(dataset)
-    metrics = SegmentationMetrics(len(dataset.classes), options)
+    metrics = SegmentationMetrics(len(dataset.classes), options.metrics)
     timeline: list[ScoredFrame] = []
     worst = _Worst(WORST_FRAMES)
     seconds, steps = 0.0, 0
@@ -269,7 +281,7 @@ def evaluate(
         metrics.start_clip(clip.name)
         if prepare is not None:
             prepare(segmenter, clip)
-        for index, frame, output, spent, taken in _outputs(segmenter, clip, history, skip):
+        for index, frame, output, spent, taken in _outputs(segmenter, clip, options):
             progress(clip.name)
             seconds, steps = seconds + spent, steps + taken
             size = frame.image.shape[:2] if frame.label is None else frame.label.shape
@@ -281,7 +293,7 @@ def evaluate(
                 worst.add(WorstFrame(at, frame.image, frame.label, prediction.copy()))
     scores, clips = metrics.scores(), metrics.clips()
     if math.isnan(scores.pixel_accuracy):
-        skipped = f" after the first {skip} of each clip" if skip else ""
+        skipped = f" after the first {options.skip} of each clip" if options.skip else ""
         raise DatasetError(
             f"{dataset.name} {dataset.split}: no frame{skipped} has a labelled pixel"
         )
@@ -289,7 +301,7 @@ def evaluate(
         subject=segmenter.name,
         dataset=dataset.name,
         split=dataset.split,
-        history=history,
+        history=options.history,
         class_names=tuple(entry.name for entry in dataset.classes),
         classes_matched=match.how,
         notes=dataset.notes,
@@ -300,6 +312,6 @@ def evaluate(
         timeline=tuple(timeline),
         worst=worst.sorted(),
         clips=clips,
-        options=options,
-        intervals=confidence_intervals(clips, vspw_script=options.vspw_script),
+        options=options.metrics,
+        intervals=confidence_intervals(clips, vspw_script=options.metrics.vspw_script),
     )

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 
 from streamseg.errors import CheckpointError
-from streamseg.evaluation.class_matching import ClassesBy
 from streamseg.evaluation.datasets import Dataset
-from streamseg.evaluation.metrics import MetricOptions
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.evaluation.scores import Evaluation, evaluate
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
 from streamseg.export.catalogue import Cost, count_cost
@@ -70,8 +68,7 @@ def sweep(
     variants: Sequence[Variant],
     options: SegmenterOptions,
     *,
-    classes_by: ClassesBy = "name",
-    metrics: MetricOptions | None = None,
+    scoring: EvaluationOptions | None = None,
     watch: Callable[[str], Progress] = lambda _: no_progress,
 ) -> list[SweepRow]:
     """Score a checkpoint under other settings than those that it was trained with.
@@ -83,8 +80,7 @@ def sweep(
         dataset: labelled clips.
         variants: settings of each; those of ``options`` hold for all.
         options: with the frame size.
-        classes_by: how classes are matched.
-        metrics: what is measured.
+        scoring: history, matching of classes and metrics.
         watch: gives the progress of each variant, called with its name.
 
     Raises:
@@ -102,8 +98,7 @@ def sweep(
             evaluation = evaluate(
                 segmenter,
                 dataset,
-                classes_by=classes_by,
-                options=metrics,
+                scoring,
                 progress=watch(name_variant(variant)),
             )
         with torch.no_grad():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import ExportError
-from streamseg.option_fields import check_options, option
+from streamseg.option_fields import check_options, option, precision_option
 from streamseg.runtime.backends.engine_files import FLAVOURS
 from streamseg.runtime.backends.interface import native_option
 
@@ -62,12 +62,8 @@ class EngineOptions:
     )
     timing_cache: Path | None = option("Timing cache file.", default=None)
     progress: Progress | None = None
-    precision: str | None = option(
-        "Precision of the engines; fp16 converts a float32 bundle's graphs.",
-        default=None,
-        unset="the bundle's",
-        choices=ENGINE_PRECISIONS,
-        common=True,
+    precision: str | None = precision_option(
+        default=None, unset="the bundle's", choices=ENGINE_PRECISIONS, common=True
     )
     tf32: bool = option("Let float32 products round their inputs to TF32.", default=False)
     unverified: bool = option("Keep engines that fail the comparison.", default=False)

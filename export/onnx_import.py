@@ -48,7 +48,7 @@ def import_onnx(
     *,
     size: tuple[int, int],
     logits: bool = False,
-    license_: str = "unknown",
+    license: str = "unknown",  # noqa: A002
 ) -> Manifest:
     """Write a bundle around the ONNX graph in file ``source``.
 
@@ -58,7 +58,7 @@ def import_onnx(
         spec: what the file does not say.
         size: (H, W) of the frame.
         logits: also output logits; needs an output of that kind.
-        license_: of the weights.
+        license: of the weights.
     Returns:
         The bundle's manifest, with what the comparison found in ``parity``.
     Raises:
@@ -89,7 +89,7 @@ def import_onnx(
         files={STEP: digest(content)},
         weights={
             "source": Path(source).name,
-            "license": license_,
+            "license": license,
             "sha256": digest(Path(source).read_bytes()).removeprefix("sha256:"),
         },
         made_by={

@@ -524,7 +524,7 @@ def open_stream(
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or the folder of several; ``None`` searches the cache.
         device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``.
-        precision: OpenVINO's arithmetic: ``f32``, ``bf16``, ``f16`` or ``auto``.
+        precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
     Raises:
         BundleError: the bundle is damaged or disagrees with its graphs.
         EngineMismatch: an engine is missing, damaged or of another machine.

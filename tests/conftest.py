@@ -43,12 +43,12 @@ CPU_OPENINGS: list[Any] = [
     pytest.param({"backend": "onnxruntime", "native": False}, id="lowering"),
     pytest.param({"backend": "onnxruntime", "native": True}, id="native"),
     pytest.param(
-        {"backend": "openvino", "precision": "f32", "native": False},
+        {"backend": "openvino", "precision": "fp32", "native": False},
         id="openvino-lowering",
         marks=NO_OPENVINO,
     ),
     pytest.param(
-        {"backend": "openvino", "precision": "f32", "native": True},
+        {"backend": "openvino", "precision": "fp32", "native": True},
         id="openvino-native",
         marks=NO_OPENVINO,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.class_matching import CLASSES_BY_HELP, ClassesBy
-from streamseg.option_fields import check_options, option
+from streamseg.option_fields import check_options, option, precision_option
 
 ENCODERS = (
     *(f"mit_b{size}" for size in range(6)),
@@ -130,7 +130,7 @@ class TrainConfig:
     )
     class_weights: tuple[float, ...] | None = None
     ema: float = option("Decay of averaged weights; 0 disables them.", default=0.0, low=0)
-    precision: str = option("Precision of encoder and decoder.", default="fp32", choices=PRECISIONS)
+    precision: str = precision_option(default="fp32", choices=PRECISIONS)
     seed: int = option("Seed of random choices.", default=0)
 
     def __post_init__(self) -> None:

@@ -57,9 +57,9 @@ def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
     Raises:
         BackendError: no backend is installed, or none loads the bundle.
     """
-    options = replace(options, precision=options.precision or "f32")
+    options = replace(options, precision=options.precision or "fp32")
     names = [name for name in _LOADERS if importlib.util.find_spec(name) is not None]
-    if options.precision != "f32" and "openvino" in names:
+    if options.precision != "fp32" and "openvino" in names:
         return _load("openvino", bundle, options)
     if options.library is not None or names != list(_LOADERS):
         # A library is ONNX Runtime's unless OpenVINO is named.
@@ -75,7 +75,7 @@ def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
 
 def _load(name: str, bundle: Bundle, options: BackendOptions) -> Executable:
     if name == "onnxruntime":
-        if options.precision != "f32":
+        if options.precision != "fp32":
             raise BackendError(
                 f"precision '{options.precision}' needs OpenVINO. Run: pip install "
                 "'streamseg[openvino]'"

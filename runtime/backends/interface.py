@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.option_fields import option
+from streamseg.option_fields import option, precision_option
 from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
-OPENVINO_PRECISIONS = ("auto", "f32", "bf16", "f16")
+OPENVINO_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def is_finite(array: Array) -> bool:
@@ -53,8 +53,8 @@ class BackendOptions:
         threads: CPU threads of one step; ``None`` leaves it to the backend.
         engine: TensorRT engine file, or folder of them; ``None`` searches the cache.
         device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``; ``None``: the CPU.
-        precision: OpenVINO's arithmetic: ``f32``, ``bf16``, ``f16``, or ``auto``: bfloat16 where
-            the processor multiplies it. ``None``: ``auto`` with the backend ``openvino``, ``f32``
+        precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bfloat16 where
+            the processor multiplies it. ``None``: ``auto`` with the backend ``openvino``, ``fp32``
             where the backend is chosen.
         warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
@@ -71,10 +71,8 @@ class BackendOptions:
         "Device: auto, cpu or cuda for PyTorch; CPU, GPU, GPU.1 or NPU for OpenVINO.",
         default=None,
     )
-    precision: str | None = option(
-        "OpenVINO arithmetic; auto: bf16 where the processor has it.",
-        default=None,
-        choices=OPENVINO_PRECISIONS,
+    precision: str | None = precision_option(
+        default=None, choices=OPENVINO_PRECISIONS, unset="auto with OpenVINO"
     )
     warn_unverified: bool = True
 

@@ -21,6 +21,7 @@ from streamseg.runtime.backends.bfloat16 import product_times
 from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
 from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
+    OPENVINO_PRECISIONS,
     Array,
     BackendOptions,
     Executable,
@@ -36,7 +37,8 @@ from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "f32", "bf16", "f16")
+# Our name of a precision -> OpenVINO's.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # OpenVINO's name of a type -> NumPy's.
 _TYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32", "i64": "int64"}
 # What the ONNX reader appends to the name of a graph's output.
@@ -72,7 +74,7 @@ class OpenVinoSetup:
         device: OpenVINO's name of it, such as ``CPU``.
         library: the extension, or ``None``: the lowering runs.
         config: properties for compiling.
-        precision: what was asked for: ``f32``, ``bf16`` or ``f16``; empty: the device's default.
+        precision: what was asked for: ``fp32``, ``bf16`` or ``fp16``; empty: the device's default.
         reason: why this precision, for people; empty where the caller named it.
     """
 
@@ -133,7 +135,7 @@ def set_up(options: BackendOptions) -> OpenVinoSetup:
     )
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if precision:
-        config["INFERENCE_PRECISION_HINT"] = precision
+        config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
     if device == "CPU":
         # One stream of work, and threads that the system places: pinned ones of two processes
         # share cores while others idle.
@@ -160,19 +162,20 @@ def choose_precision(
         times: measures a product in ``f32`` and ``bf16``; called only where that decides.
     """
     wish = wish or "auto"
-    if wish not in PRECISIONS:
-        raise BackendError(f"precision is '{wish}', expected one of: {', '.join(PRECISIONS)}")
+    if wish not in OPENVINO_PRECISIONS:
+        known = ", ".join(OPENVINO_PRECISIONS)
+        raise BackendError(f"precision is '{wish}', expected one of: {known}")
     if wish != "auto":
         return wish, ""
     if device != "CPU":
         return "", "the device's default"
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return "f32", "the processor does not multiply bfloat16"
+        return "fp32", "the processor does not multiply bfloat16"
     measured = times()
     gain = measured["f32"] / measured["bf16"]
     if gain > 1:
         return "bf16", f"the processor multiplies bfloat16 {gain:.1f} times as fast"
-    return "f32", f"the processor multiplies bfloat16 {1 / gain:.1f} times as slowly"
+    return "fp32", f"the processor multiplies bfloat16 {1 / gain:.1f} times as slowly"
 
 
 def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
@@ -190,8 +193,9 @@ def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
 
 
 def _short(name: str) -> str:
-    """OpenVINO's long and short names of a type by the short one."""
-    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
+    """Our name for OpenVINO's long or short name of a type."""
+    named = {"float32": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16"}
+    return named.get(name, name)
 
 
 def _require_device(core: Any, device: str) -> None:

@@ -101,6 +101,16 @@ def option(text: str, *, default: Any = MISSING, factory: Any = MISSING, **detai
     return field(default=default, metadata=metadata)
 
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8-dynamic")
+"""Every word that ``--precision`` takes in some command."""
+
+
+def precision_option(**details: Any) -> Any:
+    """Precision of the layers' arithmetic, the same words in every command."""
+    text = "Precision of the layers' arithmetic; docs/precision.md explains the choices."
+    return option(text, **details)
+
+
 @lru_cache
 def option_fields(owner: type) -> tuple[OptionField, ...]:
     """The fields of a dataclass that are options, in their order."""

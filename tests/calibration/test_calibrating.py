@@ -23,7 +23,7 @@ from streamseg.calibration.replay import Replayer, Segment, choose_segments
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.evaluation.datasets import Clip, open_dataset
-from streamseg.evaluation.drift import compare
+from streamseg.evaluation.drift import ComparisonOptions, compare
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
@@ -245,7 +245,7 @@ def test_int8_bundle_streams_close_to_float32(bundle, footage, tmp_path):
     lowered = SegmenterOptions(native=False)
     clip = open_dataset(f"footage:{footage}").clips[0]
     with open_segmenter(bundle, lowered) as a, open_segmenter(target, lowered) as b:
-        found = compare(a, b, clip, frames=24)
+        found = compare(a, b, clip, ComparisonOptions(frames=24))
     assert 0 < found.frames[-1].worst_state < 0.1
     assert np.mean([frame.agreement for frame in found.frames]) > 0.9
 
@@ -478,7 +478,7 @@ def test_int8_of_a_trained_network_stays_close_on_real_video(tmp_path):
         open_segmenter(tmp_path / "float", options) as a,
         open_segmenter(tmp_path / "int8", options) as b,
     ):
-        found = compare(a, b, clip, frames=40)
+        found = compare(a, b, clip, ComparisonOptions(frames=40))
     assert min(frame.agreement for frame in found.frames) > 0.99
     assert max(frame.worst_state for frame in found.frames) < 0.08
     assert found.trend() == "saturates"

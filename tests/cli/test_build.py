@@ -29,14 +29,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_openvino_keeps_a_file_for_each_graph(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--precision", "f32", "--threads", "1")
+    options = ("--precision", "fp32", "--threads", "1")
     assert call("build", toy, "--backend", "openvino", *options) == 0
     kept = sorted((tmp_path / "cache/streamseg/openvino").iterdir())
     said = capsys.readouterr().out
     assert kept
     assert all(str(path) in said for path in kept)
     assert "used by --backend openvino with the same --device, --precision and --threads" in said
-    open_stream(toy, backend="openvino", precision="f32", threads=1).close()
+    open_stream(toy, backend="openvino", precision="fp32", threads=1).close()
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_openvino_keeps_a_file_for_each_graph(
         (["--backend", "openvino", "--tf32"], "--tf32 does not apply to --backend openvino"),
         (["--backend", "openvino", "--workspace", "9"], "--workspace does not apply to --backend"),
         (["--device", "CPU"], "--device does not apply to --backend tensorrt"),
-        (["--precision", "bf16"], "'bf16' is OpenVINO's; use fp32, fp16 or int8"),
+        (["--precision", "bf16"], "tensorrt does not build 'bf16'; use one of fp32, fp16, int8"),
     ],
 )
 def test_options_of_the_other_backend_are_refused(
@@ -55,7 +55,11 @@ def test_options_of_the_other_backend_are_refused(
     assert message in capsys.readouterr().err
 
 
-@NO_OPENVINO
-def test_unknown_precision_is_one_line(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("build", toy, "--backend", "openvino", "--precision", "fp16") == 2
-    assert "'fp16' is TensorRT's; use auto, f32, bf16 or f16" in capsys.readouterr().err
+def test_precision_of_another_backend_is_refused(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("build", toy, "--backend", "openvino", "--precision", "int8") == 2
+    assert (
+        "openvino does not build 'int8'; use one of auto, fp32, bf16, fp16"
+        in capsys.readouterr().err
+    )

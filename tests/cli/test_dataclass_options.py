@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import subprocess
@@ -16,10 +17,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from streamseg.cli.main import COMMANDS, SYNONYMS, cli
+from streamseg.cli.main import COMMANDS, SYNONYMS, cli, run
 from streamseg.cli.streams import stream_options
 from streamseg.cli.subcommand import Subcommand, split_examples
-from streamseg.option_fields import option_fields
+from streamseg.errors import BundleError
+from streamseg.option_fields import PRECISIONS, option_fields
 from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.snapshots import SnapshotPlan
@@ -28,7 +30,12 @@ from streamseg.runtime.stream import OpeningOptions, open_stream
 from tests.conftest import ROOT
 
 # What differs from command to command is what is written; that it is the result does not.
-NAMES_A_RESULT = {"--out", "--precision", "--resume", "--plot"}
+NAMES_A_RESULT = {"--out", "--resume", "--plot"}
+# Options of a command itself: what it reads and writes. All others come from dataclass fields.
+TYPED_BY_HAND = {
+    *("--out", "--json", "--plot", "--events", "--streams", "--resume", "--set"),
+    *("--ray", "--variant", "--for", "--frames", "--verbose", "--debug"),
+}
 # Commands that print, or change their bundle.
 SHOWING = {
     "doctor",
@@ -84,6 +91,41 @@ def test_one_name_has_one_meaning_in_every_command() -> None:
     assert {flag: dict(found) for flag, found in kinds.items() if len(found) > 1} == {}
     differing = {flag for flag, found in texts.items() if len(found) > 1 and flag != "-o"}
     assert {flag: dict(texts[flag]) for flag in differing - NAMES_A_RESULT} == {}
+
+
+def test_options_come_from_dataclass_fields() -> None:
+    found = {
+        option.opts[-1]
+        for name in subcommands()
+        for option in options_of(name).values()
+        if getattr(option, "field", None) is None
+    }
+    assert found == TYPED_BY_HAND
+
+
+def test_precision_has_one_vocabulary() -> None:
+    choices = {
+        name: list(option.type.choices)
+        for name in subcommands()
+        if (option := options_of(name).get("--precision")) is not None
+        and isinstance(option.type, click.Choice)
+    }
+    assert set(choices) == {"export", "build", "run", "serve", "batch", "train"}
+    assert {word for words in choices.values() for word in words} == set(PRECISIONS)
+
+
+@pytest.mark.parametrize("words", [["{}", "inspect", "missing"], ["inspect", "missing", "{}"]])
+@pytest.mark.parametrize(("flag", "level"), [("-v", logging.INFO), ("--debug", logging.DEBUG)])
+def test_logging_flags_work_before_and_after_the_command(
+    words: list[str], flag: str, level: int
+) -> None:
+    failure = BundleError if flag == "--debug" else SystemExit  # --debug shows the traceback
+    try:
+        with pytest.raises(failure):
+            run([word.format(flag) for word in words])
+        assert logging.getLogger("streamseg").level == level
+    finally:
+        logging.getLogger("streamseg").setLevel(logging.WARNING)
 
 
 def test_every_command_that_writes_has_out() -> None:

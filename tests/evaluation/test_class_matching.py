@@ -13,10 +13,10 @@ import torch
 
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, DatasetError
-from streamseg.evaluation.class_matching import NamedClasses, match_classes
+from streamseg.evaluation.class_matching import ClassesBy, NamedClasses, match_classes
 from streamseg.evaluation.datasets import label_classes, open_dataset
-from streamseg.evaluation.drift import compare
-from streamseg.evaluation.scores import Evaluation, evaluate
+from streamseg.evaluation.drift import ComparisonOptions, compare
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, save_checkpoint
@@ -42,9 +42,10 @@ def ordered_model(order: list[int], names: list[str]) -> TV3S:
     return model
 
 
-def score(path: Path, camvid: Path, **options: str) -> Evaluation:
+def score(path: Path, camvid: Path, classes_by: ClassesBy = "name") -> Evaluation:
     with open_segmenter(path, SegmenterOptions(size=SIZE)) as segmenter:
-        return evaluate(segmenter, open_dataset(f"camvid:{camvid}", "val"), **options)  # type: ignore[arg-type]
+        dataset = open_dataset(f"camvid:{camvid}", "val")
+        return evaluate(segmenter, dataset, EvaluationOptions(classes_by=classes_by))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_comparison_finds_a_reordered_network_equal(
         open_segmenter(straight, SegmenterOptions(size=SIZE)) as a,
         open_segmenter(tmp_path / "b", SegmenterOptions()) as b,
     ):
-        result = compare(a, b, clip, frames=3)
+        result = compare(a, b, clip, ComparisonOptions(frames=3))
     assert result.classes_matched == "by name"
     assert min(frame.agreement for frame in result.frames) > 0.999
     if logits:

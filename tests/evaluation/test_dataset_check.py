@@ -11,7 +11,7 @@ import pytest
 
 from streamseg.cli.main import run
 from streamseg.errors import DatasetError
-from streamseg.evaluation.dataset_check import check_dataset, recognise
+from streamseg.evaluation.dataset_check import CheckOptions, check_dataset, recognise
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.segmenter import Output, Segmenter
 from streamseg.evaluation.submission import write_submission
@@ -48,7 +48,7 @@ def test_counts_and_class_shares_are_those_of_the_files(camvid: Path) -> None:
 
 
 def test_label_maps_that_are_read_are_spread_and_counted(camvid: Path) -> None:
-    check, _ = check_dataset(camvid, limit=3)
+    check, _ = check_dataset(camvid, CheckOptions(samples=3))
     assert [split.read for split in check.splits] == [3, 3, 3]
 
 

@@ -11,7 +11,7 @@ import pytest
 from streamseg.cli.main import run
 from streamseg.errors import StateMismatch
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.drift import classify_trend, compare, relative_error
+from streamseg.evaluation.drift import ComparisonOptions, classify_trend, compare, relative_error
 from streamseg.evaluation.segmenter import Output, Segmenter
 from streamseg.runtime.video.resize import whole_placement
 from tests.evaluation.trees import write_image
@@ -57,7 +57,9 @@ def drifting(count):
 
 
 def test_comparison_measures_labels_logits_and_state(clip):
-    result = compare(Scripted(constant), Scripted(drifting, label=1), clip, frames=20)
+    result = compare(
+        Scripted(constant), Scripted(drifting, label=1), clip, ComparisonOptions(frames=20)
+    )
     assert len(result.frames) == 20
     assert {frame.agreement for frame in result.frames} == {0.75}
     assert {frame.logits for frame in result.frames} == {1.0}

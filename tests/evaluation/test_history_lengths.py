@@ -13,7 +13,7 @@ from streamseg.cli.main import run
 from streamseg.errors import DatasetError
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.history_lengths import parse_lengths, study_history
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import Output, Segmenter
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.video.resize import whole_placement
@@ -45,7 +45,7 @@ def test_each_output_sees_exactly_the_frames_before_it(camvid: Path) -> None:
     dataset = open_dataset(f"camvid:{camvid}", "val")
     sums = [int(frame.image.sum()) for frame in dataset.clips[0]]
     memory = Memory()
-    result = evaluate(memory, dataset, history=3)
+    result = evaluate(memory, dataset, EvaluationOptions(history=3))
     last = [sums[max(0, t - 2) : t + 1] for t in range(len(sums))]
     assert [memory.outputs[i] for i in (0, 2, 5)] == last[:3]
     assert memory.outputs[-1] == last[-1]
@@ -66,7 +66,7 @@ def test_stateless_is_a_history_of_one_frame(camvid: Path) -> None:
     study = study_history(Memory(), dataset, (1, None))
     assert (study.skipped, study.evaluations[0].stateless) == (0, True)
     for got, history in zip(study.evaluations, (1, None), strict=True):
-        expected = evaluate(Memory(), dataset, history=history)
+        expected = evaluate(Memory(), dataset, EvaluationOptions(history=history))
         np.testing.assert_array_equal(got.scores.iou, expected.scores.iou)
 
 

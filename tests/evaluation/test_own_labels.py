@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import streamseg
 from streamseg.cli.main import cli
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from tests.evaluation.models import write_bundle
@@ -59,7 +59,7 @@ def test_every_consumer_agrees_with_step(
     root = write_tree(tmp_path / "camvid", bundle, FRAMES[shape])
     dataset = open_dataset(f"camvid:{root}", "val")
     with open_segmenter(bundle, SegmenterOptions()) as segmenter:
-        found = evaluate(segmenter, dataset, classes_by="position")
+        found = evaluate(segmenter, dataset, EvaluationOptions(classes_by="position"))
     assert found.scores.pixel_accuracy == 1.0
     assert found.scores.miou == 1.0
     arguments = [

@@ -12,7 +12,7 @@ import pytest
 from streamseg.cli.main import run
 from streamseg.errors import BundleError, CheckpointError, DatasetError
 from streamseg.evaluation.datasets import Dataset, open_dataset
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter, parse_subject
 from streamseg.runtime.bundle.manifest import ClassInfo
@@ -64,7 +64,7 @@ def test_perfect_predictions_score_one_and_state_resets_at_clips(camvid):
 def test_stateless_resets_before_every_frame(camvid):
     dataset = open_dataset(f"camvid:{camvid}", "test")
     recorder = Recorder(truth(dataset))
-    evaluate(recorder, dataset, history=1)
+    evaluate(recorder, dataset, EvaluationOptions(history=1))
     assert recorder.calls == ["reset", *["reset", "step"] * 6]
 
 

@@ -16,7 +16,7 @@ from streamseg.calibration.plan import CalibrationOptions
 from streamseg.errors import DatasetError
 from streamseg.evaluation.clustering import store_given
 from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationClass, open_dataset
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.parity import moving_pattern
@@ -101,7 +101,7 @@ def test_evaluation_steps_as_a_stream_does(bundle: Path) -> None:
     dataset = Dataset("drawn", Path(), "val", clips, classes)
     with open_segmenter(bundle, SegmenterOptions(native=False)) as segmenter:
         kept = evaluate(segmenter, dataset).scores
-        forgotten = evaluate(segmenter, dataset, history=1).scores
+        forgotten = evaluate(segmenter, dataset, EvaluationOptions(history=1)).scores
     assert (kept.pixel_accuracy, kept.frames) == (1.0, 24)
     assert forgotten.pixel_accuracy == pytest.approx(np.mean(fresh))
 

@@ -46,7 +46,7 @@ def step(stream: streamseg.Stream, frame: Any) -> tuple[Any, Any]:
 
 def compare(path: Path, limit: float, *, native: bool | None = None) -> None:
     wanted = run(path, backend="onnxruntime", native=native)
-    found = run(path, backend="openvino", precision="f32", native=native)
+    found = run(path, backend="openvino", precision="fp32", native=native)
     for got, want in zip(found[0], wanted[0], strict=True):
         assert np.abs(got - want).max() <= limit * np.abs(want).max()
     for got, want in zip(found[1], wanted[1], strict=True):
@@ -108,6 +108,6 @@ def test_snapshot_moves_between_backends(tiny_bundle: Callable[[str, str], Path]
             first.step(frame)
         kept = first.snapshot()
         wanted = step(first, FRAMES[3])[0]
-    with streamseg.open(path, backend="openvino", precision="f32", threads=1) as second:
+    with streamseg.open(path, backend="openvino", precision="fp32", threads=1) as second:
         second.restore(kept)
         assert np.abs(step(second, FRAMES[3])[0] - wanted).max() < 1e-4

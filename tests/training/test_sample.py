@@ -10,7 +10,7 @@ import torch
 
 from streamseg.cli.main import run
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
 from streamseg.export import load_checkpoint
@@ -66,7 +66,7 @@ def test_state_steadies_held_out_scenes(margin):
         options = SegmenterOptions(size=SIZE)
         with CheckpointSegmenter(WEIGHTS, options, SIZE) as segmenter:
             scores[stateless] = evaluate(
-                segmenter, dataset, history=1 if stateless else None
+                segmenter, dataset, EvaluationOptions(history=1 if stateless else None)
             ).scores
     assert scores[False].pixel_accuracy > 0.85
     assert scores[False].mvc[8] > scores[True].mvc[8] + margin

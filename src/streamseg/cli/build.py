@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from streamseg.cli.value_types import PLACE
 from streamseg.doctor import board_state
 from streamseg.errors import ExportError
 from streamseg.export.engine_options import ENGINE_PRECISIONS, EngineOptions
+from streamseg.option_fields import option, precision_option
 from streamseg.redaction import redact
 from streamseg.runtime.backends.interface import OPENVINO_PRECISIONS, BackendOptions
 
@@ -30,6 +31,47 @@ if TYPE_CHECKING:
 
 # Frames read from --check-source.
 _FRAMES = 24
+_PRECISIONS = {"tensorrt": ENGINE_PRECISIONS, "openvino": OPENVINO_PRECISIONS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What is built.
+
+    Attributes:
+        check_source: frames to compare engines on; None draws a street.
+        backend: whose files are written.
+        precision: None keeps the bundle's.
+    """
+
+    check_source: str | None = option(
+        "Frames on which engines are compared with ONNX Runtime.",
+        default=None,
+        metavar="SOURCE",
+        unset="a drawn street",
+        common=True,
+    )
+    backend: str = option(
+        "Backend that runs the graphs.",
+        default="tensorrt",
+        choices=tuple(_PRECISIONS),
+        common=True,
+    )
+    precision: str | None = precision_option(
+        default=None,
+        unset="the bundle's",
+        choices=tuple(dict.fromkeys(itertools.chain(*_PRECISIONS.values()))),
+        common=True,
+    )
+
+    def require_precision(self) -> None:
+        """Raise BadParameter where the backend does not have the precision."""
+        known = _PRECISIONS[self.backend]
+        if self.precision is not None and self.precision not in known:
+            raise click.BadParameter(
+                f"--backend {self.backend} does not build '{self.precision}'; use one of "
+                + ", ".join(known)
+            )
 
 
 def _read_clip(address: str) -> list[NDArray[np.uint8]]:
@@ -71,26 +113,7 @@ def _build_openvino(bundle: Bundle, options: BackendOptions) -> None:
 )
 @click.argument("bundle", type=PLACE)
 @grouped("-o", "--out", type=PLACE, help="Folder for the engines.", show_default="the cache")
-@grouped(
-    "--check-source",
-    metavar="SOURCE",
-    help="Frames on which engines are compared with ONNX Runtime.",
-    show_default="a drawn street",
-)
-@grouped(
-    "--backend",
-    type=click.Choice(["tensorrt", "openvino"]),
-    default="tensorrt",
-    show_default=True,
-    help="Backend that runs the graphs.",
-)
-@grouped(
-    "--precision",
-    type=click.Choice([*ENGINE_PRECISIONS, *OPENVINO_PRECISIONS]),
-    help="TensorRT: fp32, fp16 (converts a float32 bundle's graphs) or int8; OpenVINO: auto, f32, "
-    "bf16 or f16.",
-    show_default="the bundle's",
-)
+@dataclass_options(BuildOptions, "target", "Target")
 @dataclass_options(EngineOptions, "options", "TensorRT", without=("native", "library", "precision"))
 @dataclass_options(
     BackendOptions, "operators", "Backend", only=("native", "library", "device", "threads")
@@ -98,29 +121,27 @@ def _build_openvino(bundle: Bundle, options: BackendOptions) -> None:
 def command(
     bundle: Path,
     out: Path | None,
-    check_source: str | None,
-    backend: str,
-    precision: str | None,
+    target: BuildOptions,
     options: EngineOptions,
     operators: BackendOptions,
 ) -> None:
-    """Compile BUNDLE for this machine: TensorRT engines, or graphs of OpenVINO."""
+    """Compile BUNDLE for this machine: TensorRT engines, or graphs of OpenVINO.
+
+    TensorRT takes fp32, fp16 (converts a float32 bundle's graphs) and int8; OpenVINO takes fp32,
+    bf16, fp16 and auto.
+    """
     from streamseg.runtime.bundle.bundle import read_bundle
 
     opened = read_bundle(bundle)
     library = None if operators.library is None else operators.library.absolute()
     context = click.get_current_context()
-    if backend == "openvino":
+    target.require_precision()
+    if target.backend == "openvino":
         _refuse_given(context, "out", "flavour", "workspace", "capabilities", "timing_cache")
         _refuse_given(context, "tf32", "check_source", "unverified")
-        chosen_precision = precision if precision in OPENVINO_PRECISIONS else None
-        if precision != chosen_precision:
-            raise click.BadParameter(f"'{precision}' is TensorRT's; use auto, f32, bf16 or f16")
-        _build_openvino(opened, replace(operators, library=library, precision=chosen_precision))
+        _build_openvino(opened, replace(operators, library=library, precision=target.precision))
         return
     _refuse_given(context, "device", "threads")
-    if precision in OPENVINO_PRECISIONS:
-        raise click.BadParameter(f"'{precision}' is OpenVINO's; use fp32, fp16 or int8")
     try:
         from streamseg.export.engine_build import build_engines
     except ImportError as error:
@@ -135,14 +156,15 @@ def command(
             bar.update(tasks[phase], completed=step)
             return True
 
+        source = target.check_source
         chosen = replace(
             options,
             native=operators.native,
             library=library,
-            precision=precision,
+            precision=target.precision,
             progress=show,
-            clip=None if check_source is None else _read_clip(check_source),
-            clip_name="" if check_source is None else redact(check_source),
+            clip=None if source is None else _read_clip(source),
+            clip_name="" if source is None else redact(source),
             board=board_state(),
         )
         built = build_engines(opened, out=out, options=chosen)

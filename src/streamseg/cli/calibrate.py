@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from streamseg.calibration.plan import CalibrationOptions
+from streamseg.calibration.plan import CalibrationData, CalibrationOptions, ReportOptions
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import DatasetError, ExportError
-from streamseg.evaluation.datasets import DATASETS, SPLITS, open_dataset
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import phase_progress
 from streamseg.runtime.bundle.bundle import check_target, read_bundle
@@ -73,63 +72,23 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
 )
 @click.argument("bundle", type=PLACE)
 @grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
-@grouped("--dataset", metavar="NAME:ROOT", help=f"Dataset; NAME is one of {', '.join(DATASETS)}.")
-@grouped(
-    "--split",
-    default="train",
-    show_default=True,
-    type=click.Choice(SPLITS),
-    group="Calibration",
-    help="Split of the dataset.",
-)
-@grouped(
-    "--ranges",
-    type=PLACE,
-    group="Calibration",
-    help="Reuse the ranges of this calibrated bundle instead of replaying clips.",
-)
+@dataclass_options(CalibrationData, "data", "Calibration")
 @dataclass_options(
     CalibrationOptions,
     "options",
     "Calibration",
     without=("native", "threads", "classes_by", "drift_frames"),
 )
-@grouped(
-    "--test",
-    metavar="NAME:ROOT",
-    group="Report",
-    help="Labelled dataset on which the report measures accuracy.",
-)
-@grouped(
-    "--test-split",
-    default="val",
-    show_default=True,
-    type=click.Choice(SPLITS),
-    group="Report",
-    help="Split of that dataset.",
-)
-@grouped(
-    "--also",
-    multiple=True,
-    type=PLACE,
-    group="Report",
-    help="Another bundle for the report; may be repeated.",
-)
+@dataclass_options(ReportOptions, "report", "Report")
 @dataclass_options(CalibrationOptions, "shown", "Report", only=("classes_by", "drift_frames"))
-@grouped("--report/--no-report", default=True, group="Report", help="Write the report.")
 @dataclass_options(CalibrationOptions, "backend", "Backend", only=("native", "threads"))
 def command(
     bundle: Path,
     out: Path,
-    dataset: str | None,
-    split: str,
-    ranges: Path | None,
+    data: CalibrationData,
     options: CalibrationOptions,
-    test: str | None,
-    test_split: str,
-    also: tuple[Path, ...],
     shown: CalibrationOptions,
-    report: bool,
+    report: ReportOptions,
     backend: CalibrationOptions,
 ) -> None:
     """Convert BUNDLE (float32) to INT8.
@@ -137,15 +96,14 @@ def command(
     Clips are replayed in order, with state, which is reset at the start of each clip. The new
     bundle holds the measured ranges, and a report of the loss through INT8.
     """
-    if dataset is None and ranges is None:
+    if data.dataset is None and data.ranges is None:
         raise DatasetError(
             "nothing to calibrate on: add --dataset NAME:ROOT (footage:PATH takes any videos or "
             "frames), or --ranges of an earlier calibration"
         )
     check_target(out)
     read_bundle(bundle)
-    clips = None if dataset is None else open_dataset(dataset, split, labels=False)
-    labelled = None if test is None else open_dataset(test, test_split)
+    clips, labelled = data.open(), report.open()
     try:
         from streamseg.calibration.calibrating import calibrate
         from streamseg.calibration.observation import read_ranges
@@ -164,10 +122,10 @@ def command(
             out,
             clips,
             chosen,
-            ranges=read_ranges(ranges) if ranges is not None else None,
+            ranges=None if data.ranges is None else read_ranges(data.ranges),
             test=labelled,
-            also=also,
-            report=report,
+            also=report.also,
+            report=report.report,
             watch=watch,
         )
     print_calibrated(result, Console())

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from streamseg.cli.catalogue_options import CatalogueOptions
 from streamseg.cli.results import write_result
 from streamseg.cli.value_types import STDOUT
 from streamseg.errors import ExportError
@@ -204,22 +205,14 @@ def bound_lines(entries: Sequence[Entry], board: Board, size: tuple[int, int]) -
             yield f"  {entry.row.name:<22}at least {bound:.1f} ms a frame"
 
 
-def print_catalogue(
-    only: str,
-    size: tuple[int, int],
-    classes: int,
-    *,
-    sort: str,
-    published: bool,
-    measured: Path | None,
-    board: str | None,
-    json_path: Path | None,
-) -> None:
+def print_catalogue(options: CatalogueOptions, json_path: Path | None) -> None:
     """What ``streamseg models`` shows of the catalogue.
 
     Raises:
         ExportError: nothing is called so, or the board or the measured network is not listed.
     """
+    measured, board, only = options.measured, options.board, options.only or ""
+    size, classes = options.size, options.class_count
     if measured is not None and board is not None:
         raise click.UsageError("--measured cannot be combined with --board")
     rows = [entry for name, entry in known_rows().items() if only in name]
@@ -229,14 +222,14 @@ def print_catalogue(
     timed = None if measured is None else measure_bundle(measured)
     if timed is not None:
         size, classes = timed.size, len(timed.manifest.classes)
-    entries = sort_entries(count_entries(rows, costs, size, classes), sort)
+    entries = sort_entries(count_entries(rows, costs, size, classes), options.sort)
     if timed is not None:
         lines = estimate_lines(entries, timed, costs.cost(timed.name, size, classes))
     elif board is not None:
         lines = bound_lines(entries, find_board(board), size)
     else:
         lines = cost_lines(entries, size, classes)
-    published_rows = published_lines(entries, costs) if published else ()
+    published_rows = published_lines(entries, costs) if options.published else ()
     for line in (*lines, *published_rows):
         click.echo(line, err=json_path == STDOUT)
     if json_path is not None:

@@ -18,9 +18,8 @@ from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import OUTPUT_FILE
-from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.datasets import open_dataset
-from streamseg.evaluation.drift import DEFAULT_THRESHOLD, Comparison, compare
+from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
 from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.segmenter import SegmenterOptions
@@ -77,29 +76,18 @@ def print_comparison(result: Comparison, console: Console) -> None:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.argument("source")
-@grouped("--frames", type=click.IntRange(min=1), metavar="N", help="Number of frames to process.")
 @json_option
 @grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of the differences.")
-@grouped(
-    "--threshold",
-    default=DEFAULT_THRESHOLD,
-    show_default=True,
-    group="Comparison",
-    metavar="NUMBER",
-    help="State error that counts as drift.",
-)
-@dataclass_options(MatchingOptions, "matching", "Comparison")
+@dataclass_options(ComparisonOptions, "comparison", "Comparison")
 @dataclass_options(SegmenterOptions, "options", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")
 def command(
     a: str,
     b: str,
     source: str,
-    frames: int | None,
     json_path: Path | None,
     plot: Path | None,
-    threshold: float,
-    matching: MatchingOptions,
+    comparison: ComparisonOptions,
     options: SegmenterOptions,
     settings: dict[str, str],
 ) -> None:
@@ -121,16 +109,8 @@ def command(
     with ExitStack() as stack:
         with show_phases(f"opening {a} and {b}"):
             first, second = open_pair(a, b, options, stack)
-        with frame_progress(frames or clip.frame_count) as advance:
-            result = compare(
-                first,
-                second,
-                clip,
-                frames=frames,
-                threshold=threshold,
-                classes_by=matching.classes_by,
-                progress=advance,
-            )
+        with frame_progress(comparison.frames or clip.frame_count) as advance:
+            result = compare(first, second, clip, comparison, progress=advance)
     print_comparison(result, open_console(json_path))
     write_result(result.as_json(), json_path)
     if plot is not None:

@@ -18,6 +18,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COMMON = "Common options"
 # Between the numbers of a default, as they are typed.
 _MARKS = {tuple[int, int]: "x", tuple[float, float]: "-"}
+# Given once for each element.
+_REPEATED = {tuple[str, ...]: click.STRING, tuple[Path, ...]: PLACE}
 _METAVARS = {int: "N", float: "NUMBER"}
 _TYPES: dict[Any, click.ParamType[Any]] = {
     str: click.STRING,
@@ -32,11 +34,17 @@ _TYPES: dict[Any, click.ParamType[Any]] = {
 
 
 class GroupedOption(click.Option):
-    """An option under a heading of the help text."""
+    """An option under a heading of the help text, with the dataclass field that it comes from."""
 
-    def __init__(self, *args: Any, group: str = COMMON, **details: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        group: str = COMMON,
+        field: OptionField | None = None,
+        **details: Any,
+    ) -> None:
         super().__init__(*args, **details)
-        self.group = group
+        self.group, self.field = group, field
 
 
 def grouped(*flags: str, **details: Any) -> Callable[[Command], Command]:
@@ -94,6 +102,7 @@ def _make_option(
     details: dict[str, Any] = {
         "help": said.text,
         "group": group,
+        "field": entry,
         "metavar": said.metavar or _metavar(entry),
     }
     if default is MISSING:
@@ -108,9 +117,9 @@ def _make_option(
         details["is_flag"] = True
         if "/" not in flags[-1]:
             details["show_default"] = False
-    elif entry.kind == tuple[str, ...]:
+    elif entry.kind in _REPEATED:
         flags.append(f"--{entry.flag}")
-        details |= {"multiple": True, "show_default": False}
+        details |= {"multiple": True, "show_default": False, "type": _REPEATED[entry.kind]}
     else:
         flags.append(f"--{entry.flag}")
         details["type"] = value_type(entry)

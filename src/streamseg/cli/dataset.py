@@ -19,8 +19,13 @@ from streamseg.cli.subcommand import Subcommand
 from streamseg.cli.value_types import OUTPUT_FILE, PLACE
 from streamseg.errors import DatasetError
 from streamseg.evaluation.class_matching import MatchingOptions
-from streamseg.evaluation.dataset_check import DatasetCheck, check_dataset, draw_overlays
-from streamseg.evaluation.datasets import LABELLED, DatasetOptions
+from streamseg.evaluation.dataset_check import (
+    CheckOptions,
+    DatasetCheck,
+    check_dataset,
+    draw_overlays,
+)
+from streamseg.evaluation.datasets import DatasetOptions
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.plots import write_image
 from streamseg.evaluation.progress import frame_progress
@@ -63,28 +68,13 @@ def print_check(check: DatasetCheck, console: Console) -> None:
     examples=("dataset check CamVid/", "dataset check VSPW_480p/ --plot labels.png"),
 )
 @click.argument("root", type=PLACE)
-@grouped(
-    "--layout",
-    type=click.Choice(list(LABELLED)),
-    help="Dataset whose layout the tree has.",
-    show_default="found by its files",
-)
-@grouped(
-    "--samples",
-    default=200,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of frames to sample.",
-)
+@dataclass_options(CheckOptions, "options", "Data")
 @grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of frames with their labels.")
 @json_option
-def check(
-    root: Path, layout: str | None, samples: int, plot: Path | None, json_path: Path | None
-) -> None:
+def check(root: Path, options: CheckOptions, plot: Path | None, json_path: Path | None) -> None:
     """Check ROOT and report its splits, counts, class frequencies and missing files."""
     with show_phases(f"reading {root}"):
-        found, usable = check_dataset(root, layout, limit=samples)
+        found, usable = check_dataset(root, options)
     console = open_console(json_path)
     print_check(found, console)
     write_result(found.as_json(), json_path)

@@ -25,7 +25,7 @@ from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import DatasetError
-from streamseg.evaluation.class_matching import ClassesBy, MatchingOptions
+from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.clip_prototypes import (
     PrototypeSource,
     give_prototypes,
@@ -43,12 +43,66 @@ from streamseg.evaluation.plots import (
 )
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.resampling import compare_pairs
-from streamseg.evaluation.scores import Evaluation, evaluate, match_dataset
+from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_pair, open_segmenter, require_subject
 from streamseg.files import make_folder
+from streamseg.option_fields import option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What is scored: a model once, against another, with other histories or prototypes.
+
+    Attributes:
+        against: a second model, for a test in pairs.
+        stateless: reset the state before every frame.
+        history: lengths of the history, as text; see ``parse_lengths``.
+        corrupt: corruption of the frames, as text; see ``Corruption.parse``.
+        prototypes: sources of prototypes, as text; see ``parse_source``.
+        prototype_cache: folder in which prototypes of clips are kept.
+        per_clip: print a row for each clip.
+    """
+
+    against: str | None = option(
+        "Also score this model and test the difference.",
+        default=None,
+        metavar="SUBJECT",
+        common=True,
+    )
+    stateless: bool = option("Reset the state before every frame.", default=False)
+    history: str | None = option(
+        "Print a row for each N: the state is reset so that each output sees N frames.",
+        default=None,
+        metavar="N,N,...,all",
+    )
+    corrupt: str | None = option(
+        "Corrupt the frames as Cityscapes-C does, e.g. fog:3.",
+        default=None,
+        metavar="KIND:SEVERITY[:SEED]",
+    )
+    prototypes: tuple[str, ...] = option(
+        "Prototypes of CFFM++: of each clip (not causal), of the bundle, or from files; may be "
+        "repeated, one row for each.",
+        default=(),
+        metavar="clip|stored|FOLDER",
+    )
+    prototype_cache: Path | None = option(
+        "Folder for the prototypes of --prototypes clip.", default=None
+    )
+    per_clip: bool = option("Print a row for each clip.", default=False)
+
+    def check(self) -> None:
+        """Raise UsageError where two of them exclude each other."""
+        single = self.stateless or self.against is not None
+        if self.history is not None and single:
+            raise click.UsageError("--history cannot be combined with --stateless or --against")
+        if self.prototypes and (single or self.history is not None):
+            raise click.UsageError(
+                "--prototypes cannot be combined with --stateless, --against or --history"
+            )
 
 
 @subcommand(
@@ -63,35 +117,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @dataclass_options(DatasetOptions, "clips", "Scores")
 @json_option
 @grouped("-o", "--out", type=FOLDER, help="Folder for plots.")
-@grouped("--against", metavar="SUBJECT", help="Also score this model and test the difference.")
-@grouped("--stateless", is_flag=True, group="Scores", help="Reset the state before every frame.")
-@grouped(
-    "--history",
-    metavar="N,N,...,all",
-    group="Scores",
-    help="Print a row for each N: the state is reset so that each output sees N frames.",
-)
+@dataclass_options(StudyOptions, "study", "Scores")
 @dataclass_options(MetricOptions, "metrics", "Scores")
-@grouped(
-    "--corrupt",
-    metavar="KIND:SEVERITY[:SEED]",
-    group="Scores",
-    help="Corrupt the frames as Cityscapes-C does, e.g. fog:3.",
-)
-@grouped(
-    "--prototypes",
-    multiple=True,
-    metavar="clip|stored|FOLDER",
-    group="Scores",
-    help="Prototypes of CFFM++, one row for each: of each clip (not causal), of the bundle, files.",
-)
-@grouped(
-    "--prototype-cache",
-    type=FOLDER,
-    group="Scores",
-    help="Folder for the prototypes of --prototypes clip.",
-)
-@grouped("--per-clip", is_flag=True, group="Scores", help="Print a row for each clip.")
 @dataclass_options(MatchingOptions, "matching", "Scores")
 @dataclass_options(SegmenterOptions, "scaling", "Scores", only=("scaled",))
 @dataclass_options(SegmenterOptions, "checkpoint", "Checkpoints", only=("size",))
@@ -102,14 +129,8 @@ def command(
     clips: DatasetOptions,
     json_path: Path | None,
     out: Path | None,
-    against: str | None,
-    stateless: bool,
-    history: str | None,
+    study: StudyOptions,
     metrics: MetricOptions,
-    corrupt: str | None,
-    prototypes: tuple[str, ...],
-    prototype_cache: Path | None,
-    per_clip: bool,
     matching: MatchingOptions,
     scaling: SegmenterOptions,
     checkpoint: SegmenterOptions,
@@ -123,21 +144,20 @@ def command(
     """
     if out is not None:
         require_matplotlib()
-    if history is not None and (stateless or against is not None):
-        raise click.UsageError("--history cannot be combined with --stateless or --against")
-    if prototypes and (stateless or against is not None or history is not None):
-        raise click.UsageError(
-            "--prototypes cannot be combined with --stateless, --against or --history"
-        )
+    study.check()
+    against = study.against
     chosen = replace(options, size=checkpoint.size, settings=settings, scaled=scaling.scaled)
     for text in (str(subject), *([] if against is None else [against])):
         require_subject(text, chosen)
     metrics = replace(metrics, windows=tuple(sorted(set(metrics.windows))))
-    lengths = None if history is None else parse_lengths(history)
+    lengths = None if study.history is None else parse_lengths(study.history)
     opened = clips.open()
-    if corrupt is not None:
-        opened = corrupt_dataset(opened, Corruption.parse(corrupt))
-    run = _Run(opened, matching.classes_by, metrics, per_clip, json_path, out)
+    if study.corrupt is not None:
+        opened = corrupt_dataset(opened, Corruption.parse(study.corrupt))
+    scoring = EvaluationOptions(
+        history=1 if study.stateless else None, classes_by=matching.classes_by, metrics=metrics
+    )
+    run = _Run(opened, scoring, study.per_clip, json_path, out)
     with ExitStack() as stack:
         with show_phases(f"opening {subject}"):
             if against is not None:
@@ -145,14 +165,14 @@ def command(
             else:
                 segmenter = stack.enter_context(open_segmenter(subject, chosen))
         if against is not None:
-            run.pair(pair, stateless=stateless)
+            run.pair(pair)
         elif lengths is not None:
             run.lengths(segmenter, lengths)
-        elif prototypes:
-            sources = [parse_source(text, cache=prototype_cache) for text in prototypes]
-            run.prototypes(segmenter, sources)
+        elif study.prototypes:
+            cache = study.prototype_cache
+            run.prototypes(segmenter, [parse_source(t, cache=cache) for t in study.prototypes])
         else:
-            run.single(segmenter, stateless=stateless)
+            run.single(segmenter)
 
 
 @dataclass(frozen=True)
@@ -160,8 +180,7 @@ class _Run:
     """One call of the command: what is measured on what, and where the results go."""
 
     dataset: Dataset
-    classes_by: ClassesBy
-    metrics: MetricOptions
+    scoring: EvaluationOptions
     per_clip: bool
     json_path: Path | None
     out: Path | None
@@ -171,32 +190,28 @@ class _Run:
         """Where tables are printed."""
         return open_console(self.json_path)
 
-    def _evaluate(self, segmenter: Segmenter, *, stateless: bool) -> Evaluation:
-        match_dataset(segmenter, self.dataset, classes_by=self.classes_by)
+    def _match(self, segmenter: Segmenter) -> None:
+        match_dataset(segmenter, self.dataset, classes_by=self.scoring.classes_by)
+
+    def _evaluate(self, segmenter: Segmenter) -> Evaluation:
+        self._match(segmenter)
         with frame_progress(self.dataset.frame_count) as advance:
-            evaluation = evaluate(
-                segmenter,
-                self.dataset,
-                history=1 if stateless else None,
-                classes_by=self.classes_by,
-                options=self.metrics,
-                progress=advance,
-            )
+            evaluation = evaluate(segmenter, self.dataset, self.scoring, progress=advance)
         print_evaluation(evaluation, self.console)
         if self.per_clip:
             print_clips(evaluation.clips, self.console)
         return evaluation
 
-    def single(self, segmenter: Segmenter, *, stateless: bool) -> None:
-        evaluation = self._evaluate(segmenter, stateless=stateless)
+    def single(self, segmenter: Segmenter) -> None:
+        evaluation = self._evaluate(segmenter)
         write_result(evaluation.as_json(), self.json_path)
         if self.out is not None:
             for path in write_plots([evaluation], self.dataset.classes, self.out):
                 self.console.print(f"wrote {path}")
 
-    def pair(self, segmenters: tuple[Segmenter, Segmenter], *, stateless: bool) -> None:
-        a, b = (self._evaluate(segmenter, stateless=stateless) for segmenter in segmenters)
-        tests = compare_pairs(b.clips, a.clips, vspw_script=self.metrics.vspw_script)
+    def pair(self, segmenters: tuple[Segmenter, Segmenter]) -> None:
+        a, b = (self._evaluate(segmenter) for segmenter in segmenters)
+        tests = compare_pairs(b.clips, a.clips, vspw_script=self.scoring.metrics.vspw_script)
         print_pairs(tests, b.subject, a.subject, self.console)
         write_result(
             {
@@ -218,8 +233,7 @@ class _Run:
                     evaluate(
                         segmenter,
                         self.dataset,
-                        classes_by=self.classes_by,
-                        options=self.metrics,
+                        self.scoring,
                         prepare=partial(give_prototypes, source=source),
                         progress=advance,
                     )
@@ -238,8 +252,7 @@ class _Run:
                 segmenter,
                 self.dataset,
                 lengths,
-                classes_by=self.classes_by,
-                options=self.metrics,
+                self.scoring,
                 watch=lambda length: lambda clip: advance(f"{length}: {clip}"),
             )
         print_history(study, self.console)

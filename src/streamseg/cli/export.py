@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.phases import Phase, show_phases
 from streamseg.cli.removals import SETTINGS
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE, SIZE
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import CheckpointError, ExportError
+from streamseg.export.export_options import ExportOptions
 from streamseg.runtime.bundle.bundle import MANIFEST, check_target
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
 from streamseg.runtime.bundle.state import state_bytes
@@ -73,50 +74,22 @@ def require_checkpoint(subject: str) -> None:
 )
 @click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION|BUNDLE")
 @grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
-@grouped("--size", type=SIZE, help="Frame size of the model.")
-@grouped(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8-dynamic"]),
-    default="fp32",
-    show_default=True,
-    help="fp16: half the size, for GPUs; state, norms and softmax stay float32. bf16, "
-    "int8-dynamic: products of TV3S's temporal layers in that precision, for CPUs.",
-)
+@dataclass_options(ExportOptions, "options", "Bundle")
 @setting_options("Network")
-@grouped(
-    "--memory",
-    type=click.Choice(["gated", "warped"]),
-    group="Network",
-    help="Smooth a per-frame network's scores over time; see docs/memory.md.",
-)
-@grouped("--logits", is_flag=True, group="Bundle", help="Also output float32 logits.")
-@grouped(
-    "--letterbox/--stretch",
-    default=False,
-    show_default=True,
-    group="Bundle",
-    help="Keep the aspect ratio of frames, or stretch them.",
-)
-def command(
-    checkpoint: str,
-    out: Path,
-    size: tuple[int, int] | None,
-    precision: str,
-    settings: dict[str, str],
-    memory: str | None,
-    logits: bool,
-    letterbox: bool,
-) -> None:
+def command(checkpoint: str, out: Path, options: ExportOptions, settings: dict[str, str]) -> None:
     """Export a checkpoint, or a network that a Python function builds, to a bundle.
 
     CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME; docs/checkpoints.md
     lists the layouts. MODULE:FUNCTION, such as my_package.model:build, is called with --set
     NAME=VALUE as its arguments and returns a streamseg.export.StepModel; see
     docs/your-own-network.md. BUNDLE, of one graph, is given a --memory.
+
+    Precision fp16 is for GPUs; state, norms and softmax stay float32. bf16 and int8-dynamic are for
+    CPUs: products of TV3S's temporal layers.
     """
     if (Path(checkpoint) / MANIFEST).is_file():
-        plain = size is None and not settings and precision == "fp32" and not letterbox
-        if memory is None or not plain:
+        memory, logits = options.memory, options.logits
+        if memory is None or settings or options != ExportOptions(memory=memory, logits=logits):
             raise click.UsageError("a BUNDLE is exported with --memory; only --logits may be added")
         check_target(out)
         give_memory(Path(checkpoint), out, memory, logits=logits)
@@ -124,29 +97,15 @@ def command(
     require_checkpoint(checkpoint)
     check_target(out)
     with show_phases("loading PyTorch") as phase:
-        export(
-            checkpoint,
-            out,
-            size,
-            settings=settings,
-            precision=precision,
-            memory=memory,
-            logits=logits,
-            resize="letterbox" if letterbox else "stretch",
-            phase=phase,
-        )
+        export(checkpoint, out, options, settings=settings, phase=phase)
 
 
 def export(
     checkpoint: str,
     out: Path,
-    size: tuple[int, int] | None,
+    options: ExportOptions,
     *,
     settings: dict[str, str],
-    precision: str,
-    memory: str | None,
-    logits: bool,
-    resize: str,
     phase: Phase,
 ) -> None:
     """Export, and print what was read and written."""
@@ -155,6 +114,7 @@ def export(
         from streamseg.export.size_advice import advise, propose
     except ImportError as error:
         raise ExportError(TORCH_HINT.format(error)) from None
+    size, memory = options.size, options.memory
     phase(f"reading {checkpoint}")
     model = load_model(checkpoint, settings=settings)
     description = model.describe()
@@ -179,10 +139,16 @@ def export(
 
         model = remember(model, PRESETS[memory])
     report = export_bundle(
-        model, out, size=size, logits=logits, resize=resize, precision=precision, phase=phase
+        model,
+        out,
+        size=size,
+        logits=options.logits,
+        resize=options.resize,
+        precision=options.precision,
+        phase=phase,
     )
     click.echo(
-        f"{report.path}: {precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
+        f"{report.path}: {options.precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
     click.echo(f"  parity {describe_parity(report.parity)}")

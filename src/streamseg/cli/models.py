@@ -7,18 +7,17 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli.dataclass_options import grouped
+from streamseg.cli.catalogue_options import CatalogueOptions
+from streamseg.cli.dataclass_options import dataclass_options
 from streamseg.cli.export import TORCH_HINT, require_checkpoint
 from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import SETTINGS
 from streamseg.cli.results import json_option
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE, SIZE
+from streamseg.cli.value_types import PLACE
 from streamseg.errors import ExportError
 from streamseg.runtime.bundle.claims import describe_assumed, format_setting
-
-SORTS = ("family", "name", "parameters", "work", "state", "miou")
 
 
 def describe_checkpoint(
@@ -47,52 +46,13 @@ def describe_checkpoint(
     removed={**SETTINGS, "--classes": "write --class-count"},
 )
 @click.argument("checkpoint", required=False, type=PLACE)
-@grouped("--only", default="", help="Only models whose name contains this, e.g. cffm or mit_b1.")
-@grouped("--size", default="480x864", show_default=True, type=SIZE, help="Frame size of the model.")
-@grouped(
-    "--class-count",
-    default=124,
-    show_default=True,
-    type=click.IntRange(1, 255),
-    help="Number of classes.",
-)
-@grouped(
-    "--sort",
-    type=click.Choice(SORTS),
-    default="family",
-    show_default=True,
-    help="Order of the list; miou is the highest published on VSPW.",
-)
+@dataclass_options(CatalogueOptions, "options", "Figures")
 @json_option
-@grouped(
-    "--published",
-    is_flag=True,
-    group="Figures",
-    help="Show all published figures, with paper, table and row.",
-)
-@grouped(
-    "--measured",
-    type=PLACE,
-    metavar="BUNDLE",
-    group="Figures",
-    help="Time this bundle here, and estimate the other models from it.",
-)
-@grouped(
-    "--board",
-    group="Figures",
-    help="Lower bounds for a board without measurement, e.g. jetson-orin-nano-8gb.",
-)
 @setting_options("Checkpoints")
 def command(
     checkpoint: Path | None,
-    only: str,
-    size: tuple[int, int],
-    class_count: int,
-    sort: str,
+    options: CatalogueOptions,
     json_path: Path | None,
-    published: bool,
-    measured: Path | None,
-    board: str | None,
     settings: dict[str, str],
 ) -> None:
     """List the models that 'streamseg export' supports, with parameters, work and state.
@@ -107,7 +67,7 @@ def command(
     with show_phases("loading PyTorch") as phase:
         if checkpoint is not None:
             try:
-                lines = list(describe_checkpoint(checkpoint, settings, size))
+                lines = list(describe_checkpoint(checkpoint, settings, options.size))
             except ImportError as error:
                 raise ExportError(TORCH_HINT.format(error)) from None
             for line in lines:
@@ -118,13 +78,4 @@ def command(
         except ImportError as error:
             raise ExportError(TORCH_HINT.format(error)) from None
         phase("counting the work of each model")
-        print_catalogue(
-            only,
-            size,
-            class_count,
-            sort=sort,
-            published=published,
-            measured=measured,
-            board=board,
-            json_path=json_path,
-        )
+        print_catalogue(options, json_path)

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.dataclass_options import dataclass_options
 from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import source_of
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.evaluation.clustering import (
+    ClusteringOptions,
+    cluster,
+    collect_tokens,
+    prototype_state,
+    read_sampled,
+    store_given,
+)
 from streamseg.runtime.backends import BackendOptions
+from streamseg.runtime.stream import open_stream
 
 
 @subcommand(
@@ -21,46 +30,31 @@ from streamseg.runtime.backends import BackendOptions
 )
 @click.argument("bundle", type=PLACE)
 @click.argument("source")
-@grouped(
-    "--samples",
-    default=10,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of frames to sample.",
-)
-@grouped("--seed", default=0, show_default=True, metavar="N", help="Seed of random choices.")
+@dataclass_options(ClusteringOptions, "clustering", "Clustering")
 @dataclass_options(BackendOptions, "options", "Backend", only=("threads",))
-def command(bundle: Path, source: str, samples: int, seed: int, options: BackendOptions) -> None:
+def command(
+    bundle: Path, source: str, clustering: ClusteringOptions, options: BackendOptions
+) -> None:
     """Cluster the frames of SOURCE into prototypes and store them in BUNDLE (CFFM++).
 
     SOURCE is a video file or a folder of images. The paper takes prototypes from the whole video
     to be segmented, which a live stream cannot: use similar footage. 'streamseg run' uses the
     stored prototypes.
     """
-    from streamseg.evaluation.clustering import (
-        cluster,
-        collect_tokens,
-        prototype_state,
-        read_sampled,
-        store_given,
-    )
-    from streamseg.runtime.stream import open_stream
-
     with (
         show_phases(f"opening {bundle}") as phase,
         open_stream(bundle, threads=options.threads) as stream,
     ):
         spec, _ = prototype_state(stream.manifest)
         phase(f"reading {source}")
-        images, count = read_sampled(source, samples)
+        images, count = read_sampled(source, clustering.samples)
         phase("collecting tokens")
         tokens = collect_tokens(stream, images)
         phase("clustering")
-        centres = cluster(tokens, spec.shape[0], seed=seed)
+        centres = cluster(tokens, spec.shape[0], seed=clustering.seed)
     store_given(bundle, spec.name, centres)
     click.echo(
         f"{bundle}: {spec.shape[0]} prototypes of {len(tokens):,} tokens from {len(images)} of "
-        f"{count} frames of {source}, seed {seed}"
+        f"{count} frames of {source}, seed {clustering.seed}"
     )
     click.echo(f"  next: streamseg run {bundle} VIDEO -o overlay.mp4")

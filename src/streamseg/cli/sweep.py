@@ -17,6 +17,7 @@ from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.datasets import DatasetOptions
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import frame_progress
+from streamseg.evaluation.scores import EvaluationOptions
 from streamseg.evaluation.segmenter import SegmenterOptions
 
 
@@ -65,7 +66,7 @@ def command(
             clips.open(),
             chosen,
             options,
-            classes_by=matching.classes_by,
+            scoring=EvaluationOptions(classes_by=matching.classes_by),
             watch=lambda name: lambda clip: advance(f"{name}: {clip}"),
         )
     first = rows[0].evaluation

@@ -87,7 +87,7 @@ def test_environment_names_the_backend(
     toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement]
 ) -> None:
     monkeypatch.setenv(CPU_BACKEND, "openvino")
-    with opened(toy, precision="f32") as stream:
+    with opened(toy, precision="fp32") as stream:
         assert stream.execution.startswith("openvino")
     monkeypatch.setenv(CPU_BACKEND, "fastest")
     with pytest.raises(BackendError, match="is 'fastest', expected onnxruntime or openvino"):

@@ -56,13 +56,13 @@ def test_auto_takes_bfloat16_only_where_the_processor_has_it_and_is_faster() -> 
         "the processor multiplies bfloat16 2.0 times as fast",
     )
     assert chosen(Processor("FP32", "BF16"), "CPU", None, bf16=4.0) == (
-        "f32",
+        "fp32",
         "the processor multiplies bfloat16 2.0 times as slowly",
     )
-    assert chosen(Processor("FP32"), "CPU", "auto")[0] == "f32"
-    assert chosen(Processor("BF16"), "CPU", "f32", bf16=0.1) == ("f32", "")
+    assert chosen(Processor("FP32"), "CPU", "auto")[0] == "fp32"
+    assert chosen(Processor("BF16"), "CPU", "fp32", bf16=0.1) == ("fp32", "")
     assert chosen(Processor(), "GPU", "auto")[0] == ""
-    with pytest.raises(BackendError, match="precision is 'int8', expected one of: auto, f32"):
+    with pytest.raises(BackendError, match="precision is 'int8', expected one of: auto, fp32"):
         chosen(Processor(), "CPU", "int8")
 
 
@@ -81,7 +81,7 @@ def test_products_are_measured_once_and_remembered(
     assert set(product_times(import_openvino(), 1)) == {"f32", "bf16"}
 
 
-@pytest.mark.parametrize("precision", ["f32", None])
+@pytest.mark.parametrize("precision", ["fp32", None])
 def test_description_names_what_runs(toy: Path, precision: str | None) -> None:
     with open_stream(toy, backend="openvino", precision=precision, threads=1) as stream:
         version = release_of(import_openvino())
@@ -146,12 +146,12 @@ def test_kept_graphs_are_used_and_damaged_ones_are_not(
     frames = rng.integers(0, 256, (8, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
     def run() -> list[Any]:
-        with open_stream(toy, backend="openvino", precision="f32", threads=1) as stream:
+        with open_stream(toy, backend="openvino", precision="fp32", threads=1) as stream:
             return [stream.step(frame).labels for frame in frames]
 
     wanted = run()
     bundle = read_bundle(toy)
-    written = build_openvino(bundle, BackendOptions(precision="f32", threads=1))
+    written = build_openvino(bundle, BackendOptions(precision="fp32", threads=1))
     assert len(set(written)) == len(bundle.graphs)
     assert all(path.is_file() for path in written)
     caplog.clear()
