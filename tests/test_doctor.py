@@ -29,7 +29,7 @@ def test_onnxruntime_of_this_environment_is_found() -> None:
     assert "CPU" in entry.found
 
 
-def test_everything_missing_says_how_to_mend_it() -> None:
+def test_everything_missing_has_a_fix() -> None:
     for entry in examine():
         assert entry.ok or entry.fix, entry.subject
 
@@ -64,7 +64,7 @@ def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, told: str) -
 
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
 @pytest.mark.parametrize(("purpose", "code"), [("cpu", 0), ("tensorrt", 1)])
-def test_exit_code_says_ready_or_not(purpose: str, code: int) -> None:
+def test_exit_code_reports_readiness(purpose: str, code: int) -> None:
     runner = "from streamseg.cli.main import run; run()"
     command = [sys.executable, "-c", runner, "doctor", "--for", purpose, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -101,7 +101,7 @@ def test_cuda_python_that_imports_and_fails_is_not_usable(
     assert entry.fix.startswith("install cuda-bindings of CUDA 12.6 or older")
 
 
-def test_every_need_is_looked_for() -> None:
+def test_every_requirement_is_checked() -> None:
     subjects = [entry.subject for entry in examine()]
     assert {need for needs in doctor.NEEDS.values() for need in needs} <= set(subjects)
 

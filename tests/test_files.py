@@ -52,7 +52,7 @@ def left_over(target: Path) -> list[str]:
     return [entry.name for entry in target.parent.iterdir() if entry != target]
 
 
-def test_killed_writers_leave_a_whole_folder_and_the_next_one_tidies(tmp_path: Path) -> None:
+def test_killed_writers_leave_a_complete_folder_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     """kill -9 at random moments: the folder is always there, whole, and never older than told."""
     target, rng = tmp_path / "street", random.Random(4)
     write(target, "0")

@@ -65,7 +65,7 @@ def test_values_in_queries_are_hidden(key: str, value: str) -> None:
         "monkey business: 3",
     ],
 )
-def test_harmless_texts_stay(text: str) -> None:
+def test_harmless_texts_are_unchanged(text: str) -> None:
     assert redact(text) == text
 
 

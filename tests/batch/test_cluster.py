@@ -88,7 +88,7 @@ def test_actors_write_what_run_writes_past_a_death_and_a_corrupt_video(
     check_results(out, bundle, videos, tmp_path / "run")
 
 
-def test_killed_driver_takes_its_cluster_along_and_a_new_one_goes_on(
+def test_killed_driver_ends_its_cluster_and_a_new_one_resumes(
     bundle: Path, archive: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     root, videos = archive
@@ -172,6 +172,6 @@ def wait_for_port(address: str) -> None:
     raise AssertionError(f"nothing listens at {address}")
 
 
-def test_address_where_nothing_listens_is_told_at_once(bundle: Path) -> None:
+def test_address_where_nothing_listens_is_reported_at_once(bundle: Path) -> None:
     with pytest.raises(BatchError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
         RayExecutor(make_settings(bundle), 1, address="127.0.0.1:1")

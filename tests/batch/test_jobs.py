@@ -86,7 +86,9 @@ def test_two_processes_write_what_run_writes(
     assert set(count_done(out).values()) == {1}
 
 
-def test_killed_worker_loses_nothing(bundle: Path, videos: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_worker_loses_no_video(
+    bundle: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
     out, killed = tmp_path / "out", []
     batch = make_batch(bundle, pattern_of(videos), out, make_settings(bundle))
     with LocalExecutor(make_settings(bundle), 2) as executor:
@@ -105,7 +107,7 @@ def test_killed_worker_loses_nothing(bundle: Path, videos: dict[str, Path], tmp_
     check_results(out, bundle, videos, tmp_path / "run")
 
 
-def test_killed_driver_takes_its_workers_along_and_a_new_one_goes_on(
+def test_killed_driver_ends_its_workers_and_a_new_one_resumes(
     bundle: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     out, pattern = tmp_path / "out", pattern_of(videos)
@@ -186,7 +188,7 @@ class Killer(LocalExecutor):
             os.kill(entry.process.pid, signal.SIGKILL)
 
 
-def test_video_that_kills_its_workers_is_set_aside(bundle: Path, tmp_path: Path) -> None:
+def test_video_that_kills_its_workers_is_skipped(bundle: Path, tmp_path: Path) -> None:
     videos = write_archive(tmp_path / "in", videos=4)
     settings, out = make_settings(bundle), tmp_path / "out"
     with Killer(settings, 2) as executor:
@@ -283,7 +285,7 @@ def test_segments_without_overlap_start_from_nothing(bundle: Path, tmp_path: Pat
     assert min(differ) >= 15 - 15 % 4, "the first segment has no seam"
 
 
-def test_a_lost_segment_is_done_again_and_no_other(bundle: Path, tmp_path: Path) -> None:
+def test_lost_segment_alone_is_repeated(bundle: Path, tmp_path: Path) -> None:
     video = write_noise_clip(tmp_path / "long.mp4", seed=3, frames=40)
     settings, out = make_settings(bundle, segment=10, overlap=4), tmp_path / "out"
 
@@ -365,7 +367,7 @@ def test_videos_in_an_archive_file_reach_worker_processes(bundle: Path, tmp_path
     check_results(out, bundle, videos, tmp_path / "run")
 
 
-def test_results_are_adopted_where_the_journal_lost_them(bundle: Path, tmp_path: Path) -> None:
+def test_results_missing_from_the_journal_are_adopted(bundle: Path, tmp_path: Path) -> None:
     write_archive(tmp_path / "in", videos=2)
     pattern, out, settings = f"{tmp_path}/in/*/*.mp4", tmp_path / "out", make_settings(bundle)
     with InlineExecutor(settings) as executor:
@@ -379,7 +381,7 @@ def test_results_are_adopted_where_the_journal_lost_them(bundle: Path, tmp_path:
     assert '"done"' in lines[-1]
 
 
-def test_overlays_of_an_earlier_run_are_no_input(bundle: Path, tmp_path: Path) -> None:
+def test_overlays_of_an_earlier_run_are_not_inputs(bundle: Path, tmp_path: Path) -> None:
     write_archive(tmp_path / "in", videos=1)
     settings, out = make_settings(bundle, video=True), tmp_path / "in/results"
     for finished, skipped in ((1, 0), (0, 1)):
@@ -421,7 +423,7 @@ def test_bundle_that_no_worker_can_open_ends_the_batch(bundle: Path, tmp_path: P
         (["{pattern}", "-o", "{root}"], "every file that matches lies in the output"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_one_line(
     bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -440,7 +442,7 @@ def test_mistakes_are_told_in_a_line(
     assert "Traceback" not in text
 
 
-def test_output_elsewhere_needs_a_journal_here_and_whole_videos(tmp_path: Path) -> None:
+def test_remote_output_needs_a_local_journal_and_unsplit_videos(tmp_path: Path) -> None:
     from streamseg.batch.jobs import BatchPlace
 
     with pytest.raises(BatchError, match="--journal"):
@@ -449,7 +451,7 @@ def test_output_elsewhere_needs_a_journal_here_and_whole_videos(tmp_path: Path) 
         BatchPlace.below("memory://out", shard=(0, 1), journal=tmp_path, segmented=True)
 
 
-def test_video_that_breaks_off_while_it_is_read_leaves_nothing(
+def test_video_interrupted_while_read_leaves_nothing(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_archive(tmp_path / "in", videos=1)

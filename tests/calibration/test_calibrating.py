@@ -126,7 +126,7 @@ def test_missing_range_is_named(graph):
         insert_qdq(graph, find_layers(graph), {})
 
 
-def test_smoothing_changes_nothing_but_the_spread_of_channels(bundle, graph, footage):
+def test_smoothing_changes_only_the_spread_of_channels(bundle, graph, footage):
     layers = find_layers(graph)
     rng = np.random.default_rng(0)
     targets = observation.smoothable(graph, layers)
@@ -286,7 +286,9 @@ def test_int8_bundle_measures_itself_against_its_parent(bundle, ranges, tmp_path
     assert parity["state_max_abs"] == pytest.approx(float(state), rel=1e-2)
 
 
-def test_report_without_matplotlib_has_no_plots_and_says_so(bundle, footage, tmp_path, monkeypatch):
+def test_report_without_matplotlib_mentions_the_missing_plots(
+    bundle, footage, tmp_path, monkeypatch
+):
     monkeypatch.setattr("streamseg.calibration.report.has_matplotlib", lambda: False)
     calibrate(bundle, tmp_path / "int8", open_dataset(f"footage:{footage}"), options())
     page = (tmp_path / "int8/calibration/report.html").read_text()
@@ -318,7 +320,7 @@ def test_a_single_frame_is_refused_for_a_model_with_state(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "interrupted"])
-def test_failing_midway_leaves_the_old_bundle_untouched(bundle, tmp_path, kind):
+def test_failure_midway_leaves_the_old_bundle_untouched(bundle, tmp_path, kind):
     target = tmp_path / "int8"
     shutil.copytree(bundle, target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
@@ -404,7 +406,7 @@ def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypa
     ("kind", "words"),
     [("also", "is not there; make one with"), ("target", "exists and is not a bundle")],
 )
-def test_wrong_folders_are_told_before_the_replay(bundle, footage, tmp_path, kind, words):
+def test_wrong_folders_are_reported_before_the_replay(bundle, footage, tmp_path, kind, words):
     def watch(phase, total):
         raise AssertionError(f"{phase} of {total} began")
 
@@ -441,7 +443,7 @@ def test_calibrate_command_mistakes_are_one_line(bundle, tmp_path, capsys, argum
 
 
 @pytest.mark.parametrize("role", ["source", "also"])
-def test_no_bundle_that_is_read_is_replaced(bundle, footage, tmp_path, capsys, role):
+def test_input_bundles_are_never_replaced(bundle, footage, tmp_path, capsys, role):
     (tmp_path / "link").symlink_to(bundle.parent)
     given = ["--dataset", f"footage:{footage}"]
     if role == "also":

@@ -19,7 +19,7 @@ def fill(values: np.ndarray, parts: int = 1) -> Histogram:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.floats(1e-3, 1e4))
-def test_stream_of_parts_equals_numpy_on_the_whole(seed, parts, scale):
+def test_stream_of_parts_equals_numpy_on_all_at_once(seed, parts, scale):
     values = np.random.default_rng(seed).standard_normal(500).astype(np.float32) * scale
     histogram = fill(values, parts)
     assert histogram.largest == np.abs(values).max()
@@ -66,7 +66,7 @@ def test_mse_threshold_has_the_least_error_of_all_thresholds():
     assert found < np.abs(values).max()
 
 
-def test_entropy_keeps_a_uniform_range_whole_and_cuts_outliers():
+def test_entropy_keeps_a_uniform_range_and_cuts_outliers():
     uniform = np.random.default_rng(2).uniform(-1, 1, 50_000)
     assert fill(uniform).threshold("entropy") > 0.9
     normal = np.random.default_rng(3).standard_normal(50_000)

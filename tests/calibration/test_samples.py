@@ -29,7 +29,7 @@ def test_sample_writes_an_int8_bundle_with_its_report(tmp_path):
     assert (tmp_path / "int8/calibration/report.html").is_file()
 
 
-def test_sample_tells_a_missing_tree_in_one_line(tmp_path):
+def test_sample_reports_a_missing_tree_in_one_line(tmp_path):
     done = run_sample(tmp_path, tmp_path, tmp_path / "int8")
     assert done.returncode == 1
     assert "leftImg8bit" in done.stderr

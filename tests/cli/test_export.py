@@ -74,7 +74,7 @@ def test_growth_of_the_map_is_warned_of(
         (["CKPT", "--size", "64x96", *WINDOW, "-o", "/proc/street"], "cannot write /proc/street"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_mistakes_print_one_line_and_leave_nothing(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

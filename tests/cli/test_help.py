@@ -66,7 +66,7 @@ def test_calibrate_without_onnx_names_the_extra(tmp_path: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_plot_is_what_needs_matplotlib(tmp_path: Path) -> None:
+def test_only_plots_need_matplotlib(tmp_path: Path) -> None:
     code = "from streamseg.cli.main import run; run(sys.argv[1:])"
     given = ("eval", str(tmp_path / "absent"), "--dataset", "synthetic:easy?scenes=1&frames=2")
     assert "does not exist" in run_without({"matplotlib"}, code, *given).stderr
@@ -74,7 +74,7 @@ def test_plot_is_what_needs_matplotlib(tmp_path: Path) -> None:
     assert "plots need matplotlib" in refused.stderr
 
 
-def test_table_of_what_is_certain_has_every_command() -> None:
+def test_table_of_certainty_has_every_command() -> None:
     table = (ROOT / "docs/certainty.md").read_text(encoding="utf-8")
     cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     assert [name for name in COMMANDS if f"`{name}" not in cells] == []

@@ -36,7 +36,7 @@ def test_inspect_prints_everything_of_note(
         assert expected in words
 
 
-def test_inspect_refuses_what_is_no_bundle(
+def test_inspect_rejects_a_folder_that_is_not_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -136,7 +136,7 @@ def test_absent_camera_is_refused(
     assert line.startswith("streamseg: no camera 987: ")
 
 
-def test_no_bundle_is_refused_and_outputs_are_cleared(
+def test_missing_bundle_is_rejected_and_outputs_are_cleared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
@@ -194,7 +194,7 @@ def test_change_of_geometry_is_an_event_and_begins_the_next_file(
     assert [len(read_clip(tmp_path / name)) for name in ("o.mp4", "o-2.mp4")] == [5, 5]
 
 
-def test_full_disk_is_one_line_and_leaves_what_can_be_played(
+def test_full_disk_is_one_line_and_leaves_playable_video(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "images", [(480, 640)] * 40)

@@ -71,7 +71,7 @@ def test_frames_limits_every_stream(bundle: Path, tmp_path: Path) -> None:
     assert [len(label_maps(tmp_path / f"stream{i}")) for i in (1, 2)] == [3, 3]
 
 
-def test_broken_stream_ends_alone_with_exit_code_1(
+def test_failed_stream_ends_alone_with_exit_code_1(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "images", [(HEIGHT, WIDTH)] * 5)
@@ -173,7 +173,7 @@ def test_list_is_read_again_on_hangup(bundle: Path, tmp_path: Path) -> None:
         (["--streams", "none.toml", "--null"], "cannot read the streams"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     bundle: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("run", bundle, *options) == 2
@@ -185,7 +185,7 @@ def test_a_single_named_source_needs_no_fleet(bundle: Path, tmp_path: Path) -> N
     assert call("run", bundle, clip, "--null", "--threads", 1) == 0
 
 
-def test_missing_bundle_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_bundle_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["0", "1", "--null"]
     assert str(tmp_path / "none") in refusal(capsys, "run", tmp_path / "none", *given)
 

@@ -29,7 +29,7 @@ def call(*arguments: object) -> int:
     return caught.value.code
 
 
-def test_options_of_the_source_reach_it_and_its_counts_are_told(
+def test_options_of_the_source_reach_it_and_its_counts_are_reported(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip, out = write_clip(tmp_path / "clip.mp4", frames=10), tmp_path / "o.mp4"

@@ -80,7 +80,7 @@ def playable_frames(path: Path) -> int:
     return count
 
 
-def test_every_output_of_a_run_tells_times(bundle: Path, tmp_path: Path) -> None:
+def test_every_output_of_a_run_has_times(bundle: Path, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=6)
     options = [
         "--areas",
@@ -101,7 +101,7 @@ def test_every_output_of_a_run_tells_times(bundle: Path, tmp_path: Path) -> None
     assert end["timestamp"] == pytest.approx(0.5)
 
 
-def test_run_can_write_nothing(
+def test_run_with_null_output_writes_nothing(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=6)
@@ -157,7 +157,7 @@ def test_options_of_state_are_checked(
 
 
 @pytest.mark.parametrize("split", [1, 7, 20])
-def test_resumed_run_goes_on_bit_for_bit_where_it_ended(
+def test_resumed_run_continues_bit_for_bit_where_it_ended(
     bundle: Path, tmp_path: Path, split: int
 ) -> None:
     source = (f"{SCENE}&frames=30",)
@@ -257,7 +257,7 @@ def test_signals_reach_every_stream_of_a_fleet(bundle: Path, tmp_path: Path) -> 
     assert "stopped by a request" in text
 
 
-def test_streams_of_a_killed_fleet_go_on_bit_for_bit(bundle: Path, tmp_path: Path) -> None:
+def test_streams_of_a_killed_fleet_resume_bit_for_bit(bundle: Path, tmp_path: Path) -> None:
     """The labels are those of each stream run alone and never interrupted."""
     sources = {name: f"{SCENE}&frames=60&seed={seed}" for seed, name in enumerate("abc")}
     for name, source in sources.items():
@@ -281,7 +281,7 @@ def test_streams_of_a_killed_fleet_go_on_bit_for_bit(bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("seeds", "code"), [((1,), 2), ((1, 2), 1)])
-def test_snapshot_that_cannot_be_written_is_a_failure(
+def test_unwritable_snapshot_is_a_failure(
     bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -300,7 +300,7 @@ def test_snapshot_that_cannot_be_written_is_a_failure(
     assert len(list((tmp_path / "l").rglob("*.png"))) == 5 * len(seeds)
 
 
-def test_signals_that_come_early_end_nothing(bundle: Path, tmp_path: Path) -> None:
+def test_early_signals_are_ignored(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "new" / "log"
     with running(bundle, SCENE, "--null", "--events", log, "--frames", 5) as process:
         # The log is opened after the signals are prepared and before the bundle is.

@@ -248,7 +248,7 @@ def test_sources_that_do_not_open_are_one_line(
 
 
 @needs_gstreamer
-def test_damaged_file_gives_the_labels_before_the_damage_and_says_so(
+def test_damaged_file_gives_the_labels_before_the_damage_and_reports_it(
     build: Build, tmp_path: Path
 ) -> None:
     bundle, video = write_smoothing_bundle(tmp_path / "b", SIZE), tmp_path / "x.avi"

@@ -126,7 +126,7 @@ def test_translation_keeps_what_has_no_class() -> None:
     assert match.reorder(logits).ravel().tolist() == [2, 0, 1]
 
 
-def test_command_tells_what_was_matched_and_assumed(
+def test_command_reports_what_was_matched_and_assumed(
     camvid: Path, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.json"
@@ -142,7 +142,7 @@ def test_command_tells_what_was_matched_and_assumed(
     assert "window is 8 in --set, but the file says 4" in capsys.readouterr().err
 
 
-def test_report_of_a_silent_checkpoint_says_what_was_assumed(
+def test_report_of_a_checkpoint_without_settings_lists_assumptions(
     camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from streamseg.export.checkpoint import published_weights

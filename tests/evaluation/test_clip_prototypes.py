@@ -96,7 +96,7 @@ def test_cache_is_written_once_and_read_again(bundle: Path, root: Path, tmp_path
         np.testing.assert_array_equal(again, first + 1)
 
 
-def test_files_may_be_arrays_or_archives_of_one(tmp_path: Path) -> None:
+def test_files_may_be_arrays_or_archives_with_one_array(tmp_path: Path) -> None:
     centres = np.random.default_rng(0).normal(size=(100, 16))
     np.save(tmp_path / "a.npy", centres)
     np.savez(tmp_path / "b.npz", centres=centres)
@@ -127,7 +127,7 @@ def test_missing_misshapen_and_unstored_prototypes_are_refused(
             give_prototypes(segmenter, clip, source=StoredPrototypes())
 
 
-def test_prototypes_reach_the_step_of_each_clip_by_its_own(bundle: Path, root: Path) -> None:
+def test_each_clip_is_stepped_with_its_own_prototypes(bundle: Path, root: Path) -> None:
     dataset = open_dataset(f"camvid:{root}", "val")
     seen = []
 
@@ -145,7 +145,7 @@ def test_prototypes_reach_the_step_of_each_clip_by_its_own(bundle: Path, root: P
     assert (seen[0] != seen[1]).any()
 
 
-def test_command_has_a_row_for_each_source_and_says_what_is_not_causal(
+def test_command_has_a_row_for_each_source_and_marks_those_not_causal(
     bundle: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil

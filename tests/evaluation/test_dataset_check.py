@@ -31,7 +31,7 @@ def command(arguments: list[str]) -> int:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_layouts_are_told_apart(tmp_path: Path, name: str) -> None:
+def test_layouts_are_recognised(tmp_path: Path, name: str) -> None:
     assert recognise(ALL[name](tmp_path)) == name
 
 
@@ -72,7 +72,7 @@ def test_command_prints_problems_and_writes_sheet_and_json(
     assert np.abs(left.astype(int) - right).max() > 20
 
 
-def test_damaged_label_is_a_problem_of_its_split(tmp_path: Path) -> None:
+def test_damaged_label_is_reported_for_its_split(tmp_path: Path) -> None:
     root = make_camvid(tmp_path)
     path = root / "testannot/Seq05VD_f00000.png"
     path.write_bytes(path.read_bytes()[:40])

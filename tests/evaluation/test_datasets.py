@@ -107,7 +107,7 @@ VOID_ONLY = [0, 1, 2, 3]
         (VOID_ONLY, "labelIds", [255, 255, 255, 255], "read as label ids: by their name alone"),
     ],
 )
-def test_cityscapes_label_ids_and_train_ids_are_told_apart(
+def test_cityscapes_label_ids_and_train_ids_are_distinguished(
     tmp_path, sequences, values, suffix, expected, note
 ):
     root = make_cityscapes(tmp_path, sequences=sequences)
@@ -133,7 +133,7 @@ def test_split_without_a_labelled_pixel_is_refused_with_the_reason(tmp_path, spl
     require_labelled_pixels(dataset)
 
 
-def test_cityscapes_empty_root_says_what_is_there(tmp_path):
+def test_cityscapes_empty_root_lists_its_content(tmp_path):
     (tmp_path / "somewhere").mkdir()
     with pytest.raises(DatasetError, match=r"leftImg8bit/val.*holds somewhere"):
         open_dataset(f"cityscapes:{tmp_path}")
@@ -246,7 +246,7 @@ def test_footage_takes_videos_and_folders_of_frames(tmp_path):
     assert open_dataset(f"footage:{tmp_path}/street.mp4").frame_count == 7
 
 
-def test_footage_that_is_none_is_refused(tmp_path):
+def test_folder_without_footage_is_rejected(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DatasetError, match=r"no images or videos.*holds notes\.txt"):
         open_dataset(f"footage:{tmp_path}")
@@ -283,7 +283,7 @@ def test_class_tables():
 
 @pytest.mark.data
 @pytest.mark.skipif(not (SHARED / "data/camvid").is_dir(), reason="no shared CamVid")
-def test_real_camvid_is_read_whole():
+def test_real_camvid_is_read_completely():
     root = f"camvid:{SHARED / 'data/camvid'}"
     counts = {s: [len(c.stills) for c in open_dataset(root, s).clips] for s in ("train", "val")}
     assert counts == {"train": [62, 101, 204], "val": [101]}

@@ -156,7 +156,7 @@ def test_compare_command_takes_drawn_scenes(bundle, capsys):
         ("--json", "/dev/null", "is a device"),
     ],
 )
-def test_unwritable_output_is_told_before_the_work(tmp_path, capsys, option, path, words):
+def test_unwritable_output_is_reported_before_the_work(tmp_path, capsys, option, path, words):
     (tmp_path / "file").touch()
     target = str(tmp_path / path)
     with pytest.raises(SystemExit) as exit_code:

@@ -36,7 +36,7 @@ def evaluation(frames: int = 4):
     return evaluate(recorder, dataset)
 
 
-def test_percent_writes_a_dash_for_nothing():
+def test_percent_writes_a_dash_for_missing_values():
     assert [percent(value) for value in (0.0, 0.12345, math.nan, None)] == [
         "0.00",
         "12.35",
@@ -66,7 +66,7 @@ def test_every_undefined_figure_is_null_in_json_and_has_a_reason():
     assert "8 labelled frames in a row" in content["undefined"]["mvc8"]
 
 
-def test_reasons_are_told_once_each():
+def test_each_reason_is_reported_once():
     result = evaluation(10)
     lines = explain_undefined(undefined_figures(result.scores, NAMES))
     assert [line.split(":")[0] for line in lines] == [
@@ -76,7 +76,7 @@ def test_reasons_are_told_once_each():
     ]
 
 
-def test_absent_class_has_no_bar():
+def test_class_without_pixels_has_no_bar():
     axes = draw_class_bars([evaluation()]).axes[0]
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == [100.0, 100.0]

@@ -120,7 +120,7 @@ def test_drawn_signs_come_close_to_the_exact_test() -> None:
     assert math.isnan(sign_flip_test(np.empty(0)))
 
 
-def test_better_model_is_found_better() -> None:
+def test_better_model_wins_the_paired_test() -> None:
     worse, better = make_clips(7, error=0.5), make_clips(7, error=0.05)
     tests = {test.metric: test for test in compare_pairs(worse, better)}
     miou = tests["miou"]

@@ -184,7 +184,7 @@ def test_subject_may_name_how_a_bundle_is_run(tmp_path):
     assert parse_subject(str(odd), options) == (odd, options)
 
 
-def test_nothing_there_is_refused(tmp_path):
+def test_missing_target_is_rejected(tmp_path):
     with pytest.raises(BundleError, match="expected a bundle or a checkpoint"):
         open_segmenter(tmp_path / "none", SegmenterOptions())
     (tmp_path / "c.pth").write_bytes(b"x")

@@ -49,7 +49,7 @@ def test_a_row_is_the_network_built_with_that_setting(
     assert rows[1].evaluation.assumed == {"window": (8, 8), "shift": (4, 4)}
 
 
-def test_settings_win_over_the_file_only_where_that_is_asked(checkpoint: Path) -> None:
+def test_settings_override_the_file_only_on_request(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="but the file says 4"):
         load_checkpoint(checkpoint, settings={"window": 8})
     model = load_checkpoint(checkpoint, settings={"window": 8}, override=True)

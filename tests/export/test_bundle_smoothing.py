@@ -119,7 +119,9 @@ def label_output(folder: Path, spec: ImportSpec) -> ImportSpec:
     )
 
 
-def test_what_has_no_memory_to_gain_is_refused(tiny_bundle: TinyBundle, tmp_path: Path) -> None:
+def test_bundles_that_cannot_be_smoothed_are_rejected(
+    tiny_bundle: TinyBundle, tmp_path: Path
+) -> None:
     with pytest.raises(ExportError, match="the graphs key, propagate"):
         remember_bundle(tiny_bundle("mpvss", "fp32"), tmp_path / "m", CONFIG)
     with pytest.raises(ExportError, match="is fp16; give the float32 bundle a memory"):

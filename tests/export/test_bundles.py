@@ -92,7 +92,7 @@ def test_inlined_graph_computes_the_same(exported: tuple[Golden, Path]) -> None:
     assert labels.dtype == np.uint8
 
 
-def test_manifest_tells_what_the_runtime_needs(tmp_path: Path) -> None:
+def test_manifest_has_what_the_runtime_needs(tmp_path: Path) -> None:
     report = export_bundle(tiny().eval(), tmp_path / "street", size=(64, 96))
     bundle = read_bundle(tmp_path / "street")
     manifest = bundle.manifest

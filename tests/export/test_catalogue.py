@@ -242,7 +242,7 @@ def test_command_lists_published_figures_and_writes_json(tmp_path: Path) -> None
     }
 
 
-def test_entries_are_sorted_by_what_is_asked() -> None:
+def test_entries_are_sorted_by_the_requested_key() -> None:
     def cost(parameters: int, work: float, state: int) -> Cost:
         one = {"step": work}
         return Cost(parameters, one, one, one, {"step": 1.0}, state)

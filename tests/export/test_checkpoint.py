@@ -124,7 +124,9 @@ class Tool:
     """Something that a pickle may hold and a checkpoint must not."""
 
 
-def test_refuses_what_is_no_checkpoint(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_file_that_is_not_a_checkpoint_is_rejected(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     (tmp_path / "text.pth").write_text("not a checkpoint")
     torch.save(weights, tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()

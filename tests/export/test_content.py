@@ -50,7 +50,7 @@ def test_content_decides_and_not_the_suffix(writer: str, suffix: str, tmp_path: 
         assert torch.equal(value, WEIGHTS[key]), key
 
 
-def test_what_torch_itself_loads_is_what_is_read(tmp_path: Path) -> None:
+def test_content_equals_what_torch_loads(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimiser = torch.optim.Adam(network.parameters())
     network(torch.rand(2, 3, 8, 8)).sum().backward()
@@ -64,7 +64,7 @@ def test_what_torch_itself_loads_is_what_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(found.tensors[key], value) for key, value in expected.items())
 
 
-def test_whole_pickled_network_gives_its_weights(tmp_path: Path) -> None:
+def test_pickled_network_gives_its_weights(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     torch.save({"model": network, "epoch": 3}, tmp_path / "x.pth")
     found = read(tmp_path / "x.pth")
@@ -135,7 +135,7 @@ def test_truncated_files_are_refused(writer: str, tmp_path: Path) -> None:
             read(path)
 
 
-def test_archives_of_other_things_are_named(tmp_path: Path) -> None:
+def test_archives_of_other_content_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/model.pth", b"x")

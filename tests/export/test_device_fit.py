@@ -44,7 +44,7 @@ def test_bundle_is_found_in_the_catalogue_and_others_are_scaled_from_it(street: 
     assert estimate_ms(measured, own, other) == pytest.approx(measured.ms * ratio)
 
 
-def test_command_marks_what_is_measured_and_what_is_an_estimate(street: Path) -> None:
+def test_command_marks_measurements_and_estimates(street: Path) -> None:
     result = CliRunner().invoke(command, ["--only", "segformer", "--measured", str(street)])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

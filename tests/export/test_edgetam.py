@@ -154,7 +154,7 @@ def test_a_box_is_a_prompt_of_two_points(network: Any) -> None:
             np.testing.assert_allclose(scores[0, 1:].numpy(), masks, atol=1e-3, rtol=1e-3)
 
 
-def test_folder_is_built_and_what_is_none_is_refused(network: Any, tmp_path: Path) -> None:
+def test_folder_is_built_and_other_folders_are_rejected(network: Any, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "origin")
     model = build(str(tmp_path / "origin"), objects=3)
     assert [entry.name for entry in model.classes] == [

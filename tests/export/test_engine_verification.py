@@ -144,7 +144,7 @@ def test_one_class_everywhere_is_not_conclusive(
     assert ("not conclusive" in found.describe()) == (not found.conclusive)
 
 
-def test_engine_that_does_not_run_is_not_kept(
+def test_engine_that_fails_to_run_is_deleted(
     on: Callable[..., Machine], tiny_bundle: TinyBundle, tmp_path: Path
 ) -> None:
     machine = on(tiny_bundle("segformer", "fp32"))

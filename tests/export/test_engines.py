@@ -195,7 +195,7 @@ def test_rtx_builds_the_lowered_graph(street: Path, tmp_path: Path) -> None:
         ("8.6", False, "Make a folder with a link libtensorrt_rtx.so"),
     ],
 )
-def test_rtx_mistakes_are_told(
+def test_rtx_mistakes_are_reported(
     street: Path, tmp_path: Path, capability: str, linked: bool, told: str
 ) -> None:
     need_tensorrt_headers()
@@ -302,7 +302,7 @@ def test_build_time_is_read_and_may_be_missing(engine: Path) -> None:
         read_engine(engine, graph=GRAPH, machine=HERE)
 
 
-def test_key_ignores_what_is_measured_and_nothing_else() -> None:
+def test_key_ignores_measurements_and_nothing_else() -> None:
     assert replace(RECORD, engine_sha256="x", build_seconds=9.0).key == RECORD.key
     for field in ("graph_sha256", "version", "gpu", "precision", "plugins_sha256", "driver"):
         assert replace(RECORD, **{field: "other"}).key != RECORD.key

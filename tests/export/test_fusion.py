@@ -90,7 +90,7 @@ def test_lowering_is_float32_whatever_the_precision(plain: ModelProto) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8-dynamic"])
-def test_bundle_says_its_precision_and_measures_it(tmp_path: Path, precision: str) -> None:
+def test_bundle_records_its_precision_and_measures_it(tmp_path: Path, precision: str) -> None:
     library()
     report = export_bundle(FAMILIES["tv3s"](), tmp_path / "b", size=SIZE, precision=precision)
     manifest = read_bundle(tmp_path / "b").manifest

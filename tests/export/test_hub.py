@@ -51,7 +51,7 @@ def export(
     )
 
 
-def test_hub_name_is_downloaded_pinned_and_then_found_without_network(
+def test_hub_bundle_is_downloaded_pinned_and_then_found_offline(
     server: Hub, tmp_path: Path
 ) -> None:
     server.served.clear()

@@ -189,7 +189,7 @@ def test_files_of_mmsegmentation_give_its_logits(
     assert not (tmp_path / "came-through").exists()
 
 
-def test_channel_order_comes_from_the_configuration() -> None:
+def test_channel_order_follows_the_configuration() -> None:
     """The network that takes BGR is imported as one of RGB: mean and first kernel turned."""
     model = load_checkpoint(DATA / "mmseg_upernet.pth")
     assert model.normalisation.mean == (100.0, 110.0, 120.0)
@@ -368,7 +368,7 @@ def test_configurations_that_change_the_network_are_refused(
         load_checkpoint(torch_file(content, tmp_path / "x"))
 
 
-def test_text_that_cannot_be_parsed_says_nothing(
+def test_text_that_cannot_be_parsed_gives_nothing(
     published: dict[str, tuple[StepModel, dict[str, Tensor]]], tmp_path: Path
 ) -> None:
     for text in ("model = (", "(" * 5000, "a = " + "-" * 5000 + "1", "x = [y for y in z]", "\0"):
@@ -394,7 +394,7 @@ def test_hyper_parameters_give_names_and_numbers_of_classes_do_not(
     "stated",
     [{"norm_eps": 5}, {"norm_eps": [0, -1]}, {"norm_eps": "x"}, {"mean": {}}, {"family": [1]}],
 )
-def test_statements_that_make_no_sense_are_refused(
+def test_meaningless_statements_are_rejected(
     stated: dict[str, Any],
     published: dict[str, tuple[StepModel, dict[str, Tensor]]],
     tmp_path: Path,
@@ -460,7 +460,7 @@ def test_partitioned_files_are_named(content: Any, reason: str, tmp_path: Path) 
         load_checkpoint(torch_file(content, tmp_path / "x"))
 
 
-def test_folders_are_told_apart(tmp_path: Path) -> None:
+def test_folders_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="0 weights files: none"):
         load_checkpoint(tmp_path)
     (tmp_path / "a.pth").touch()
@@ -501,7 +501,7 @@ def test_deepspeed_folder_loads(
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS, ids=lambda layout: layout.name)
-def test_tables_say_one_thing_about_a_key(layout: layouts.Layout) -> None:
+def test_tables_agree_about_a_key(layout: layouts.Layout) -> None:
     """A rule restores what it renames, and patterns that overlap agree."""
     for rule in layout.rules:
         key = re.sub(r"\{[a-z](\+\d)?\}", "3", rule.templates[0])

@@ -235,7 +235,7 @@ def test_sampling_in_pieces_is_sampling_at_once(monkeypatch: pytest.MonkeyPatch)
     assert (pieces - whole).abs().max() < 1e-6
 
 
-def test_queries_blocked_everywhere_may_look_everywhere() -> None:
+def test_queries_masked_everywhere_attend_everywhere() -> None:
     masks = torch.full((1, 2, 4, 4), -3.0)
     masks[0, 1, :2] = 3.0
     bias = attention_bias(masks, (2, 2))

@@ -73,7 +73,7 @@ def test_float32_follows_the_reference_in_float64(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_compile_keeps_the_operator_whole(case: str) -> None:
+def test_compile_keeps_the_operator_in_one_piece(case: str) -> None:
     tensors = [tensor.requires_grad_() for tensor in arguments(case, torch.float32)]
 
     def loss(*inputs: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def test_operators_pass_torchs_own_checks(case: str) -> None:
     torch.library.opcheck(operator(case)[0], (*tensors, *astuple(GEOMETRY)), test_utils=checks)
 
 
-def test_gaps_in_memory_do_not_matter() -> None:
+def test_gaps_in_memory_are_skipped() -> None:
     tensors = arguments("scan", torch.float32)
     wide = torch.cat([tensors[0], tensors[7]], dim=-1)
     u, z = wide.split(3, dim=-1)

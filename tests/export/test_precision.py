@@ -176,7 +176,7 @@ def test_a_model_that_overflows_is_refused_and_nothing_written(tmp_path: Path) -
     export_bundle(model, tmp_path / "street", size=tiny.SIZE)
 
 
-def test_command_line_writes_tells_and_refuses_to_calibrate(
+def test_command_line_writes_reports_and_refuses_to_calibrate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, street = tmp_path / "x.safetensors", tmp_path / "street"

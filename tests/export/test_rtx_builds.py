@@ -223,7 +223,7 @@ def test_rtx_builds_the_lowering_in_float16(street: dict[str, Path], tmp_path: P
         ("fp32", "int8", "streamseg calibrate FLOAT32_BUNDLE"),
     ],
 )
-def test_what_cannot_become_a_precision_names_the_command(
+def test_impossible_precision_names_the_command_that_makes_it(
     have: str, wanted: str, command: str, tiny_bundle: TinyBundle
 ) -> None:
     bundle = read_bundle(tiny_bundle("tv3s", have))
@@ -240,7 +240,7 @@ def test_engines_are_not_put_into_a_bundle(inside: str, tiny_bundle: TinyBundle)
     assert not (bundle.path / "engines").exists()
 
 
-def test_places_are_proved_before_anything_is_built(
+def test_places_are_checked_before_anything_is_built(
     tmp_path: Path, tiny_bundle: TinyBundle
 ) -> None:
     bundle = read_bundle(tiny_bundle("tv3s", "fp32"))

@@ -38,7 +38,9 @@ def silent(family: str, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", PUBLISHED)
-def test_silent_file_is_taken_for_the_published_network(family: str, tmp_path: Path) -> None:
+def test_file_without_settings_is_read_as_the_published_network(
+    family: str, tmp_path: Path
+) -> None:
     model = load_checkpoint(silent(family, tmp_path / "x.pth"))
     assert model.assumed == {**PUBLISHED[family], "mean": MEAN, "std": STD}
 

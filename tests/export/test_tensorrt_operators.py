@@ -44,7 +44,7 @@ def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:
         (helper.make_node("Add", ["x", "x"], ["y"], domain="com.microsoft"), "com.microsoft Add"),
     ],
 )
-def test_what_the_oldest_parser_does_not_honour_is_refused(node: onnx.NodeProto, told: str) -> None:
+def test_graphs_beyond_the_oldest_parser_are_rejected(node: onnx.NodeProto, told: str) -> None:
     with pytest.raises(ExportError, match=told):
         check_operators(graph_of(node))
 

@@ -94,7 +94,7 @@ def tensors(config: object, graph: onnx.GraphProto) -> None:
     assert named == declared
 
 
-def test_recurrent_repository_says_what_the_graph_is(recurrent: Path, tmp_path: Path) -> None:
+def test_recurrent_repository_describes_the_graph(recurrent: Path, tmp_path: Path) -> None:
     path = write(recurrent, tmp_path / "repository", sequences=300, idle_seconds=30, instances=2)
     config = read_config(path / "config.pbtxt")
     model = onnx.load(path / "1" / "model.onnx")
@@ -357,7 +357,7 @@ def test_names_are_written_as_text_that_the_schema_reads_back(recurrent: Path) -
     assert list(config.model_operations.op_library_filename) == [path]
 
 
-def test_command_writes_a_repository_and_says_how_to_start(
+def test_command_writes_a_repository_and_shows_how_to_start_it(
     recurrent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "models"

@@ -194,7 +194,7 @@ def test_gated_layers_and_other_sizes_import(tmp_path: Path) -> None:
     torch.testing.assert_close(scores[0], expected, atol=LIMIT, rtol=0)
 
 
-def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_inputs_that_do_not_fit_are_rejected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="trained at 64x64; its frames are stretched"):
         export_bundle(load_checkpoint(folder), tmp_path / "b", size=(64, 96))
     with pytest.raises(CheckpointError, match="image_size is 32"):

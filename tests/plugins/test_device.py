@@ -417,7 +417,7 @@ def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path: Path) -> None:
     assert "prepare.sh" in found["scan"]["mamba_ssm"] or "no GPU" in found["scan"]["mamba_ssm"]
 
 
-def test_pieces_join_to_the_same_file_or_not_at_all(tmp_path: Path) -> None:
+def test_pieces_join_to_the_same_file_or_are_rejected(tmp_path: Path) -> None:
     script, whole = ROOT / "benchmarks/gpu/pieces.sh", tmp_path / "large.whl"
     content = np.random.default_rng(0).bytes(100_000)
     whole.write_bytes(content)

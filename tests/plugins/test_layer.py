@@ -143,9 +143,7 @@ def test_threads_do_not_change_the_result(ops: NativeOps, precision: str) -> Non
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_reaches_the_result(
-    ops: NativeOps, precision: str, value: float
-) -> None:
+def test_non_finite_values_reach_the_result(ops: NativeOps, precision: str, value: float) -> None:
     geometry = WindowGeometry(2, 3, 2, 3, 0, 0)
     inputs = layer_inputs(geometry, SIZES["small"], batch=1)
     inputs[0][0, 0, 5] = value
@@ -155,7 +153,7 @@ def test_what_is_not_finite_reaches_the_result(
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_a_frame_of_zeros_is_right(ops: NativeOps, precision: str) -> None:
+def test_frame_of_zeros_is_segmented(ops: NativeOps, precision: str) -> None:
     geometry = GEOMETRIES[0]
     inputs = layer_inputs(geometry, SIZES["small"])
     inputs[0][:] = 0

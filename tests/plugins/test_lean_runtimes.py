@@ -75,7 +75,7 @@ def test_wrong_fields_are_refused(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.tensorrt
-def test_registry_refuses_a_file_that_is_no_library_and_drops_our_creators(
+def test_registry_rejects_a_file_that_is_not_a_library_and_drops_our_creators(
     found: dict[str, Any],
 ) -> None:
     assert "does not load plugin library" in found["foreign"]

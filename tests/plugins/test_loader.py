@@ -53,7 +53,7 @@ def test_a_library_with_its_record_is_found(tmp_path: Path) -> None:
         (b"x", {"version": __version__, "sha256": DIGEST}, "it was changed or damaged"),
     ],
 )
-def test_any_other_is_refused(
+def test_any_other_value_is_rejected(
     tmp_path: Path, content: bytes | None, record: dict[str, str | None] | None, complaint: str
 ) -> None:
     with pytest.raises(PluginNotFound, match=complaint):

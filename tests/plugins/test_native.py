@@ -267,7 +267,7 @@ def check_gradients(
     batch=st.integers(1, 2),
 )
 @pytest.mark.parametrize("level", OPS.levels)
-def test_argmax_matches_float64_where_it_is_decided(
+def test_argmax_matches_float64_where_scores_differ_enough(
     level: str, seed: int, sizes: tuple[int, int, int, int], classes: int, batch: int
 ) -> None:
     h, w, height, width = sizes
@@ -307,7 +307,7 @@ def test_exp_is_exact_at_zero_and_within_two_ulp(ops: NativeOps) -> None:
         assert float((np.abs(got - exact) / ulp).max()) <= 2.0
 
 
-def test_not_a_number_is_passed_on(ops: NativeOps) -> None:
+def test_nan_is_passed_on(ops: NativeOps) -> None:
     nothing = np.full(19, np.nan, np.float32)
     for base2 in (False, True):
         assert np.isnan(build_probes().exp(ops.level, nothing, base2=base2)).all()

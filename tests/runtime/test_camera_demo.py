@@ -39,7 +39,7 @@ def test_demo_records_a_source(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["9999", "none.mp4"])
-def test_demo_tells_what_is_wrong(bundle: Path, source: str) -> None:
+def test_demo_reports_mistakes(bundle: Path, source: str) -> None:
     done = run_sample(bundle, source)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("camera_demo: no ")

@@ -85,7 +85,7 @@ def test_confidence_belongs_to_the_caller(toy: Path) -> None:
         np.testing.assert_array_equal(first, before)
 
 
-def test_second_thread_during_a_step_gets_an_error(toy: Path) -> None:
+def test_step_from_a_second_thread_is_an_error(toy: Path) -> None:
     images = frames(2)
     with streamseg.open(toy) as stream:
         entered, leave = threading.Event(), threading.Event()

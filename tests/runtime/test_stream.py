@@ -61,7 +61,9 @@ def test_plans_recur(toy: Path) -> None:
 
 @given(st.integers(0, 12), st.integers(1, 9), st.integers(0, 9))
 @settings(max_examples=20, deadline=None)
-def test_restore_goes_on_bit_for_bit(toy: Path, before: int, after: int, apart: int) -> None:
+def test_restored_stream_continues_bit_for_bit(
+    toy: Path, before: int, after: int, apart: int
+) -> None:
     images = frames(before + after, seed=before)
     with streamseg.open(toy) as stream:
         run(stream, images[:before])
@@ -137,7 +139,7 @@ def test_snapshot_of_another_model_is_refused(toy: Path) -> None:
             stream.restore(StateSnapshot(saved.step, narrow, saved.model))
 
 
-def test_closed_stream_says_so(toy: Path) -> None:
+def test_closed_stream_is_reported(toy: Path) -> None:
     stream = streamseg.open(toy)
     stream.close()
     stream.close()
@@ -145,7 +147,7 @@ def test_closed_stream_says_so(toy: Path) -> None:
         stream.step(frames(1)[0])
 
 
-def test_native_true_needs_the_library(toy: Path, tmp_path: Path) -> None:
+def test_native_true_requires_the_library(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(PluginNotFound):
         streamseg.open(toy, native=True, library=tmp_path / "absent.so")
     with streamseg.open(toy, native=False) as stream:
@@ -183,7 +185,7 @@ def test_graph_with_other_shapes_is_refused(tmp_path: Path) -> None:
         streamseg.open(toy)
 
 
-def test_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+def test_graph_that_is_not_onnx_is_rejected(tmp_path: Path) -> None:
     toy = write_toy_bundle(tmp_path / "toy")
     replace_graph(toy, "step.onnx", b"nonsense")
     with pytest.raises(BundleError, match=r"step\.onnx is not a valid ONNX file"):

@@ -105,7 +105,7 @@ def test_every_class_occurs_and_no_other() -> None:
     assert share.max() < 0.6
 
 
-def test_camera_and_objects_move_but_slowly() -> None:
+def test_camera_and_objects_move_slowly() -> None:
     scene = SyntheticScene(replace(SMALL, height=128, width=256))
     labels = [frame.labels for frame in scene.frames(100, 10)]
     near = np.mean(labels[0] != labels[1])
@@ -157,7 +157,7 @@ def test_any_size_seed_and_time_renders(
     assert set(np.unique(labels)) <= set(SCENE_CLASSES)
 
 
-def test_frames_end_where_the_configuration_says() -> None:
+def test_frames_end_at_the_configured_count() -> None:
     scene = SyntheticScene(replace(SMALL, frames=3, fps=10.0))
     assert [(frame.index, frame.timestamp) for frame in scene.frames()] == [
         (0, 0.0),

@@ -107,7 +107,7 @@ def test_health_and_the_form_need_no_token(guarded: PageServer) -> None:
     assert "/ws" not in text
 
 
-def test_form_gives_a_cookie_that_does_not_reveal_the_token(guarded: PageServer) -> None:
+def test_form_sets_a_cookie_that_hides_the_token(guarded: PageServer) -> None:
     async def enter(client: Any) -> tuple[str, int]:
         async with client.post("/login", data={"token": "wrong"}) as answer:
             assert answer.status == 401
@@ -240,14 +240,14 @@ def test_bodies_have_a_limit(local: PageServer, path: str) -> None:
 @pytest.mark.parametrize(
     "body", ["", "[]", "7", "null", "{}", '{"stream": []}', '{"stream": 1}', "[" * 1000, "\ud800"]
 )
-def test_bodies_that_mean_nothing_are_refused(local: PageServer, body: str) -> None:
+def test_meaningless_bodies_are_rejected(local: PageServer, body: str) -> None:
     content = body.encode("utf-8", "surrogatepass")
     headers = {"Content-Type": "application/json"}
     status = status_of(local, "/api/reset", method="POST", data=content, headers=headers)
     assert status in (400, 404)
 
 
-def test_viewers_messages_have_a_limit_and_nonsense_means_nothing(tmp_path: Path) -> None:
+def test_messages_of_viewers_are_limited_and_invalid_ones_ignored(tmp_path: Path) -> None:
     async def talk(client: Any) -> int | None:
         async with client.ws_connect("/ws") as viewing:
             for text in ("", "{", '{"compare": 1}', '{"compare":true,"x":"../.."}'):
@@ -279,7 +279,7 @@ def test_too_many_viewers_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         ask(run.server, talk)
 
 
-def test_half_a_request_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_request_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamseg.serving.server.IDLE_SECONDS", 0.5)
     monkeypatch.setattr("streamseg.serving.app.READ_SECONDS", 0.5)
     body = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
@@ -355,7 +355,7 @@ def test_no_path_of_a_request_reaches_the_file_system(tmp_path: Path) -> None:
         ),
     )
 )
-def test_any_bytes_are_survived(local: PageServer, content: bytes) -> None:
+def test_arbitrary_bytes_do_not_crash(local: PageServer, content: bytes) -> None:
     answer = raw(local, content, end=True)
     assert answer == b"" or answer.split()[1] in (b"200", b"400", b"404", b"405", b"403", b"415")
     assert status_of(local, "/healthz") == 200

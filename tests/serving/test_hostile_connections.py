@@ -130,7 +130,7 @@ def test_serve_outlives_hostile_connections(tmp_path: Path) -> None:
     assert "Traceback" not in text, text
 
 
-def test_half_a_header_is_waited_for_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_header_is_awaited_for_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamseg.serving.server.IDLE_SECONDS", 0.5)
     with PageServer(()) as server:
         for half in HALVES[:3]:
@@ -142,7 +142,7 @@ def test_half_a_header_is_waited_for_ten_seconds(monkeypatch: pytest.MonkeyPatch
                 assert time.monotonic() - began < 3
 
 
-def test_loop_goes_on_after_what_breaks_out_of_it() -> None:
+def test_loop_survives_failures_outside_its_handlers() -> None:
     """asyncio lets SystemExit and failures of its own logging out of ``run_forever``."""
 
     class Broken(logging.Handler):
@@ -162,7 +162,7 @@ def test_loop_goes_on_after_what_breaks_out_of_it() -> None:
         logging.getLogger("streamseg.serving").removeHandler(broken)
 
 
-def test_accept_that_finds_no_descriptor_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_accept_without_a_free_descriptor_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     """Server and clients share this process's descriptors, and ten are left."""
     with PageServer(()) as server, ExitStack() as stack:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

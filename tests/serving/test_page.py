@@ -271,7 +271,7 @@ def test_streams_are_chosen_and_come_and_go(bundle: Path, browser: Any, tmp_path
         assert browser.current_url.endswith("?stream=front")
 
 
-def test_token_is_asked_for_once(bundle: Path, browser: Any) -> None:
+def test_token_is_requested_once(bundle: Path, browser: Any) -> None:
     with serving(bundle, SCENE, token=TOKEN) as (url, _):
         browser.get(url)
         field = browser.find_element("id", "token")

@@ -204,7 +204,7 @@ def test_pictures_hold_the_frame_the_labels_and_the_areas(tmp_path: Path) -> Non
         assert frames == sorted(set(frames))
 
 
-def test_nothing_is_encoded_or_compared_while_nobody_looks(tmp_path: Path) -> None:
+def test_nothing_is_encoded_or_compared_without_viewers(tmp_path: Path) -> None:
     with running(tmp_path) as run:
         time.sleep(0.3)
         assert len(run.labels) > 5
@@ -310,7 +310,7 @@ def test_stalled_stream_does_not_hang_a_button(
     assert "queued" in text
 
 
-def test_viewer_that_takes_nothing_never_delays_the_stream(tmp_path: Path) -> None:
+def test_viewer_that_stops_reading_never_delays_the_stream(tmp_path: Path) -> None:
     """One reads, one opens the socket and reads nothing: its frames are dropped, not queued."""
     with running(tmp_path) as run:
         run.size = LARGE
@@ -332,7 +332,7 @@ def test_viewer_that_takes_nothing_never_delays_the_stream(tmp_path: Path) -> No
         deaf.close()
 
 
-def test_viewer_that_takes_nothing_for_long_is_cut_off(
+def test_viewer_that_stops_reading_is_disconnected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamseg.serving.app.SEND_SECONDS", 0.3)
@@ -366,7 +366,7 @@ def test_streams_come_and_go(tmp_path: Path) -> None:
         assert post(run.server, "/api/reset", {"stream": "rear"})[0] == 404
 
 
-def test_page_of_no_stream_waits_for_one(tmp_path: Path) -> None:
+def test_page_without_streams_waits_for_one(tmp_path: Path) -> None:
     async def watch(client: Any) -> Any:
         async with client.ws_connect("/ws") as viewing:
             return (await viewing.receive_json())["hello"]["stream"]
@@ -398,7 +398,7 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("healthy", "status", "word"), [(True, 200, "ok"), (False, 503, "stalled")]
 )
-def test_health_says_whether_streams_are_stepped(
+def test_health_reports_whether_streams_are_stepped(
     tmp_path: Path, healthy: bool, status: int, word: str
 ) -> None:
     with running(tmp_path, healthy=lambda: healthy) as run:
@@ -406,7 +406,7 @@ def test_health_says_whether_streams_are_stepped(
     assert (got, json.loads(text)) == (status, {"status": word, "streams": 1})
 
 
-def test_port_in_use_is_told(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with running(tmp_path) as run, pytest.raises(ServeError, match=r"port \d+: .*--port"):
         PageServer((), port=run.server.port)
 

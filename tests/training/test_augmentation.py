@@ -44,7 +44,7 @@ def test_resize_keeps_image_and_label_together():
         assert set(np.unique(truth)) <= {0, 200, 255}
 
 
-def test_one_draw_serves_all_frames_of_a_clip():
+def test_all_frames_of_a_clip_share_one_draw():
     image, label = checker(48, 80)
     change = draw(replace(PLAIN, scale=(0.5, 2.0), flip=0.5, photometric=True), (48, 80), 5)
     first, again = change.apply(image, label), change.apply(image.copy(), label.copy())
@@ -76,7 +76,7 @@ def test_label_of_another_size_is_brought_to_the_images():
     np.testing.assert_array_equal(cut[..., 0] > 0, truth == 1)
 
 
-def test_tone_changes_colours_as_told():
+def test_tone_changes_colours_by_the_given_factors():
     grey = np.full((2, 2, 3), 100, np.uint8)
     assert (Tone(gain=1.5, offset=-20).apply(grey) == 130).all()
     red = np.zeros((2, 2, 3), np.uint8)

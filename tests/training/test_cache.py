@@ -44,7 +44,7 @@ def test_cache_leaves_foreign_folders_alone(tmp_path):
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
-def test_broken_off_cache_is_built_again(tmp_path):
+def test_interrupted_cache_is_rebuilt(tmp_path):
     class BrokenClip(ArrayClip):
         def __getitem__(self, index):
             if index == 2:

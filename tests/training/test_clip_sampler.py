@@ -47,7 +47,7 @@ def test_every_clip_comes_once_an_epoch_and_the_order_changes():
     assert first != second
 
 
-def test_batches_of_processes_make_up_the_batch_of_one():
+def test_batches_of_processes_equal_the_batch_of_one():
     config = replace(PLAIN, scale=(0.7, 1.5), flip=0.5, photometric=True)
     sampler = ClipSampler(make_dataset(), config, seed=4)
     whole = sampler.batch(5)

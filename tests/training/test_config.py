@@ -15,7 +15,7 @@ def test_configuration_survives_json():
     assert TrainConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
 
 
-def test_difference_is_named_by_its_path():
+def test_difference_has_its_path():
     other = replace(CONFIG, lr=0.5, clips=replace(CONFIG.clips, batch=7))
     found = differing(CONFIG.as_json(), other.as_json())
     assert found == ["clips.batch: 2 and 7", "lr: 0.001 and 0.5"]

@@ -93,7 +93,7 @@ def test_clips_on_cuda_take_the_kernels(monkeypatch):
     torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_missing_kernels_are_said_once(caplog):
+def test_missing_kernels_are_reported_once(caplog):
     pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("the kernels may be installed here")

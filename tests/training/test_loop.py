@@ -27,7 +27,7 @@ from tests.training.small import (
 )
 
 
-def test_loss_falls_and_the_log_tells(tmp_path):
+def test_loss_falls_and_is_logged(tmp_path):
     config = replace(CONFIG, steps=40, lr=2e-3, clips=replace(CONFIG.clips, scale=(1.0, 1.0)))
     report = run(tmp_path / "run", config=config)
     assert (report.step, report.signal) == (40, None)
@@ -88,7 +88,7 @@ def test_run_stopped_at_a_random_step_resumes_to_the_same_weights(tmp_path, seed
     assert losses[0] == losses[1]
 
 
-def test_run_that_stops_early_leaves_weights_and_can_go_on(tmp_path):
+def test_run_that_stops_early_leaves_weights_and_can_resume(tmp_path):
     whole = run(tmp_path / "whole")
     early = run(tmp_path / "early", stop_at=3)
     assert (early.step, early.signal) == (3, None)
@@ -120,7 +120,7 @@ def test_resuming_falls_back_to_the_last_checkpoint_after_a_crash(tmp_path):
     assert_same_weights(whole.weights, resumed.weights)
 
 
-def test_checkpoint_that_was_cut_off_while_written_leaves_the_one_before(tmp_path, monkeypatch):
+def test_interrupted_checkpoint_leaves_the_previous_one(tmp_path, monkeypatch):
     save = torch.save
 
     def failing(content, path):
@@ -214,7 +214,7 @@ def test_folder_of_another_run_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_folder_of_a_run_without_a_checkpoint_is_taken_again(tmp_path, resume):
+def test_folder_of_a_run_without_a_checkpoint_is_reused(tmp_path, resume):
     long = replace(CONFIG, clips=replace(CONFIG.clips, offsets=(-9, 0)))
     with pytest.raises(TrainingError, match="Choose shorter --offsets"):
         run(tmp_path / "run", config=long)
@@ -223,7 +223,7 @@ def test_folder_of_a_run_without_a_checkpoint_is_taken_again(tmp_path, resume):
     assert record["clips"]["offsets"] == [-2, -1, 0]
 
 
-def test_record_says_what_ran(tmp_path):
+def test_record_names_what_ran(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.start(CONFIG.as_json(), resume=False, command_line=["train", "--seed", "3"])
     record = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -67,7 +67,7 @@ def test_frames_without_labels_add_nothing():
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5])])
-def test_shares_of_processes_average_to_the_whole(weights):
+def test_shares_of_processes_average_to_the_total(weights):
     # Unequal counts of ignored pixels: plain means of means would differ.
     scores, auxiliary, labels = draw(batch=4)
     labels[0, :, :4] = 255

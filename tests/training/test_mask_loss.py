@@ -40,7 +40,7 @@ def test_costs_of_pairs_are_those_of_transformers() -> None:
     torch.testing.assert_close(pair_costs(logits, masks, classes, targets), expected)
 
 
-def test_assignment_is_the_cheapest_of_all() -> None:
+def test_assignment_has_the_lowest_cost() -> None:
     torch.manual_seed(0)
     logits, masks = draw(5, 4), draw(5, 8, 8, seed=1)
     classes, targets = torch.tensor([1, 2, 0]), (draw(3, 8, 8, seed=2) > 0).float()

@@ -30,7 +30,7 @@ def test_largest_that_fits_is_named():
     assert "No smaller" in advise(None, processes=1)
 
 
-def test_step_that_does_not_fit_says_what_would(tmp_path, monkeypatch):
+def test_step_that_does_not_fit_names_a_size_that_does(tmp_path, monkeypatch):
     forward = ClipNetwork.forward
     limit = 2
 

@@ -32,7 +32,7 @@ def read_config(folder) -> TrainConfig:
     return TrainConfig.from_json({k: v for k, v in content.items() if k in names})
 
 
-def test_command_writes_what_the_rest_reads(tmp_path, capsys):
+def test_command_writes_files_that_the_other_commands_read(tmp_path, capsys):
     out = tmp_path / "run"
     assert train("-o", out, "--half", "--class-weights", "log", "--cache", tmp_path / "c") == 0
     assert "after 2 steps" in capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_single_frames_then_clips(tmp_path, caplog):
     assert "which keep their seeded weights: decode_head.vs.*" in told
 
 
-def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
+def test_interrupted_cache_or_resume_gives_the_same_weights(tmp_path):
     assert train("-o", tmp_path / "a") == 0
     assert train("-o", tmp_path / "b", "--cache", tmp_path / "c", "--workers", "1") == 0
     assert_same_weights(*(tmp_path / name / "weights.safetensors" for name in "ab"))
@@ -97,7 +97,7 @@ def test_interrupted_cache_or_resume_changes_nothing(tmp_path):
         (("--precision", "fp16"), "needs a GPU"),
     ],
 )
-def test_mistakes_end_with_a_sentence(tmp_path, capsys, arguments, words):
+def test_mistakes_end_with_one_message(tmp_path, capsys, arguments, words):
     assert train("-o", tmp_path / "run", *arguments) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run" / "weights.safetensors").exists()

@@ -23,14 +23,14 @@ FRAME, SIZE = (128, 256), (256, 512)
 HELD_OUT = "synthetic:street?size=128x256&scenes=2&frames=20"
 
 
-def test_file_is_small_and_free():
+def test_file_is_small_and_freely_licensed():
     assert WEIGHTS.stat().st_size <= 8_000_000
     model = load_checkpoint(WEIGHTS)
     assert model.origin.license == "Apache-2.0"
     assert [entry.name for entry in model.classes][:2] == ["road", "sidewalk"]
 
 
-def test_file_says_which_network_it_is():
+def test_file_names_its_network():
     model = load_checkpoint(WEIGHTS)
     configuration = model.configuration()
     assert (configuration["window"], configuration["shift"]) == ([2, 2], [1, 1])

@@ -93,7 +93,7 @@ def test_every_node_is_in_exactly_one_part(tv3s: Path) -> None:
     assert sorted(outputs) == sorted(n for node in model.graph.node for n in node.output)
 
 
-def test_graphs_without_windowed_operators_stay_whole(tmp_path: Path) -> None:
+def test_graphs_without_windowed_operators_are_not_split(tmp_path: Path) -> None:
     write_smoothing_bundle(tmp_path / "b", (16, 24))
     (part,) = split_graph(parse_graph(read_bundle(tmp_path / "b").graphs["step"]))
     assert isinstance(part, SessionPart)

@@ -203,7 +203,7 @@ def test_other_devices_are_refused(device: tuple[int, int], told: str) -> None:
         view_device_array(Dlpack(FRAME, device), consumer=5)
 
 
-def test_numpy_and_others_are_told_apart() -> None:
+def test_numpy_and_other_arrays_are_distinguished() -> None:
     with pytest.raises(FrameMismatch, match="lies on the CPU"):
         view_device_array(FRAME)
     with pytest.raises(FrameMismatch, match="list has neither __dlpack__ nor __cuda"):

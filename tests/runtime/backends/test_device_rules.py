@@ -394,7 +394,7 @@ def test_a_graph_without_nodes_is_not_replayed(
 
 @pytest.mark.parametrize("call", ["cudaStreamEndCapture", "cudaGraphInstantiate"])
 @pytest.mark.parametrize("code", [2, 801, *range(900, 907), 908])
-def test_whatever_a_capture_fails_with_the_steps_run(
+def test_any_capture_failure_lets_steps_run(
     make_machine: MakeMachine, call: str, code: int
 ) -> None:
     trt = make_machine(seed=code)

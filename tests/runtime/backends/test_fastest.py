@@ -56,7 +56,7 @@ def test_choice_is_measured_once_and_named(toy: Path, measured: list[Measurement
     assert f"chosen by measurement: {found.describe()}" in first
 
 
-def test_remembered_choice_is_taken_whatever_it_is(toy: Path, tmp_path: Path) -> None:
+def test_remembered_choice_is_used(toy: Path, tmp_path: Path) -> None:
     opened(toy).close()
     (record,) = (tmp_path / "cache/streamseg/choices").iterdir()
     for name in ("onnxruntime", "openvino"):
@@ -67,7 +67,7 @@ def test_remembered_choice_is_taken_whatever_it_is(toy: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"onnxruntime": 1}', "[" * 100_000])
-def test_damaged_choice_is_measured_again(
+def test_damaged_choice_is_measured_anew(
     toy: Path, tmp_path: Path, measured: list[Measurement], content: str
 ) -> None:
     opened(toy).close()
@@ -102,7 +102,7 @@ def test_precision_is_openvinos_alone(toy: Path, measured: list[Measurement]) ->
     assert measured == []
 
 
-def test_without_openvino_there_is_no_choice(
+def test_without_openvino_onnxruntime_is_chosen(
     toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement]
 ) -> None:
     real = importlib.util.find_spec

@@ -226,7 +226,7 @@ def test_provider_that_does_not_load_is_an_error(machine: CudaMachine) -> None:
         machine.open()
 
 
-def test_native_true_needs_the_library(machine: CudaMachine, tmp_path: Path) -> None:
+def test_native_true_requires_the_library(machine: CudaMachine, tmp_path: Path) -> None:
     with pytest.raises(PluginNotFound, match="ONNX Runtime CUDA operator library"):
         streamseg.open(machine.path, backend="cuda", native=True, library=tmp_path / "absent.so")
     with pytest.raises(BackendError, match="opens no engine; use --backend tensorrt"):

@@ -95,7 +95,7 @@ def test_description_names_what_runs(toy: Path, precision: str | None) -> None:
     [
         ({"device": "TPU"}, r"device 'TPU' is not one of OpenVINO's here; there are: .*CPU"),
         ({"threads": 0}, "threads is 0, expected 1 or more"),
-        ({"precision": "fp16"}, "precision is 'fp16', expected one of"),
+        ({"precision": "f16"}, "precision is 'f16', expected one of"),
         ({"library": Path("x.so")}, "got a relative path"),
     ],
 )
@@ -117,7 +117,7 @@ def test_graph_that_disagrees_with_the_manifest_is_refused(toy: Path) -> None:
         load_executable(swapped, "openvino", BackendOptions(threads=1))
 
 
-def test_graph_that_is_not_onnx_is_refused(toy: Path) -> None:
+def test_graph_that_is_not_onnx_is_rejected(toy: Path) -> None:
     bundle = read_bundle(toy)
     damaged = replace(bundle, graphs={**bundle.graphs, "step": b"\x00" * 64})
     with pytest.raises(BackendError, match=r"OpenVINO .* refuses graph 'step'"):

@@ -153,7 +153,7 @@ def test_two_steps_overlap_and_keep_their_order(machine: Machine) -> None:
             lane.start(plan_step(gpu.manifest, 2))
 
 
-def test_an_upload_waits_for_no_step(machine: Machine) -> None:
+def test_upload_does_not_wait_for_a_step(machine: Machine) -> None:
     """The frame after next travels while the step before it computes."""
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
         lane: Any = stream._lane
@@ -209,7 +209,7 @@ def test_a_graph_that_cannot_be_captured_runs_all_the_same(
     assert "operation not permitted when stream is capturing" in told[0]
 
 
-def test_refused_capture_is_tried_again_and_then_replayed(machine: Machine) -> None:
+def test_refused_capture_is_retried_and_then_replayed(machine: Machine) -> None:
     machine.trt.capturable = False
     gpu, cpu = open_both(machine)
     with gpu, cpu:

@@ -261,7 +261,7 @@ def test_a_lost_context_lets_the_stream_close(machine: Machine) -> None:
     stream.close()
 
 
-def test_closed_stream_says_so(machine: Machine) -> None:
+def test_closed_stream_is_reported(machine: Machine) -> None:
     stream = open_engine(machine)
     lane = stream._lane
     stream.close()

@@ -61,7 +61,7 @@ def test_missing_file_and_links_are_refused(toy: Path, tmp_path: Path) -> None:
         read_bundle(toy)
 
 
-def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_bundle_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not there; make one with: streamseg export"):
         read_bundle(tmp_path / "absent")
     with pytest.raises(BundleError, match=r"it has no manifest\.json"):
@@ -120,7 +120,7 @@ def drop(name: str) -> Change:
         (put("classes.0.color", [0, 0, 256]), "whole number from 0 to 255"),
     ],
 )
-def test_contradictions_are_named(toy: Path, change: Change, reason: str | None) -> None:
+def test_contradictions_are_reported(toy: Path, change: Change, reason: str | None) -> None:
     manifest = content(toy)
     change(manifest)
     (toy / "manifest.json").write_text(json.dumps(manifest))
@@ -162,7 +162,7 @@ def test_any_value_anywhere_is_read_or_refused(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_refused(noise: bytes) -> None:
+def test_arbitrary_bytes_are_rejected(noise: bytes) -> None:
     with pytest.raises(BundleError):
         parse_manifest(noise.decode("latin-1"))
 
@@ -181,7 +181,7 @@ def test_new_bundle_leaves_nothing_after_a_failure(toy: Path) -> None:
     read_bundle(toy)
 
 
-def test_unwritable_target_is_told(tmp_path: Path) -> None:
+def test_unwritable_target_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(BundleError, match="cannot make the folder"),

@@ -61,7 +61,7 @@ def step(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_bundle_on_a_hub_steps_like_its_folder_and_again_without_network(
+def test_bundle_on_a_hub_steps_like_its_folder_and_again_offline(
     bundle: Path, server: Hub, tmp_path: Path
 ) -> None:
     server.served.clear()
@@ -91,7 +91,7 @@ def test_bundle_on_a_hub_steps_like_its_folder_and_again_without_network(
         (f"{NAME}@{OLDER}", "cannot be downloaded"),
     ],
 )
-def test_what_is_no_bundle_is_refused(
+def test_folder_that_is_not_a_bundle_is_rejected(
     source: str, reason: str, server: Hub, tmp_path: Path
 ) -> None:
     done = step(source, tmp_path, server.address)

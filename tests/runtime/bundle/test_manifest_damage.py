@@ -85,7 +85,7 @@ def test_accepted_manifest_runs_or_is_refused(tmp_path: Path) -> None:
         ('{"format": 1e999}', "whole number"),
     ],
 )
-def test_extreme_text_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_extreme_text_is_rejected(tmp_path: Path, text: str, reason: str) -> None:
     bundle = write_toy_bundle(tmp_path / "toy")
     (bundle / MANIFEST).write_text(text)
     with pytest.raises(BundleError, match=reason):

@@ -196,7 +196,7 @@ def test_noise_is_refused_or_passed() -> None:
             assert "\n" not in str(error)  # noqa: PT017
 
 
-def test_good_graphs_pass_without_a_copy_of_their_weights() -> None:
+def test_valid_graphs_pass_without_a_copy_of_their_weights() -> None:
     weights = np.zeros((1000, 1000), np.float32)
     tensor = onnx.numpy_helper.from_array(weights, "w")
     require_self_contained(model_of(initializer=[tensor]).SerializeToString(), "g")

@@ -41,7 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_smoothing_bundle(tmp_path_factory.mktemp("bundle") / "bundle", (48, 64))
 
 
-def test_whatever_one_stream_raises_the_others_lose_nothing(
+def test_failure_of_one_stream_loses_nothing_of_others(
     containment: ModuleType, bundle: Path
 ) -> None:
     result = containment.run(bundle, 40, 1200)

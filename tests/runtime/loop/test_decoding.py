@@ -56,7 +56,7 @@ def until(condition: object) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_who_waits_gets_every_frame(live: bool) -> None:
+def test_waiting_consumer_gets_every_frame(live: bool) -> None:
     decoder = start(CountedSource(30, live=live), when_behind="wait")
     indices = []
     while (frame := decoder.wait()) is not None:
@@ -65,7 +65,7 @@ def test_who_waits_gets_every_frame(live: bool) -> None:
     assert (indices, decoder.dropped, decoder.ended) == (list(range(30)), 0, True)
 
 
-def test_source_that_waits_is_read_only_so_far_ahead() -> None:
+def test_waiting_source_is_read_ahead_within_a_limit() -> None:
     source = CountedSource(30)
     decoder = start(source)
     until(lambda: source.given > QUEUE_LENGTH)
@@ -75,7 +75,7 @@ def test_source_that_waits_is_read_only_so_far_ahead() -> None:
     assert not decoder.is_alive()
 
 
-def test_who_is_behind_gets_the_newest_and_the_others_are_counted() -> None:
+def test_slow_consumer_gets_the_newest_frame_and_skipped_ones_are_counted() -> None:
     decoder = start(CountedSource(30, live=True))
     decoder.join(10)
     frame = decoder.take()
@@ -103,7 +103,7 @@ def test_error_comes_after_the_frames_before_it() -> None:
     assert decoder.ended
 
 
-def test_notice_of_every_frame_and_of_the_end() -> None:
+def test_every_frame_and_the_end_are_announced() -> None:
     seen: list[int] = []
     decoder = start(CountedSource(3), notify=lambda: seen.append(1))
     decoder.join(10)
@@ -114,7 +114,7 @@ def test_decoder_that_never_ran_can_be_halted() -> None:
     Decoder(CountedSource(1), StageTimes()).halt()  # type: ignore[arg-type]
 
 
-def test_late_labels_are_counted_and_told_once_in_a_while() -> None:
+def test_late_labels_are_counted_and_reported_from_time_to_time() -> None:
     events: list[Event] = []
     watch = LatencyWatch(0.1, "cam", events.append)
     now = time.monotonic()

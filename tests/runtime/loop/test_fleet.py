@@ -128,7 +128,7 @@ def test_streams_take_turns_however_fast_their_sources_are(fleet: Fleet) -> None
         assert len(set(later[start : start + 4])) == 4
 
 
-def test_stalled_source_holds_up_nobody(fleet: Fleet) -> None:
+def test_stalled_source_delays_no_other_stream(fleet: Fleet) -> None:
     release = threading.Event()
 
     def stall(index: int) -> None:
@@ -216,7 +216,7 @@ def test_stream_that_fails_leaves_the_others_alone(bundle: Path, tmp_path: Path)
     assert ends["broken"] == "the cable is cut"
 
 
-def test_requests_to_exit_are_not_contained(fleet: Fleet) -> None:
+def test_exit_requests_pass_through(fleet: Fleet) -> None:
     def fail(_stop: threading.Event) -> NoiseSource:
         raise SystemExit(3)
 
@@ -238,12 +238,12 @@ def test_events_carry_the_streams_name(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 65, "a\0", "a b", "ä"])
-def test_names_that_are_no_file_names_are_refused(fleet: Fleet, name: str) -> None:
+def test_names_that_cannot_be_file_names_are_rejected(fleet: Fleet, name: str) -> None:
     with pytest.raises(StreamsegError, match="stream name"):
         fleet.add(name, noise_of(1))
 
 
-def test_wrong_calls_are_told(fleet: Fleet) -> None:
+def test_wrong_calls_are_reported(fleet: Fleet) -> None:
     fleet.add("a", noise_of(1))
     with pytest.raises(StreamsegError, match="already"):
         fleet.add("a", noise_of(1))

@@ -70,7 +70,7 @@ def heavy(content: bytes) -> bytes:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
-def test_an_open_bundle_holds_its_weights_once(tmp_path: Path) -> None:
+def test_open_bundle_keeps_its_weights_once_in_memory(tmp_path: Path) -> None:
     folder = write_toy_bundle(tmp_path / "heavy")
     files = {
         "warm.onnx": warm_graph(),

@@ -153,7 +153,7 @@ def test_limit_ends_the_run(clip: Path) -> None:
     assert (report.frames, report.stopped, sink.labels) == (5, False, [0, 1, 2, 3, 4])
 
 
-def test_damage_after_the_limit_is_nobodys_business(tmp_path: Path) -> None:
+def test_damage_after_the_limit_is_ignored(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images", [(48, 64)] * 4)
     (folder / "4.png").write_bytes(b"")
     with open_source(str(folder)) as source:
@@ -183,7 +183,7 @@ def test_stop_request_completes_the_outputs(clip: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["video", "folder"])
-def test_change_of_geometry_goes_on_and_nothing_is_lost(tmp_path: Path, kind: str) -> None:
+def test_change_of_geometry_continues_and_nothing_is_lost(tmp_path: Path, kind: str) -> None:
     sizes = [(48, 64), (32, 80), (48, 64)]
     if kind == "video":
         path, number = join_clips(tmp_path / "joined.ts", sizes), 5
@@ -202,7 +202,7 @@ def test_change_of_geometry_goes_on_and_nothing_is_lost(tmp_path: Path, kind: st
     assert no_threads_left()
 
 
-def test_source_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
+def test_interrupted_source_keeps_earlier_frames(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images", [(48, 64)] * 3)
     (folder / "4.png").symlink_to(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
@@ -267,7 +267,7 @@ def test_full_disk_reaches_the_caller(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_asks_and_handlers_come_back(number: signal.Signals) -> None:
+def test_first_signal_requests_a_stop_and_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as request:
         assert not request.event.is_set()
@@ -278,7 +278,7 @@ def test_first_signal_asks_and_handlers_come_back(number: signal.Signals) -> Non
     assert signal.getsignal(number) is before
 
 
-def test_sessions_are_told_of_start_and_end_and_served_while_no_frame_comes(clip: Path) -> None:
+def test_sessions_get_start_and_end_and_are_served_without_frames(clip: Path) -> None:
     class Slow:
         """A source that makes its reader wait."""
 
@@ -337,7 +337,7 @@ def test_request_before_the_first_frame_leaves_no_output(clip: Path) -> None:
     assert (report.stopped, report.frames, sink.end) == (True, 0, "discarded")
 
 
-def test_failed_step_leaves_no_sound_state_to_end_with(clip: Path) -> None:
+def test_failed_step_leaves_no_valid_state(clip: Path) -> None:
     stream = CountingStream(fail_at=4)
     with open_source(str(clip)) as source, pytest.raises(BackendError):
         run_stream(stream, source, Overlay(CLASSES), [MemorySink()])
@@ -345,7 +345,7 @@ def test_failed_step_leaves_no_sound_state_to_end_with(clip: Path) -> None:
     assert stream.notes[-1] == ("end", "graph failed at 4")
 
 
-def test_pictures_and_confidences_are_made_only_for_who_needs_them(clip: Path) -> None:
+def test_pictures_and_confidences_are_made_only_on_demand(clip: Path) -> None:
     class Undrawn(Overlay):
         def draw(self, frame: Image, labels: Image, out: Image) -> None:
             raise AssertionError((frame.shape, labels.shape, out.shape))
@@ -367,7 +367,7 @@ def test_pictures_and_confidences_are_made_only_for_who_needs_them(clip: Path) -
     assert "overlay" not in report.times
 
 
-def test_jobs_of_the_session_come_after_the_frames_before_them(clip: Path) -> None:
+def test_jobs_of_the_session_run_after_earlier_frames(clip: Path) -> None:
     sink, seen = MemorySink(seconds=0.01), []
 
     class Asking(CountingStream):
@@ -381,7 +381,7 @@ def test_jobs_of_the_session_come_after_the_frames_before_them(clip: Path) -> No
     assert seen == [list(range(index)) for index in range(12)]
 
 
-def test_resumed_run_passes_over_the_frames_before_and_knows_another_source(clip: Path) -> None:
+def test_resumed_run_skips_earlier_frames_and_rejects_another_source(clip: Path) -> None:
     sink = MemorySink()
     with open_source(str(clip)) as source:
         after = Position(6, 0.6, (48, 64))

@@ -115,7 +115,7 @@ def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes_are_reported_with_their_place(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(SourceError, match=message) as caught:
         read_streams(path)
@@ -140,7 +140,7 @@ def test_output_over_any_source_is_refused(tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(path))
 
 
-def test_missing_and_unreadable_files_are_told(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         read_streams(tmp_path / "none.toml")
     (tmp_path / "binary").write_bytes(b"\xff")
@@ -215,7 +215,7 @@ def test_reload_lets_streams_join_leave_and_change(fleet: Fleet, tmp_path: Path)
     assert said[-1] == "the list of streams is unchanged"
 
 
-def test_bad_file_leaves_the_running_streams_alone(fleet: Fleet, tmp_path: Path) -> None:
+def test_invalid_file_is_ignored_by_running_streams(fleet: Fleet, tmp_path: Path) -> None:
     said: list[str] = []
     roster = Roster(fleet, on_change=said.append)
     path = written(tmp_path, f'[streams.a]\nsource = "{SCENE}"')
@@ -230,9 +230,7 @@ def test_bad_file_leaves_the_running_streams_alone(fleet: Fleet, tmp_path: Path)
     wait_for(fleet, {"a"})
 
 
-def test_failed_streams_are_tried_again_and_ended_ones_are_not(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_failed_streams_are_retried_and_ended_ones_are_not(fleet: Fleet, tmp_path: Path) -> None:
     clip = tmp_path / "late.mp4"
     path = written(
         tmp_path,
@@ -249,7 +247,7 @@ def test_failed_streams_are_tried_again_and_ended_ones_are_not(
     assert set(fleet.names) == {"file", "long"}
 
 
-def test_stream_that_cannot_join_is_told_and_tried_again(fleet: Fleet, tmp_path: Path) -> None:
+def test_stream_that_cannot_join_is_reported_and_retried(fleet: Fleet, tmp_path: Path) -> None:
     said: list[str] = []
     refuse = True
 

@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_smoothing_bundle(tmp_path_factory.mktemp("soak") / "bundle", (48, 64))
 
 
-def test_streams_that_come_go_stall_and_are_reset_stay_themselves(bundle: Path) -> None:
+def test_streams_keep_their_results_through_joins_stalls_and_resets(bundle: Path) -> None:
     # A frame kept by mistake would be 20 kB: 150 % in 10,000 frames.
     done = soak(bundle, "--frames", "6000", "--slope-limit", "0.1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -33,7 +33,7 @@ def test_streams_that_come_go_stall_and_are_reset_stay_themselves(bundle: Path) 
     assert "| streams whose labels differ from a run alone | 0 |" in done.stdout
 
 
-def test_a_fault_makes_it_fail(bundle: Path) -> None:
+def test_fault_makes_the_check_fail(bundle: Path) -> None:
     done = soak(bundle, "--frames", "500", "--slope-limit", "-10")
     assert done.returncode == 1
     assert "memory grows by" in done.stderr

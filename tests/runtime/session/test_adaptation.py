@@ -198,7 +198,7 @@ def test_state_is_forgotten_after_unsure_labels(toy: Path) -> None:
     assert "mean confidence 0." in events[0].reason
 
 
-def test_what_a_bundle_cannot_do_is_refused(toy: Path, pair: Path) -> None:
+def test_unsupported_requests_are_rejected(toy: Path, pair: Path) -> None:
     with streamseg.open(toy) as stream:
         assert key_pair(stream.manifest) is None
         with pytest.raises(StreamsegError, match="this one has: warm, key, step"):

@@ -45,7 +45,7 @@ def test_joined_clips_are_cut_at_the_joins_only() -> None:
 
 @pytest.mark.parametrize("preset", ["clean", "easy", "street", "hard"])
 @pytest.mark.parametrize("disturbance", ["speed=7", "speed=40&sway=3", "flicker=1"])
-def test_fast_movement_and_flicker_are_no_cuts(preset: str, disturbance: str) -> None:
+def test_fast_movement_and_flicker_are_not_cuts(preset: str, disturbance: str) -> None:
     assert cuts(scene(f"{preset}?seed=5&{disturbance}", 40)) == []
 
 
@@ -56,7 +56,7 @@ def test_still_camera_sees_the_cut_and_a_flash_counts_once() -> None:
     assert cuts(still + flash + still) == [10]
 
 
-def test_no_cut_is_seen_before_there_is_something_to_compare() -> None:
+def test_first_frame_is_never_a_cut() -> None:
     first, second = moving(1), moving(2)
     for before in range(1, 6):
         assert cuts(first[:before] + second) == ([before] if before > LEAST else [])

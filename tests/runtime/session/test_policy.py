@@ -105,7 +105,7 @@ def play(
 
 
 @pytest.mark.parametrize("timed", [True, False])
-def test_slow_first_step_is_no_gap(
+def test_slow_first_step_is_not_a_gap(
     bundle: Path, timed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -159,7 +159,7 @@ class ThreadedSource:
 @pytest.mark.parametrize(
     ("silences", "longest"), [([0.1] * 40, 0.1), ([0.1] * 9 + [5.0, 0.1], 5.0)]
 )
-def test_dropped_frames_hand_their_silence_on(silences: list[float], longest: float) -> None:
+def test_silence_of_dropped_frames_is_passed_on(silences: list[float], longest: float) -> None:
     taken = threading.Semaphore(0)
     source = ThreadedSource(silences, taken)
     decoder = Decoder(source, StageTimes(), when_behind="drop")  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ def test_slow_streams_have_gaps_only_where_they_are_long_for_them(
         assert len(run(stream, [frame(i, time=t) for i, t in enumerate(times)], strict)) == 19
 
 
-def test_change_of_geometry_resets_and_goes_on(stream: streamseg.Stream) -> None:
+def test_change_of_geometry_resets_and_continues(stream: streamseg.Stream) -> None:
     frames = [frame(0), frame(1), frame(2, size=(12, 20)), frame(3, size=(12, 20))]
     change, reset = run(stream, frames, STILL)
     assert (change.kind, change.frame) == ("geometry", 2)
@@ -114,7 +114,7 @@ def test_change_of_geometry_resets_and_goes_on(stream: streamseg.Stream) -> None
     assert stream.steps == 2
 
 
-def test_frames_that_are_none_are_refused_before_anything_is_decided(
+def test_invalid_frames_are_rejected_before_any_decision(
     stream: streamseg.Stream,
 ) -> None:
     session = Session(stream)
@@ -177,7 +177,7 @@ def test_requests_are_served_while_no_frame_comes(stream: streamseg.Stream, tmp_
 
 
 @pytest.mark.parametrize("split", [1, 2, 5, 6, 7, 11])
-def test_snapshot_file_goes_on_bit_for_bit_and_forks(toy: Path, tmp_path: Path, split: int) -> None:
+def test_snapshot_file_resumes_bit_for_bit_and_forks(toy: Path, tmp_path: Path, split: int) -> None:
     frames = [
         Frame(item.image // 32 + np.uint8(((20, 60, 240), (240, 120, 0))[i // 6 % 2]), i, i / 10)
         for i, item in enumerate(map(frame, range(15)))
@@ -198,7 +198,7 @@ def test_snapshot_file_goes_on_bit_for_bit_and_forks(toy: Path, tmp_path: Path, 
             assert np.array_equal(logits(session, frames[split:]), expected[split:])
 
 
-def test_failed_snapshot_is_told_and_the_stream_goes_on(
+def test_failed_snapshot_is_reported_and_the_stream_continues(
     stream: streamseg.Stream, tmp_path: Path
 ) -> None:
     events: list[Event] = []
@@ -422,7 +422,7 @@ def test_given_state_is_in_the_snapshot_and_outlives_a_reset(tmp_path: Path) -> 
         assert np.array_equal(session.process(frames[0]).labels, whole[0])
 
 
-def test_bundles_without_state_tell_of_geometry_and_forget_nothing(tmp_path: Path) -> None:
+def test_bundles_without_state_report_geometry_and_reset_nothing(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["frame", "one"], ["green"], axis=3),
         helper.make_node("Squeeze", ["green", "last"], ["labels"]),

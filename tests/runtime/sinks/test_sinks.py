@@ -93,7 +93,7 @@ def test_video_is_tagged_and_converted_as_bt709(
     assert (y, u, v) == pytest.approx(expected, abs=3)
 
 
-def test_odd_sizes_are_cut_to_even_and_said(tmp_path: Path) -> None:
+def test_odd_sizes_are_cut_to_even_and_reported(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "o.mp4", 10)
     for index in range(3):
         sink.write(segmented(index, (49, 65)))
@@ -189,7 +189,7 @@ def test_video_without_frames_is_not_written(tmp_path: Path) -> None:
         (lambda _: LabelSink("/proc/self"), "cannot write into /proc/self"),
     ],
 )
-def test_unwritable_outputs_are_told_at_once(tmp_path: Path, make: object, match: str) -> None:
+def test_unwritable_outputs_are_reported_at_once(tmp_path: Path, make: object, match: str) -> None:
     (tmp_path / "taken.mp4").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match=match):
@@ -198,7 +198,7 @@ def test_unwritable_outputs_are_told_at_once(tmp_path: Path, make: object, match
 
 
 @pytest.mark.parametrize("kind", ["video", "labels", "sheet"])
-def test_full_disk_is_one_line_and_leaves_only_what_can_be_used(tmp_path: Path, kind: str) -> None:
+def test_full_disk_is_one_line_and_leaves_only_usable_files(tmp_path: Path, kind: str) -> None:
     with small_disk(tmp_path / "disk", 400) as disk:
         sink: Sink
         if kind == "video":
@@ -324,7 +324,7 @@ def test_lines_end_what_a_killed_process_left_unfinished(tmp_path: Path) -> None
     assert names(tmp_path) == ["lines"]
 
 
-def test_lines_tell_of_a_full_disk(tmp_path: Path) -> None:
+def test_lines_report_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 16) as disk:
         lines = JsonLines(disk / "lines")
         lines.write({"text": "first"})

@@ -39,21 +39,21 @@ def test_another_connection_counts_the_time_in_between() -> None:
     assert found == pytest.approx([11.04, 11.08])
 
 
-def test_another_round_of_a_file_goes_on_by_one_frame() -> None:
+def test_loop_continues_time_by_one_frame() -> None:
     clock = SourceClock(FRAME, live=False)
     stamps(clock, (3.0, 0), (3.04, 0))
     clock.restart()
     assert stamps(clock, (0.0, 0), (0.04, 0)) == pytest.approx([3.08, 3.12])
 
 
-def test_joined_files_whose_times_start_anew_go_on() -> None:
+def test_joined_files_whose_times_restart_continue() -> None:
     clock = SourceClock(FRAME, live=False)
     found = stamps(clock, (1.4, 0), (1.44, 0), (0.0, 0), (0.04, 0))
     assert found == pytest.approx([1.4, 1.44, 1.48, 1.52])
 
 
 @pytest.mark.parametrize("jump", [2 * TOLERANCE, -1000.0, 26.5 * 3600])
-def test_live_source_whose_clock_jumps_goes_on_with_the_wall(jump: float) -> None:
+def test_live_source_whose_clock_jumps_follows_the_wall_clock(jump: float) -> None:
     clock = SourceClock(FRAME, live=True)
     stamps(clock, (5.0, 100.0))
     found = stamps(clock, (5.04 + jump, 100.04), (5.08 + jump, 100.08))

@@ -143,7 +143,7 @@ def test_frames_shown_out_of_order_are_left_out_with_what_they_need(tmp_path: Pa
         np.testing.assert_array_equal(frame.image, whole[key].image)
 
 
-def test_damage_is_taken_to_have_healed_where_no_key_frame_comes(tmp_path: Path) -> None:
+def test_damage_is_assumed_over_without_key_frames(tmp_path: Path) -> None:
     clip = write_group_clip(tmp_path / "clip.mp4", frames=300, group=300)
     frames, corrupt = read_all(damage_clip(clip, {10: cut_half}))
     assert set(range(10)) == {key for key in frames if key < 250}
@@ -151,7 +151,7 @@ def test_damage_is_taken_to_have_healed_where_no_key_frame_comes(tmp_path: Path)
     assert corrupt + len(frames) == 300
 
 
-def test_transport_stream_with_gaps_gives_only_whole_pictures(tmp_path: Path) -> None:
+def test_transport_stream_with_gaps_gives_only_complete_pictures(tmp_path: Path) -> None:
     clip = write_group_clip(tmp_path / "clip.ts", frames=200)
     whole = read_all(clip)[0]
     content = clip.read_bytes()
@@ -170,9 +170,7 @@ def test_transport_stream_with_gaps_gives_only_whole_pictures(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [5, 20, 33, 58])
-def test_frame_that_never_came_takes_those_that_need_it_with_it(
-    tmp_path: Path, number: int
-) -> None:
+def test_missing_frame_drops_the_frames_that_need_it(tmp_path: Path, number: int) -> None:
     # A transport stream written anew: its packet counters know nothing of the loss.
     clip = write_group_clip(tmp_path / "clip.ts")
     whole = read_all(clip)[0]
@@ -209,7 +207,7 @@ def test_numbers_of_an_undamaged_stream_never_miss(
 
 
 @hypothesis.given(hypothesis.strategies.lists(hypothesis.strategies.binary(max_size=40)))
-def test_numbers_of_any_bytes_are_no_crash(packets: list[bytes]) -> None:
+def test_numbers_of_arbitrary_bytes_do_not_crash(packets: list[bytes]) -> None:
     for setup in (b"", b"\1dddd\xe1" + b"".join(packets[:1])):
         numbers = FrameNumbers(setup)
         for packet in packets:
@@ -218,7 +216,7 @@ def test_numbers_of_any_bytes_are_no_crash(packets: list[bytes]) -> None:
             numbers.misses(b"\0\0\1\x67" + packet + b"\0\0\1\x61" + packet)
 
 
-def test_clip_without_one_whole_frame_is_refused(tmp_path: Path) -> None:
+def test_clip_without_a_complete_frame_is_rejected(tmp_path: Path) -> None:
     clip = write_group_clip(tmp_path / "clip.mp4")
     damaged = damage_clip(clip, dict.fromkeys(range(FRAMES), break_head))
     with pytest.raises(SourceError, match=r"holds no frame that decodes \(\d+ damaged packets\)"):

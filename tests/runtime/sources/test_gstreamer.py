@@ -70,7 +70,7 @@ def test_pipeline_reads_a_camera_over_rtsp_and_hides_its_password() -> None:
         ("!", "syntax error"),
     ],
 )
-def test_failing_pipeline_is_told(pipeline: str, message: str) -> None:
+def test_failing_pipeline_is_reported(pipeline: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(f"gst:{pipeline}")
 
@@ -80,7 +80,7 @@ def test_silent_pipeline_times_out() -> None:
         open_source("gst:appsrc is-live=true#timeout=0.5")
 
 
-def test_without_pygobject_the_message_says_what_to_install(tmp_path: Path) -> None:
+def test_missing_pygobject_is_reported_with_the_package(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['gi'] = None\n"
         "from pathlib import Path\n"

@@ -83,7 +83,7 @@ def test_single_damaged_image_is_an_error(tmp_path: Path) -> None:
         open_source(str(tmp_path / "a.png"))
 
 
-def test_folder_of_videos_and_a_stray_image_says_so(tmp_path: Path) -> None:
+def test_folder_of_videos_and_a_stray_image_is_reported(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", frames=3)
     write_clip(tmp_path / "b.mp4", frames=3)
     with pytest.raises(SourceError, match=r"holds 2 videos, such as a\.mp4; give one"):

@@ -39,7 +39,7 @@ PASSWORD = "Hunter2"
         ("pictures #1/clip.mp4", "file", "pictures #1/clip.mp4", "pictures #1/clip.mp4"),
     ],
 )
-def test_address_is_taken_apart(text: str, scheme: str, target: str, name: str | None) -> None:
+def test_address_is_split(text: str, scheme: str, target: str, name: str | None) -> None:
     address = parse_source(text)
     assert (address.scheme, address.target) == (scheme, target)
     assert address.name == (name or text)
@@ -62,7 +62,7 @@ def test_digits_are_a_camera_even_beside_a_file(
     assert parse_source("./0").scheme == "file"
 
 
-def test_file_that_exists_needs_no_escape(tmp_path: Path) -> None:
+def test_existing_file_needs_no_escape(tmp_path: Path) -> None:
     for name in ("a#loop", "7", "rtsp:", "x:y@z#fps=1"):
         (tmp_path / name).write_bytes(b"")
         address = parse_source(str(tmp_path / name))
@@ -90,7 +90,7 @@ def test_file_that_exists_needs_no_escape(tmp_path: Path) -> None:
         ("gopher://cam/x", "scheme 'gopher:' is not known"),
     ],
 )
-def test_wrong_address_is_told(text: str, message: str) -> None:
+def test_wrong_address_is_reported(text: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         parse_source(text)
 
@@ -148,7 +148,7 @@ def test_no_password_of_an_address_is_ever_shown(
 
 @hypothesis.settings(max_examples=600, deadline=None)
 @hypothesis.given(st.one_of(st.text(max_size=60), st.builds("".join, st.lists(ODD, max_size=4))))
-def test_any_text_is_an_address_or_a_mistake(text: str) -> None:
+def test_any_text_is_an_address_or_an_error(text: str) -> None:
     hypothesis.assume(not text.startswith("gst:"))
     with contextlib.suppress(SourceError):
         open_source(text).close()

@@ -38,7 +38,7 @@ def numbers(uri: str, options: SourceOptions | None = None) -> list[float]:
         return [round(frame.timestamp, 6) for frame in source]
 
 
-def test_start_passes_over_what_comes_before(ten_frames: str) -> None:
+def test_start_skips_earlier_frames(ten_frames: str) -> None:
     with open_source(ten_frames, SourceOptions(start=0.35)) as source:
         frames = list(source)
     assert [frame.timestamp for frame in frames] == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
@@ -49,12 +49,12 @@ def test_start_passes_over_what_comes_before(ten_frames: str) -> None:
         np.testing.assert_array_equal(frame.image, same.image)
 
 
-def test_start_after_the_end_is_told(ten_frames: str) -> None:
+def test_start_after_the_end_is_reported(ten_frames: str) -> None:
     with pytest.raises(SourceError, match=r"has only|no frame that decodes from 5 s on"):
         open_source(ten_frames, SourceOptions(start=5))
 
 
-def test_loop_begins_again_and_time_goes_on(ten_frames: str) -> None:
+def test_loop_restarts_and_time_continues(ten_frames: str) -> None:
     with open_source(ten_frames, SourceOptions(loop=True)) as source:
         assert source.frame_count is None
         frames = list(itertools.islice(source, 25))
@@ -63,7 +63,7 @@ def test_loop_begins_again_and_time_goes_on(ten_frames: str) -> None:
     np.testing.assert_array_equal(frames[3].image, frames[23].image)
 
 
-def test_loop_begins_again_at_the_start(ten_frames: str) -> None:
+def test_loop_restarts_at_the_start_time(ten_frames: str) -> None:
     with open_source(ten_frames, SourceOptions(loop=True, start=0.8)) as source:
         frames = list(itertools.islice(source, 5))
     np.testing.assert_array_equal(frames[0].image, frames[2].image)
@@ -73,7 +73,7 @@ def test_loop_begins_again_at_the_start(ten_frames: str) -> None:
 @pytest.mark.parametrize(
     ("fps", "kept"), [(5, [0, 2, 4, 6, 8]), (3, [0, 3, 7]), (10, range(10)), (50, range(10))]
 )
-def test_rate_passes_frames_over(fps: float, kept: list[int], tmp_path: Path) -> None:
+def test_rate_skips_frames(fps: float, kept: list[int], tmp_path: Path) -> None:
     for uri in (str(write_clip(tmp_path / "clip.mp4", frames=10)), SCENE):
         with open_source(uri, SourceOptions(fps=fps)) as source:
             assert source.fps == min(fps, 10)
@@ -110,7 +110,7 @@ def test_live_source_has_no_start(uri: str) -> None:
         open_source(uri)
 
 
-def test_hardware_that_is_not_there_falls_back_and_says_so(
+def test_missing_hardware_falls_back_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _find_device.cache_clear()
@@ -130,7 +130,7 @@ def test_hardware_that_is_not_there_falls_back_and_says_so(
     np.testing.assert_array_equal(images, plain)
 
 
-def test_waiting_does_not_help_what_cannot_work_here(tmp_path: Path) -> None:
+def test_failures_that_waiting_cannot_fix_end_at_once(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     server = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), server) as web:
@@ -146,7 +146,7 @@ def test_waiting_does_not_help_what_cannot_work_here(tmp_path: Path) -> None:
             thread.join()
 
 
-def test_device_that_fails_at_opening_is_told_and_software_goes_on(
+def test_device_that_fails_to_open_is_reported_and_software_decodes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = next((name for name in hwdevices_available() if not works(name)), None)
@@ -170,7 +170,7 @@ def works(device: str) -> bool:
     return True
 
 
-def test_hardware_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_unknown_hardware_is_rejected(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     with pytest.raises(SourceError, match="no hardware decoder of type 'abacus'"):
         open_source(f"{clip}#decode=abacus")

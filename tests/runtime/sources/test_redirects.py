@@ -98,7 +98,7 @@ def test_private_address_of_another_host_is_refused(
         ("/again", "more than 8 redirects"),
     ],
 )
-def test_what_must_not_be_followed(redirect: Redirect, location: str, reason: str) -> None:
+def test_links_that_must_not_be_followed(redirect: Redirect, location: str, reason: str) -> None:
     redirect.location = location
     with pytest.raises(UnusableSource, match=reason):
         frames(redirect.address)
@@ -111,7 +111,7 @@ def test_user_goes_to_the_first_host_only(redirect: Redirect, camera: MjpegServe
     assert redirect.asked == [("/a?b=1", "Basic am9lOnBAdw==")]
 
 
-def test_server_that_does_not_answer_keeps_the_first_reason() -> None:
+def test_unreachable_server_keeps_the_first_reason() -> None:
     with pytest.raises(SourceError, match="Connection refused"):
         frames("http://127.0.0.1:1/")
 

@@ -64,6 +64,6 @@ def test_every_container_starts_exactly(kind: str, clips: dict[str, Path]) -> No
 
 @needs_ffmpeg
 @pytest.mark.parametrize("kind", ["ts", "mp4", "mpg"])
-def test_start_behind_the_end_is_an_error(kind: str, clips: dict[str, Path]) -> None:
+def test_start_after_the_end_is_an_error(kind: str, clips: dict[str, Path]) -> None:
     with pytest.raises(SourceError, match="no frame that decodes from 40 s on"):
         first_number(clips[kind], 40.0)

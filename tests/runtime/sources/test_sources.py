@@ -84,7 +84,7 @@ def test_missing_video_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is a text\n" * 50, bytes(5000)])
 @pytest.mark.parametrize("name", ["clip.mp4", "notes.txt"])
-def test_file_that_is_no_video_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_file_that_is_not_a_video_is_rejected(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match="is not a video"):
         open_source(str(tmp_path / name))
@@ -134,7 +134,7 @@ def test_absent_camera_lists_those_that_exist() -> None:
         open_source("987")
 
 
-def test_camera_counts_frames_and_tells_when_they_stop(tmp_path: Path) -> None:
+def test_camera_counts_frames_and_reports_when_they_stop(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", frames=3)
     options, events = SourceOptions(reconnect=0), []
     with StreamingSource(

@@ -32,7 +32,7 @@ from tests.runtime.streams import (
 QUICK = SourceOptions(timeout=2.0, backoff=1.0)
 
 
-def test_rtsp_source_comes_back_with_another_size_and_its_time_goes_on() -> None:
+def test_rtsp_source_reconnects_with_another_size_and_its_time_continues() -> None:
     events: list[Event] = []
     login = ("joe", "s3cret")
     with RtspServer((96, 128), login=login) as first:
@@ -83,7 +83,7 @@ def test_rtsp_over_udp_gives_the_same_frames() -> None:
     np.testing.assert_allclose(steps.mean(), 0.04, atol=0.01)
 
 
-def test_wrong_password_is_told_at_once_and_not_shown() -> None:
+def test_wrong_password_is_reported_at_once_and_not_shown() -> None:
     with RtspServer((96, 128), login=("joe", "right")) as server:
         address = f"rtsp://joe:wr0ng@127.0.0.1:{server.port}/live"
         with pytest.raises(SourceError, match="401 Unauthorized") as caught:
@@ -91,7 +91,7 @@ def test_wrong_password_is_told_at_once_and_not_shown() -> None:
     assert "wr0ng" not in str(caught.value)
 
 
-def test_reconnect_gives_up_where_told() -> None:
+def test_reconnect_gives_up_at_its_limit() -> None:
     options = SourceOptions(timeout=2.0, backoff=0.2, reconnect=2)
     with RtspServer((96, 128)) as server, open_source(server.address, options) as source:
         frames = iter(source)
@@ -113,7 +113,7 @@ def test_silent_server_times_out() -> None:
         assert time.monotonic() - begin < 3
 
 
-def test_source_that_is_not_there_yet_is_awaited() -> None:
+def test_source_that_is_not_up_yet_is_awaited() -> None:
     port = free_port()
     servers: list[RtspServer] = []
     start = threading.Timer(1.0, lambda: servers.append(RtspServer((96, 128), port=port)))
@@ -232,7 +232,7 @@ def test_file_over_http_is_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
-def test_udp_source_comes_back_when_its_sender_does(b_frames: int) -> None:
+def test_udp_source_resumes_when_its_sender_does(b_frames: int) -> None:
     port, events = free_port(), list[Event]()
     options = SourceOptions(timeout=1.0, backoff=0.3, await_source=True)
     with UdpSender(port, (48, 64), b_frames=b_frames) as sender:
@@ -254,7 +254,7 @@ def test_udp_source_comes_back_when_its_sender_does(b_frames: int) -> None:
     assert times == sorted(times)
 
 
-def test_udp_port_where_nothing_comes_is_told() -> None:
+def test_udp_port_without_packets_is_reported() -> None:
     with pytest.raises(SourceError, match=r"does not open: no data for 0\.5 s"):
         open_source(f"udp://127.0.0.1:{free_port()}", SourceOptions(timeout=0.5))
 

@@ -29,6 +29,6 @@ def test_closed_source_stops() -> None:
         assert next(iterator, None) is None
 
 
-def test_wrong_addresses_are_told() -> None:
+def test_wrong_addresses_are_reported() -> None:
     with pytest.raises(SourceError, match="mars"):
         open_source("synthetic:mars")

@@ -51,7 +51,7 @@ def corners(image: np.ndarray) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["hflip.mp4", "exif2.jpg"])
-def test_mirrored_cases_show_what_a_phone_shows(name: str, tmp_path: Path) -> None:
+def test_mirrored_cases_look_as_on_a_phone(name: str, tmp_path: Path) -> None:
     assert corners(read_all(CASES / name)[0]) == ["green", "red", "yellow", "blue"]
     if name.endswith("jpg"):
         (tmp_path / name).write_bytes((CASES / name).read_bytes())

@@ -16,7 +16,7 @@ STREET = tuple(
 )
 
 
-def test_meter_counts_by_hand() -> None:
+def test_meter_agrees_with_hand_counts() -> None:
     meter = AccuracyMeter(STREET)
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     meter.add(np.array([[0, 0, 1, 2]], np.uint8), truth)
@@ -65,7 +65,7 @@ class PictureSink(MemorySink):
         self.labels.append(int(frame.picture[-2].max()))
 
 
-def test_run_on_a_scene_tells_how_right_it_was() -> None:
+def test_run_on_a_scene_reports_its_accuracy() -> None:
     sink, meter = PictureSink(), AccuracyMeter(STREET)
     with open_source("synthetic:clean?size=64x128&frames=4") as source:
         run_stream(SceneStream(), source, Overlay(STREET), [sink], inspect=meter.inspect)
