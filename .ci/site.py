@@ -116,6 +116,6 @@ def on_post_build(config: Any) -> None:
     lines = zlib.decompress(inventory.split(b"\n", 4)[4]).decode().splitlines()
     known = {line.split(" ", 1)[0] for line in lines}
     for name in NAMES.read_text(encoding="utf-8").splitlines():
-        # A version is no object of the reference.
+        # A version is not an object of the reference.
         if name not in known and not name.endswith("__version__"):
             log.warning("%s is public and missing in the reference", name)

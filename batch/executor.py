@@ -18,7 +18,7 @@ class Executor(Protocol):
 
     @property
     def name(self) -> str:
-        """For people: what runs the tasks."""
+        """Human-readable: what runs the tasks."""
 
     @property
     def free(self) -> int:

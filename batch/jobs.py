@@ -141,8 +141,8 @@ class Batch:
         found = [video for video in list_videos(patterns) if not video.url.startswith(inside)]
         if not found:
             raise BatchError(
-                f"every file that matches lies in the output, {place.output}, whose own videos are "
-                "left out; write to another folder"
+                f"all matching files are in the output folder {place.output}, which is "
+                "ignored; write to another folder"
             )
         self.videos = choose_shard(found, *shard)
 
@@ -153,7 +153,7 @@ class Batch:
         stop: threading.Event | None = None,
         on_progress: OnProgress | None = None,
     ) -> BatchReport:
-        """Do what is left, until nothing is or ``stop`` is set.
+        """Do what is left, until nothing is left or ``stop`` is set.
 
         Args:
             executor: does the tasks; not closed.
@@ -220,7 +220,7 @@ class _Run:
     def drive(
         self, executor: Executor, stop: threading.Event, on_progress: OnProgress | None
     ) -> BatchReport:
-        """Feed the executor until all is done."""
+        """Feed the executor until everything is done."""
         running = 0
         while (self._pending or running) and not stop.is_set():
             while self._pending and executor.free:

@@ -56,7 +56,8 @@ class Journal:
         except OSError:
             self._file.close()
             raise BatchError(
-                f"another batch writes {path}; let it end, or give each its own --shard i/N"
+                f"another batch is writing {path}; wait for it, or give each batch its own "
+                "--shard i/N"
             ) from None
         self._read()
 
@@ -107,7 +108,7 @@ class Journal:
         return entry if entry is not None and entry.identity == identity else None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._file.close()
 
     def __enter__(self) -> Journal:

@@ -120,8 +120,8 @@ def _describe_end(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the worker process was ended by {name}{hint}"
-    return f"the worker process ended with code {code}"
+        return f"the worker process was killed by {name}{hint}"
+    return f"the worker process exited with code {code}"
 
 
 def _serve(pipe: Connection, settings: BatchSettings) -> None:

@@ -58,7 +58,7 @@ def is_complete(target: str, identity: str) -> bool:
 def publish(draft: Path, target: str, report: dict[str, Any]) -> None:
     """Put a finished draft at its place; results of other work there are replaced.
 
-    Where the same work is there already, by another worker, that stays and the draft vanishes.
+    Where the same work is there already, by another worker, that stays and the draft is removed.
     On this machine it is one rename; elsewhere the files are uploaded and ``done.json`` comes last.
 
     Raises:

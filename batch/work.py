@@ -139,7 +139,7 @@ class Task:
         drafts: folder for results in the making; local.
         first: index of the first frame kept.
         stop: index after the last frame kept; ``None`` for the video's end.
-        warm: index of the first frame stepped; results before ``first`` are thrown away.
+        warm: index of the first frame stepped; results before ``first`` are discarded.
     """
 
     video: str

@@ -232,8 +232,8 @@ def judge(sinks: dict[int, Digest], expected: dict[int, bytes], frames: int) -> 
     return outcome
 
 
-def inject(bundle: Path, fault: Fault, told: str, expected: dict[int, bytes]) -> Outcome:
-    """One of five streams fails; ``told`` must be in the reason of its end."""
+def inject(bundle: Path, fault: Fault, message: str, expected: dict[int, bytes]) -> Outcome:
+    """One of five streams fails; ``message`` must be in the reason of its end."""
     events: list[Event] = []
     with streamseg.open_fleet(bundle, threads=1, on_event=events.append) as fleet:
         sinks = {seed: add_healthy(fleet, seed, FRAMES) for seed in expected}
@@ -243,7 +243,7 @@ def inject(bundle: Path, fault: Fault, told: str, expected: dict[int, bytes]) ->
     outcome = judge(sinks, expected, FRAMES)
     reasons = [event.reason for event in events if (event.kind, event.stream) == ("end", "bad")]
     (reason,) = reasons or ("",)
-    outcome.unreported = int(told not in reason or "injected" not in reason)
+    outcome.unreported = int(message not in reason or "injected" not in reason)
     return outcome
 
 
@@ -380,7 +380,7 @@ def describe(result: dict[str, Any], machine: dict[str, Any]) -> str:
     crowded = result["crowd"]
     lines.append(
         f"| {crowded['misbehaving']} of {crowded['streams']} streams misbehave (hang, change size "
-        "at every frame, give what is no picture, raise) and join again, "
+        "at every frame, give something other than a picture, raise) and join again, "
         f"{crowded['frames']:,} frames of the others in {crowded['seconds']} s "
         f"| {crowded['failures']} | {crowded['lost']} | {crowded['wrong']} "
         f"| {crowded['unreported']} |"

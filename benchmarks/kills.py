@@ -66,7 +66,7 @@ class Job:
     Attributes:
         name: of the command.
         command: for the folder.
-        resumed: the command that goes on after a kill.
+        resumed: the command that resumes after a kill.
         kept: the results that must be whole; maps their names to what they hold.
         sound: raises where the folder, after a kill, holds something half done.
     """
@@ -119,7 +119,7 @@ def kill_at(command: Sequence[str], seconds: float) -> tuple[bool, str]:
 
 
 def kill_job(job: Job, folder: Path, tries: int, rng: random.Random) -> Row:
-    """Kill a command at moments spread over its whole time, let it go on, and compare."""
+    """Kill a command at moments spread over its whole time, let it resume, and compare."""
     named = "an engine build (TensorRT-RTX)" if job.name == "build" else f"`streamseg {job.name}`"
     row = Row(f"`kill -9` of {named}", tries)
     folder.mkdir()

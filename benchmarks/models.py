@@ -90,7 +90,7 @@ def amortised(times: Mapping[str, Mapping[str, float]], manifest: Manifest) -> f
 
 
 def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> dict[str, Any]:
-    """Everything known of one system."""
+    """Everything known about one system."""
     manifest = read_manifest(path)
     size = (manifest.frame.height, manifest.frame.width)
     return {

@@ -111,9 +111,9 @@ def fill_disk(bundle: Path, work: Path) -> Row:
                 with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
                     filler.write(bytes(1 << 20))
             code, text = run([word.replace("{disk}", str(disk)) for word in command])
-            # Events are given up aloud, because a stream must not end for its log.
-            told = "No space left" in text or "cannot write" in text
-            row.wrong += not told or (code == 0 and kind != "events")
+            # Events are given up with a message, because a stream must not end for its log.
+            message = "No space left" in text or "cannot write" in text
+            row.wrong += not message or (code == 0 and kind != "events")
             row.tracebacks += text.count("Traceback")
     row.note = f"{', '.join(commands)}; wrong: exit code 0, or no word about it"
     return row

@@ -100,7 +100,7 @@ def scan_inputs() -> list[Tensor]:
 def runtime_peer(
     model: ModelProto, feeds: dict[str, np.ndarray[Any, Any]], *, native: bool, threads: int
 ) -> Callable[[], object]:
-    """One run in ONNX Runtime, outputs bound so that none is allocated."""
+    """One run in ONNX Runtime, outputs bound so that nothing is allocated."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     if native:

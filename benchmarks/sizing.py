@@ -102,7 +102,7 @@ class Server:
 def plan(
     step: Step, streams: int, fps: float, clip: dict[str, Any], server: Server
 ) -> dict[str, Any]:
-    """What so many streams need, and how many servers each resource asks for."""
+    """What so many streams need, and how many servers each resource needs."""
     frames = streams * fps
     # Two copies of the state: the step reads one and writes the other.
     memory = 2 * step.state_bytes * streams

@@ -52,7 +52,7 @@ def no_watch(phase: str, total: int | None) -> Progress:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was written, and what the report shows (None when no report was asked for).
+    """What was written, and what the report shows (None when no report was requested).
 
     ``parity`` is the manifest's: how far the bundle is from the float32 bundle.
     """
@@ -142,7 +142,7 @@ def calibrate(
             target cannot be written or is one of the bundles to read.
         ExportError: the bundle is quantised already.
     """
-    # What is wrong with the request is told before the work, not after it.
+    # What is wrong with the request is reported before the work, not after it.
     check_target(target)
     for path in (source, *also):
         if path.resolve() == target.resolve():

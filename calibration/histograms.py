@@ -36,7 +36,7 @@ class Histogram:
     seen: int = 0
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Take in values of any shape; they must be finite."""
+        """Add values of any shape; they must be finite."""
         magnitude = np.abs(values, dtype=np.float32).ravel()
         if not magnitude.size:
             return

@@ -128,7 +128,7 @@ class TappedExecutable(OnnxRuntimeExecutable):
         bundle: verified bundle.
         taps: graph -> the tensors to hand out.
         options: native operators and threads.
-        graphs: ONNX bytes to run in the place of the bundle's, by graph name.
+        graphs: ONNX bytes to run instead of the bundle's, by graph name.
     """
 
     lane: TappedLane
@@ -160,7 +160,7 @@ class Replayer:
         bundle: verified bundle.
         taps: for each graph the tensors to hand out.
         options: native operators and threads.
-        graphs: ONNX bytes to run in the place of the bundle's, by graph name.
+        graphs: ONNX bytes to run instead of the bundle's, by graph name.
     Raises:
         StateMismatch: the bundle holds no values of a given state.
     """

@@ -41,7 +41,7 @@ class Subject:
     """One precision in the report.
 
     ``bytes`` is the size of its graphs, ``step_ms`` the median step. ``evaluation`` and
-    ``comparison`` (with the float32 bundle) are None where they were not asked for.
+    ``comparison`` (with the float32 bundle) are None where they were not requested.
     """
 
     name: str

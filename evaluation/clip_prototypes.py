@@ -109,7 +109,7 @@ class StoredPrototypes(PrototypeSource):
         spec, _ = prototype_state(segmenter.stream.manifest)
         if not spec.init.startswith(FILE_INIT):
             raise StateMismatch(
-                "the bundle holds no prototypes: run streamseg prototypes BUNDLE --source VIDEO"
+                "the bundle holds no prototypes: run streamseg prototypes BUNDLE VIDEO"
             )
         return read_array(segmenter.path / spec.init.removeprefix(FILE_INIT))
 

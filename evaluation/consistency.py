@@ -22,7 +22,7 @@ class RunLengths:
     length: NDArray[np.uint16] | None = None
 
     def add(self, value: Labels) -> NDArray[np.uint16]:
-        """Take in a frame; returns (H, W) uint16 run lengths, at most ``longest``."""
+        """Add a frame; returns (H, W) uint16 run lengths, at most ``longest``."""
         if self.value is None or self.length is None:
             self.length = np.ones(value.shape, np.uint16)
         else:
@@ -88,7 +88,7 @@ class Consistency:
         self._run = 0
 
     def add(self, prediction: Labels, label: Labels) -> None:
-        """Take in a labelled frame of the size of the one before."""
+        """Add a labelled frame of the size of the one before."""
         if self._truth.value is not None and self._truth.value.shape != label.shape:
             self.end_run()
         self._run += 1

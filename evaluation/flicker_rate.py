@@ -24,7 +24,7 @@ class Flicker:
         self._counts = np.zeros((num_classes, 2), np.int64)
 
     def add(self, prediction: Labels, label: Labels) -> None:
-        """Take in a labelled frame."""
+        """Add a labelled frame."""
         before = self._before
         self._before = prediction.copy(), label.copy()
         if before is None or before[1].shape != label.shape:

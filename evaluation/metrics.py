@@ -91,7 +91,7 @@ class ClipScores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right."""
+        """Share of labelled pixels that are correct."""
         total = int(self.counts.sum())
         return float(np.trace(self.counts) / total) if total else float("nan")
 
@@ -153,7 +153,7 @@ def confusion(prediction: Labels, label: Labels, num_classes: int) -> NDArray[np
     if true.size and true.max() >= num_classes:
         raise DatasetError(
             f"a label holds class {true.max()}, but there are {num_classes} classes: the dataset "
-            "and the model do not belong together"
+            "and the model do not match"
         )
     predicted = np.minimum(prediction[valid].astype(np.int64), num_classes)
     counts = np.bincount(
@@ -201,7 +201,7 @@ class _ClipCounts:
 
 
 class SegmentationMetrics:
-    """Accumulates mIoU, weighted IoU, pixel accuracy, mVCn, flicker, and more if asked for.
+    """Accumulates mIoU, weighted IoU, pixel accuracy, mVCn, flicker, and more on request.
 
     mVCn: for each window of n consecutive labelled frames, of the pixels whose true class is one
     and the same in all of them, the share whose predicted class is one and the same too; the mean
@@ -250,7 +250,7 @@ class SegmentationMetrics:
     def add(
         self, prediction: Labels, label: Labels | None, image: Labels | None = None
     ) -> FrameScore | None:
-        """Take in one frame.
+        """Add one frame.
 
         Args:
             prediction: (H, W) uint8 class indices, 255 = none.

@@ -101,7 +101,7 @@ class TemporalConsistency:
         self._values: list[float] = []
 
     def add(self, prediction: Labels, image: Labels) -> None:
-        """Take in a frame: (H, W) uint8 labels and (h, w, 3) uint8 RGB."""
+        """Add a frame: (H, W) uint8 labels and (h, w, 3) uint8 RGB."""
         size = prediction.shape
         if image.shape[:2] != size:
             resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Figures for people: percentages, and why there is none."""
+"""Figures human-readable: percentages, and why there is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from streamseg.evaluation.metrics import Scores
 
 UNDEFINED = "-"
-"""Stands for a value that nothing defines, wherever a figure is shown; JSON has null."""
+"""Shown for a value that nothing defines, wherever a figure is shown; JSON has null."""
 
 
 def percent(value: float | None) -> str:

@@ -36,7 +36,7 @@ def has_matplotlib() -> bool:
 
 
 def require_matplotlib() -> None:
-    """Raise a DatasetError with the install line when matplotlib is not there."""
+    """Raise a DatasetError with the install line when matplotlib is missing."""
     if not has_matplotlib():
         raise DatasetError(
             "plots need matplotlib, which is not installed: pip install 'streamseg[eval]', "

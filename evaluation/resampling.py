@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over clips, and paired tests of two models on the same clips."""
+"""Uncertainty of scores: bootstrap over clips, and paired tests of two models on the same clips."""
 
 from __future__ import annotations
 

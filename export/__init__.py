@@ -1,6 +1,6 @@
 """Models, checkpoint import and export to a bundle.
 
-Names are imported when asked for: building engines on a device
+Names are imported on first use: building engines on a device
 (``streamseg.export.engine_build``) needs no torch.
 
 The package is callable: ``streamseg.export(checkpoint, out, size=(512, 1024))`` is

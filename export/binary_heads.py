@@ -79,6 +79,6 @@ def require_classes(count: int, family: str) -> None:
     if count < 2:
         raise CheckpointError(
             f"the {family} network has {count} class, so that every label would be 0; expected 2 "
-            "or more. Heads of one channel (a sigmoid) are known of SegFormer, TV3S, CFFM, CFFM++ "
+            "or more. Heads of one channel (a sigmoid) are known for SegFormer, TV3S, CFFM, CFFM++ "
             "and MRCFA"
         )

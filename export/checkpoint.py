@@ -151,7 +151,7 @@ def save_checkpoint(
     Args:
         model: with its classes and origin.
         path: the file.
-        metadata: more entries, or others in the place of these.
+        metadata: more entries, or others instead of these.
         half: write float16.
     Raises:
         CheckpointError: the file cannot be written; one that was there stays.

@@ -41,7 +41,7 @@ class TensorFiles:
     """Tensors under the names of their files, and what came with them.
 
     Attributes:
-        source: what was asked for, with the commit of a hub's repository.
+        source: what was requested, with the commit of a hub's repository.
         files: where they were read.
         tensors: name -> tensor, without the names that torch.compile and FSDP insert.
         meta: plain values beside them.
@@ -89,7 +89,7 @@ class Checkpoint:
         meta: class names, palette, licence and others, as mmcv names them.
         stated: what the file says of its network: settings (``window``, ``offsets``, ``mean``, ...)
             and whatever else ``StepModel.configuration`` has, by the same names.
-        source: what was asked for, with the commit of a hub's repository.
+        source: what was requested, with the commit of a hub's repository.
         layout: name of the layout that the tensors had.
         left_out: keys that serve training only.
         outside: keys that are not part of the network and have no known purpose.

@@ -1,7 +1,7 @@
 """Building a bundle's graphs into TensorRT engines; needs onnx and TensorRT, no torch.
 
 Networks are strongly typed: precision is what the graph says. TensorRT 10 and 11 and TensorRT-RTX
-take the same calls; what only some have is asked for by name.
+take the same calls; what only some have is requested by name.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def build_engines(
     """
     if out is not None and out.resolve().is_relative_to(bundle.path.resolve()):
         raise ExportError(
-            f"engines in {out} would be handed on with the bundle, and they are executable code of "
+            f"engines in {out} would be passed on with the bundle, and they are executable code of "
             "this machine; choose a folder outside the bundle, or none for the cache"
         )
     chosen = options or EngineOptions()
@@ -249,7 +249,7 @@ def _build(
     summary = replace(summary, seconds=round(time.monotonic() - begun, 1))
     if engine is None:
         raise BackendError(
-            f"{flavour} {trt.__version__} could not build graph '{name}'; its reasons stand above"
+            f"{flavour} {trt.__version__} could not build graph '{name}'; its reasons are above"
         )
     if options.timing_cache is not None and flavour == "tensorrt":
         with whole_file(options.timing_cache, ExportError) as draft:
@@ -358,7 +358,7 @@ def _configure(
 
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Hands TensorRT's phases on; names of methods are TensorRT's."""
+        """Passes TensorRT's phases on; names of methods are TensorRT's."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -31,7 +31,7 @@ def export_checkpoint(
             ``package.module:function``; see ``load_model``.
         out: folder to write; an older bundle there is replaced, anything else refused.
         size: (H, W) that the graph runs at.
-        settings: what the file does not say of its network, such as ``{"window": 20}``.
+        settings: settings that the file does not record, such as ``{"window": 20}``.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8-dynamic``; see ``export_bundle``.
         memory: ``gated`` or ``warped`` smooths the scores of a per-frame network over time.
         logits: also output float32 logits.

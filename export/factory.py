@@ -1,4 +1,4 @@
-"""Models from Python: ``package.module:function`` in the place of a checkpoint."""
+"""Models from Python: ``package.module:function`` instead of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole temporal layers as one operator each: ``WindowedMambaLayer`` in the place of its parts.
+"""Whole temporal layers as one operator each: ``WindowedMambaLayer`` instead of its parts.
 
 The graph must be a float32 step graph as the exporter writes it. A layer is found from its
 convolution: norm and projections before it, scan, gate and projection behind it, and the sum with

@@ -41,7 +41,7 @@ FOLD_LIMIT = 1 << 30
 
 
 class StepGraph(nn.Module):
-    """One of a model's graphs as it is exported: labels (and logits) in the place of scores."""
+    """One of a model's graphs as it is exported: labels (and logits) instead of scores."""
 
     def __init__(self, model: StepModel, graph: str, *, logits: bool) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def trace_step(
     """Export one graph of ``model`` at frame size ``(H, W)``.
 
     Raises:
-        ExportError: the exporter failed or produced another opset than asked for.
+        ExportError: the exporter failed or produced another opset than requested.
     """
     table = {spec.name: spec for spec in model.state_spec(size)}
     plan = model.graphs(size)[graph]

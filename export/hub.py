@@ -73,6 +73,6 @@ def _offline(repository: str, revision: str | None) -> str:
     pinned = f" --revision {revision}" if revision else ""
     return (
         f"Without network here: run 'hf download {repository}{pinned} --local-dir {folder}' on a "
-        f"machine that has it, copy the folder, and give {folder} in the place of "
+        f"machine that has it, copy the folder, and give {folder} instead of "
         f"{HUB_SCHEME}{repository}"
     )

@@ -55,7 +55,7 @@ def import_onnx(
     Args:
         source: with all its inputs named in ``spec``; external tensors are read from beside it.
         path: folder of the bundle.
-        spec: what the file does not say.
+        spec: what the file does not record.
         size: (H, W) of the frame.
         logits: also output logits; needs an output of that kind.
         license: of the weights.

@@ -26,12 +26,12 @@ class ParityMeter:
     logits_relative: float | None = None
 
     def add(self, ours: Array, theirs: Array) -> None:
-        """Take in a frame's labels."""
+        """Add a frame's labels."""
         self.agreed += float((ours == theirs).mean())
         self.frames += 1
 
     def add_logits(self, ours: Array, theirs: Array) -> None:
-        """Take in a frame's logits."""
+        """Add a frame's logits."""
         self.logits_max_abs = _worse(self.logits_max_abs, _largest(ours, theirs))
         self.logits_relative = _worse(self.logits_relative, _relative(ours, theirs))
 
@@ -71,7 +71,7 @@ def measure_derived(
     Args:
         parent: for example the float32 bundle.
         child: for example the INT8 bundle made from it.
-        clip: frames ``[H, W, 3]``; begun again until every row of the schedule was reached.
+        clip: frames ``[H, W, 3]``; repeated until every row of the schedule was reached.
         native: as in ``streamseg.open``.
         threads: CPU threads of a step.
     Returns:

@@ -111,7 +111,7 @@ class _Converter:
         self.half_states = frozenset(half_states)
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        # Tensor -> type -> name under which it can be had; and the type that readers follow.
+        # Tensor -> type -> name under which it is available; and the type that readers follow.
         self.versions: dict[str, dict[int, str]] = {}
         self.nominal: dict[str, int] = {}
         self.exact = self._find_exact()

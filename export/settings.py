@@ -120,7 +120,7 @@ def resolve(
             value = entry.published({**values, "encoder": encoder})
             if value is None:
                 raise CheckpointError(
-                    f"the file does not say {name} ({entry.summary}), and no value is published "
+                    f"the file does not record {name} ({entry.summary}), and no value is published "
                     f"for {family} with encoder {encoder}: add --set {name}=VALUE, "
                     f"{entry.expected}"
                 )

@@ -200,7 +200,7 @@ class StepModel(nn.Module, ABC):
     def segment(
         self, graph: str, frame: Tensor, *inputs: Tensor, logits: bool = False
     ) -> tuple[Tensor, ...]:
-        """``run_graph`` as it is exported: labels in the place of scores.
+        """``run_graph`` as it is exported: labels instead of scores.
 
         Returns:
             labels uint8 ``[1, H, W]``, with ``logits`` also logits ``[1, K, H, W]``, then the

@@ -45,7 +45,7 @@ def plugin_graph(model: ModelProto) -> ModelProto:
             continue
         if node.op_type not in _PLUGINS:
             raise ExportError(
-                f"node '{node.name}' is a {node.op_type}, which has no TensorRT plugin; there are: "
+                f"node '{node.name}' is a {node.op_type}, which has no TensorRT plugin; available: "
                 f"{', '.join(_PLUGINS)}. Build with the lowered graph instead"
             )
         del node.input[len(_PLUGINS[node.op_type].inputs) :]  # indices for the lowering

@@ -35,7 +35,7 @@ def outline(model: StepModel, size: Size) -> Manifest:
 
 
 class TorchLane(Lane):
-    """Tensors as buffers, and the model's own forward pass in the place of a graph's.
+    """Tensors as buffers, and the model's own forward pass instead of a graph's.
 
     Attributes:
         batch: uint8 ``[1, H, W, 3]``, the frame of the next step.
@@ -80,7 +80,7 @@ class TorchLane(Lane):
         self._buffers[state][buffer] = torch.from_numpy(content.copy())
 
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Look at the tensors."""
+        """Check the tensors."""
         return all(bool(self._buffers[name][index].isfinite().all()) for name, index in buffers)
 
     def clear(self) -> None:
@@ -89,7 +89,7 @@ class TorchLane(Lane):
             self._buffers[name] = [torch.zeros_like(tensor) for tensor in buffers]
 
     def close(self) -> None:
-        """Let go of the tensors."""
+        """Release the tensors."""
         self._buffers.clear()
 
 

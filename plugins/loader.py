@@ -135,7 +135,7 @@ def _find(kind: str, name: str, path: str | Path | None, next_step: str) -> Path
     record = _read_record(library.with_suffix(".json"))
     if not library.is_file():
         reason = record.get("reason", "it was not built")
-        raise PluginNotFound(f"{kind} library '{library}' is not there: {reason}. {next_step}")
+        raise PluginNotFound(f"{kind} library '{library}' is missing: {reason}. {next_step}")
     if not record:
         raise PluginNotFound(
             f"{kind} library '{library}' has no record of its build beside it "

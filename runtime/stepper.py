@@ -22,7 +22,7 @@ class Stepper:
 
     Args:
         manifest: state table, graphs and schedule.
-        lane: its buffers; closed by whoever made it.
+        lane: its buffers; closed by its creator.
         given: name -> content of states of kind ``given``.
 
     Attributes:

@@ -244,7 +244,7 @@ class Stream:
         policy: StatePolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> RunReport:
-        """Segment a whole source and write what is asked for, as ``streamseg run`` does.
+        """Segment a whole source and write what is requested, as ``streamseg run`` does.
 
         The state starts empty, and is reset at scene cuts and gaps.
 
@@ -263,7 +263,7 @@ class Stream:
             SinkError: an output cannot be written, or there is no display.
             BackendError: a step failed.
         """
-        from streamseg import runtime  # the loop stands above the stream
+        from streamseg import runtime  # the loop is above the stream
 
         self.reset()
         outputs = runtime.RecordOptions(out, labels, areas, sheet, show)
@@ -310,7 +310,7 @@ class Stream:
         return DeviceStepResult(labels, number)
 
     def confidence(self) -> npt.NDArray[np.uint8]:
-        """How sure the network is of the last step's labels: 255 times their probability.
+        """Confidence in the last step's labels: 255 times their probability.
 
         Returns: (height, width) uint8 at the frame's size; with ``reuse`` until the next call.
         Raises:

@@ -1,4 +1,4 @@
-"""What a camera behind a windscreen and a lossy link does to a frame: drawn anew for every frame.
+"""What a camera behind a windscreen and a lossy link does to a frame: redrawn for every frame.
 
 Nothing here lasts from one frame to the next, so that what one frame hides another shows.
 """

@@ -62,7 +62,7 @@ class PageApp:
 
     Args:
         classes: of the bundle, for the legend.
-        execution: what runs, for people.
+        execution: what runs, human-readable.
         access: decides who may ask.
         snapshots: folder that the page's snapshots go to; None has no such button.
         encoded: returns how many pictures were encoded.
@@ -213,7 +213,7 @@ class PageApp:
         if view is None:
             view = next(iter(self.views.values()), None)
         if len(self._viewers) >= MOST_VIEWERS:
-            raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} viewers are the most\n")
+            raise web.HTTPServiceUnavailable(text=f"viewer limit of {MOST_VIEWERS} reached\n")
         socket = web.WebSocketResponse(
             timeout=GOODBYE_SECONDS, heartbeat=20, max_msg_size=BODY_LIMIT, compress=False
         )
@@ -318,7 +318,9 @@ async def _done(future: asyncio.Future[Event], **more: str) -> web.StreamRespons
     except StreamsegError as error:
         raise web.HTTPConflict(text=f"{error}\n") from None
     except asyncio.TimeoutError:
-        raise web.HTTPGatewayTimeout(text="the stream does not answer; it is queued\n") from None
+        raise web.HTTPGatewayTimeout(
+            text="no response from the stream yet; the request is queued\n"
+        ) from None
     return web.json_response({"event": asdict(event), **more})
 
 

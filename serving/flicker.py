@@ -25,7 +25,7 @@ class FlickerMeter:
         self._shares: deque[float] = deque(maxlen=WINDOW)
 
     def add(self, labels: Image) -> None:
-        """Take the next label map, (height, width) uint8; another size starts anew."""
+        """Take the next label map, (height, width) uint8; another size restarts."""
         last = self._last
         if last is None or last.shape != labels.shape:
             self._last = labels.copy()

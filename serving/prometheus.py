@@ -34,7 +34,7 @@ class StreamCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Every metric with its samples."""
         streams = self._streams()
-        yield GaugeMetricFamily("streamseg_streams", "Streams that take part.", value=len(streams))
+        yield GaugeMetricFamily("streamseg_streams", "Streams in the fleet.", value=len(streams))
         yield from self._counts(streams)
         yield from self._rates(streams)
         yield self._latency(streams)
@@ -42,21 +42,21 @@ class StreamCollector(Collector):
         yield GaugeMetricFamily("streamseg_viewers", "Pages that show a stream.", page["viewers"])
         for name, text in (
             ("encoded", "Pictures encoded for the page, once for all viewers."),
-            ("dropped", "Pictures that a slow viewer was not sent."),
+            ("dropped", "Pictures skipped for slow viewers."),
         ):
             yield CounterMetricFamily(f"streamseg_page_{name}", text, page[name])
 
     def _counts(self, streams: Figures) -> Iterable[Metric]:
         frames = CounterMetricFamily("streamseg_frames", "Frames segmented.", labels=["stream"])
         resets = CounterMetricFamily(
-            "streamseg_resets", "Times the state was forgotten.", labels=["stream", "cause"]
+            "streamseg_resets", "Resets of the state.", labels=["stream", "cause"]
         )
         events = CounterMetricFamily("streamseg_events", "Events.", labels=["stream", "kind"])
         corrupt = CounterMetricFamily(
-            "streamseg_corrupt", "Damaged packets and frames left out.", labels=["stream"]
+            "streamseg_corrupt", "Damaged packets and frames skipped.", labels=["stream"]
         )
         dropped = CounterMetricFamily(
-            "streamseg_dropped", "Frames passed over to keep up.", labels=["stream"]
+            "streamseg_dropped", "Frames skipped to keep up.", labels=["stream"]
         )
         late = CounterMetricFamily(
             "streamseg_late", "Label maps older than the limit.", labels=["stream"]

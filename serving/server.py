@@ -36,7 +36,7 @@ HEADER_LIMIT = 4096  # bytes of the request line, and of each header
 MOST_HEADERS = 64
 IDLE_SECONDS = 10.0  # for the headers of a request, and between two requests
 CLOSE_SECONDS = 2.0
-TROUBLE_SECONDS = 5.0  # between two reports of the loop's troubles
+TROUBLE_SECONDS = 5.0  # between two reports of the loop's failures
 MOST_WAITING = 128  # connections that the system holds until they are accepted
 
 
@@ -45,7 +45,7 @@ class PageServer:
 
     Args:
         classes: of the bundle.
-        execution: what runs, for people.
+        execution: what runs, human-readable.
         host: address to bind to; another one than this machine's own needs a token.
         port: to bind to; 0 takes a free one.
         token: that every request must present; None asks for none.
@@ -114,7 +114,7 @@ class PageServer:
             try:
                 self._loop.run_forever()
             except Exception as error:
-                self._report_trouble(self._loop, {"message": "it broke off", "exception": error})
+                self._report_trouble(self._loop, {"message": "it stopped", "exception": error})
         if self._server is not None:  # where the loop hung, nothing else has freed the port
             self._server.close()
         tasks = asyncio.all_tasks(self._loop)
@@ -214,7 +214,7 @@ class PageServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            logger.warning("the page's event loop does not end; it is left behind")
+            logger.warning("the page's event loop does not stop; it is abandoned")
         else:
             self._loop.close()
 

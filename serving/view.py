@@ -158,7 +158,7 @@ class StreamView:
 
     def request_reset(self) -> Future[Event]:
         """Forget the state before the next frame."""
-        return self._session.request_reset("asked for on the web page")
+        return self._session.request_reset("requested on the web page")
 
     def request_snapshot(self, path: Path) -> Future[Event]:
         """Write the state to ``path`` before the next frame."""

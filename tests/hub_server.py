@@ -1,4 +1,4 @@
-"""A local server that speaks the hub's protocol: lists of files, and each file by revision."""
+"""A local server that implements the hub's protocol: lists of files, and each file by revision."""
 
 from __future__ import annotations
 

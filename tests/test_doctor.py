@@ -48,7 +48,7 @@ def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ok", "told"),
+    ("text", "ok", "message"),
     [
         ("# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic", True, "L4T 36.4"),
         ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic", False, "L4T 36.3"),
@@ -57,9 +57,9 @@ def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         ("something else", False, "unknown: something else"),
     ],
 )
-def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, told: str) -> None:
+def test_jetpack_is_read_from_its_release_file(text: str, ok: bool, message: str) -> None:
     entry = doctor._jetpack(text)
-    assert (entry.ok, entry.found) == (ok, told)
+    assert (entry.ok, entry.found) == (ok, message)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
@@ -107,7 +107,7 @@ def test_every_requirement_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "ok", "told"),
+    ("line", "ok", "message"),
     [
         ("345 MHz, 1980 MHz, 0x0000000000000001", True, "345 of 1980 MHz"),
         ("1200 MHz, 1980 MHz, 0x0000000000000000", True, "1200 of 1980 MHz"),
@@ -119,9 +119,9 @@ def test_every_requirement_is_checked() -> None:
         ("", False, "nvidia-smi does not report it"),
     ],
 )
-def test_clocks_of_a_desktop_gpu(line: str, ok: bool, told: str) -> None:
+def test_clocks_of_a_desktop_gpu(line: str, ok: bool, message: str) -> None:
     entry = doctor._desktop_clocks(line)
-    assert (entry.ok, entry.found) == (ok, told)
+    assert (entry.ok, entry.found) == (ok, message)
 
 
 def test_over_current_events_of_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

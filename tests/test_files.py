@@ -53,7 +53,7 @@ def left_over(target: Path) -> list[str]:
 
 
 def test_killed_writers_leave_a_complete_folder_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    """kill -9 at random moments: the folder is always there, whole, and never older than told."""
+    """kill -9 at random moments: the folder exists, complete and not older than reported."""
     target, rng = tmp_path / "street", random.Random(4)
     write(target, "0")
     said = 0

@@ -17,7 +17,7 @@ import streamseg
 from tests.test_rooms import ROOMS, modules
 
 LIST = Path(__file__).with_name("public_names.txt")
-# Packages that are no interface: their modules are imported by name, or not at all.
+# Packages without an interface: their modules are imported by name, or not at all.
 INNER = {
     "cli": "the command line",
     "export.containers": "reads files for export.checkpoint_files",

@@ -101,7 +101,7 @@ def test_modules_import_only_from_their_own_floor_and_below() -> None:
 
 def test_modules_have_no_import_circle() -> None:
     graph = {
-        # A package that names its own modules is no circle.
+        # A package that names its own modules is not a circle.
         name: {other for other in others if not name.startswith(f"{other}.")}
         for name, others in imports().items()
         if name != ""

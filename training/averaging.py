@@ -15,7 +15,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after ``step``; early on the average is that of all so far."""
+        """Add the weights after ``step``; early on the average is that of all so far."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in _floating(network):
             self.tensors[name].lerp_(value.detach(), 1 - decay)

@@ -39,7 +39,7 @@ class FusedKernels:
 
 @cache
 def find_kernels() -> FusedKernels | None:
-    """The libraries' functions; None, said once in the log, where one is not installed."""
+    """The libraries' functions; None, logged once, where one is not installed."""
     try:
         conv = importlib.import_module("causal_conv1d").causal_conv1d_fn
         scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn

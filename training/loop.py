@@ -52,7 +52,7 @@ def build_accelerator(config: TrainConfig, device: str) -> Accelerator:
     """The launcher's view of processes, device and precision.
 
     Raises:
-        TrainingError: the device is not there, or lacks the precision.
+        TrainingError: the device is missing, or lacks the precision.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device is 'cuda', but PyTorch sees no GPU here")

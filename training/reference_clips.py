@@ -28,7 +28,7 @@ from streamseg.training.config import NetworkConfig
 REFERENCE_MODELS: dict[str, type[ClipModel]] = {"cffm": CFFM, "cffm++": CFFMPlus, "mrcfa": MRCFA}
 # What CFFM++ adds to a trained CFFM, which stays as it is.
 _GLOBAL_BRANCH = ("decode_head.decoder_swin.", "decode_head.linear_pred3.")
-# Of the global branch's layers, what stands in checkpoints and takes no part in any output.
+# Of the global branch's layers, what stands in checkpoints and does not affect any output.
 _IDLE = (".attn.relative_position_bias_table", ".attn.proj.weight", ".attn.proj.bias")
 
 # Of MRCFA's head, the same.

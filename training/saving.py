@@ -180,4 +180,4 @@ def _save(state: dict[str, Any], path: Path) -> None:
         torch.save(state, path)
     except RuntimeError as error:
         # How PyTorch puts a failed write; its words are of its own file format.
-        raise OSError("the file broke off") from error
+        raise OSError("the file ended early") from error

@@ -6,7 +6,7 @@
 For each bundle, over three periods of its schedule: labels and state of host frames, one by one and
 two under way, and of frames of torch and CuPy in device memory; the same clip again after a reset
 and after a restore, bit for bit. Then times of ``Stream.step``, of two steps under way and of
-``step_device``. ``--rehearse`` puts the CPU backend in the place of the GPU and times nothing.
+``step_device``. ``--rehearse`` puts the CPU backend instead of the GPU and times nothing.
 """
 
 from __future__ import annotations

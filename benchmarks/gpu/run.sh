@@ -27,7 +27,7 @@ part() { # name, seconds at most, command...: a part that fails must not cost th
   timeout "$((most < left ? most : left))" "$@" || failed+=("$name")
 }
 
-# The interpreter with torch, with this checkout in the place of an installed package.
+# The interpreter with torch, with this checkout instead of an installed package.
 python=python3
 [[ -x .venv/bin/python ]] && python=$PWD/.venv/bin/python
 if [[ $what != --twin ]]; then

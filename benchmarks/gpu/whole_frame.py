@@ -71,7 +71,7 @@ def replay(model: TV3S, frames: Tensor, state: State) -> list[tuple[Tensor, Stat
 
 
 def with_references(run: Callable[[], Any]) -> Any:
-    """``run`` with the plain PyTorch operators in the place of ours."""
+    """``run`` with the plain PyTorch operators instead of ours."""
     with contextlib.ExitStack() as stack:
         for op in (ops.windowed_causal_conv, ops.windowed_selective_scan, ops.upsample_argmax):
             for device in ("cpu", "cuda"):

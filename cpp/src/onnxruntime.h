@@ -1,7 +1,7 @@
 // ONNX Runtime through its C interface, opened at run time; its entries are declared by us.
 //
 // The interface is a table of function pointers that only ever grows, so an entry is fixed by its
-// place. Version 17 is asked for, which every ONNX Runtime since 1.17 gives.
+// place. Version 17 is requested, which every ONNX Runtime since 1.17 gives.
 #pragma once
 
 #include <cstddef>

@@ -60,7 +60,7 @@ class Clip(Protocol):
 
 @runtime_checkable
 class IndexedClip(Clip, Protocol):
-    """A clip whose frames can be had in any order."""
+    """A clip whose frames are available in any order."""
 
     def __len__(self) -> int:
         """Number of frames."""

@@ -44,7 +44,7 @@ def read_pairs(path: Path, root: Path, *, dataset: str, separator: str | None = 
 
 
 def require_pairs(pairs: Iterable[Pair], *, dataset: str, labels: bool) -> None:
-    """Raise a DatasetError where images, or labels if asked for, are missing."""
+    """Raise a DatasetError where images, or labels if requested, are missing."""
     listed = list(pairs)
     require_files((image for image, _ in listed), dataset=dataset, what="images")
     if labels:

@@ -19,7 +19,7 @@ SCENES, FRAMES = 20, 60
 
 @dataclass(frozen=True)
 class SceneClip:
-    """The first frames of one drive, drawn when asked for."""
+    """The first frames of one drive, drawn on request."""
 
     config: SceneConfig
 

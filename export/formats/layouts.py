@@ -34,7 +34,7 @@ class Layout:
     """How one publication names a network's tensors.
 
     Attributes:
-        name: for people.
+        name: human-readable.
         mark: matches a part of key names that this layout has and no other before it.
         rules: its table.
         stated: what files of this layout say of their network by being of it.

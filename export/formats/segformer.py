@@ -26,7 +26,7 @@ TRANSFORMERS = (
     ),
 )
 
-# mmsegmentation's own SegformerHead: convolutions with norms in the place of linear layers.
+# mmsegmentation's own SegformerHead: convolutions with norms instead of linear layers.
 MMSEG = same(
     "decode_head.convs.{i}.conv",
     "decode_head.convs.{i}.bn",

@@ -1,8 +1,8 @@
 """What CFFM, CFFM++ and MRCFA share: past frames in rings, and which ones when.
 
-The published rule for offsets (-9, -6, -3): frames 0 to 2 stand alone, frames 3 to 8 take the
-references of a table, from frame 9 on the offsets hold. With other offsets there is no table:
-frames before the largest offset stand alone. Offsets count processed frames.
+The published rule for offsets (-9, -6, -3): frames 0 to 2 have no references, frames 3 to 8 take
+those of a table, from frame 9 on the offsets hold. With other offsets there is no table:
+frames before the largest offset have none. Offsets count processed frames.
 """
 
 from __future__ import annotations

@@ -98,6 +98,6 @@ def infer_convnext(weights: Mapping[str, Tensor]) -> ConvNeXtSizes:
     missing = [f"backbone.{key}" for key in needed if key not in weights]
     if missing or 0 in depths:
         raise CheckpointError(
-            f"the encoder is not a whole ConvNeXt of four stages: it lacks {', '.join(missing)}"
+            f"the encoder is an incomplete ConvNeXt of four stages: it lacks {', '.join(missing)}"
         )
     return ConvNeXtSizes(tuple(weights[key].shape[0] for key in needed), depths)

@@ -25,7 +25,7 @@ from streamseg.export.step import GraphPlan, Size, StepModel, refuse_size
 from streamseg.runtime.bundle.manifest import ScheduleRow
 from streamseg.runtime.bundle.state import StateSpec
 
-# Added to the logits of memories that are not there: exp of it is 0, and half precision holds it.
+# Added to the logits of memories that are missing: exp of it is 0, and half precision holds it.
 BLOCKED = -1e4
 POINTS, POINT_LABELS = "points", "point_labels"
 KEYS, RINGS, COUNT = ("first_memory", "first_pointer"), ("memory", "pointer"), "count"

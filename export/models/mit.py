@@ -172,7 +172,7 @@ def infer_mit(weights: Mapping[str, Tensor], *, norm_eps: Any = None) -> MiTConf
         depth = count_entries(weights, f"block{i}.")
         if depth == 0:
             raise CheckpointError(
-                f"the encoder has no backbone.block{i}.*: not a whole MiT encoder"
+                f"the encoder has no backbone.block{i}.*: an incomplete MiT encoder"
             )
         reduction = weights.get(f"block{i}.0.attn.sr.weight", torch.empty(0, 0, 1, 1)).shape[-1]
         ratio = _shape(weights, f"block{i}.0.mlp.fc1.weight")[0] // width

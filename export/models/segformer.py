@@ -74,7 +74,7 @@ class ConvolutionalHead(ConvolutionalDecoder):
 class SegFormer(StepModel):
     """SegFormer as a step without state.
 
-    ``conv_seg`` is kept for checkpoints and takes no part in the output.
+    ``conv_seg`` is kept for checkpoints and does not affect the output.
     """
 
     family = "segformer"

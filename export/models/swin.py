@@ -117,7 +117,7 @@ def infer_swin(weights: Mapping[str, Tensor]) -> SwinSizes:
     if missing or 0 in depths:
         raise CheckpointError(
             f"the encoder lacks {', '.join('backbone.' + key for key in missing)}: "
-            "not a whole Swin encoder of four stages"
+            "an incomplete Swin encoder of four stages"
         )
     embed_dim = weights["patch_embed.proj.weight"].shape[0]
     side = math.isqrt(weights[tables[0]].shape[0])

@@ -58,7 +58,7 @@ class TV3S(StepModel):
     """TV3S as a pure step.
 
     ``linear_pred`` (the per-frame auxiliary classifier of training) and ``conv_seg`` are kept for
-    checkpoints and take no part in the output.
+    checkpoints and do not affect the output.
     """
 
     family = "tv3s"
@@ -230,7 +230,7 @@ def infer_tv3s(weights: Mapping[str, Tensor], settings: Known) -> TV3SConfig:
     missing = [f"decode_head.vs.layers.0.mixer.{name}" for name in needed if name not in first]
     missing += [f"decode_head.{name}" for name in ("linear_pred2.weight",) if name not in head]
     if missing:
-        raise CheckpointError(f"not a whole TV3S checkpoint: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"an incomplete TV3S checkpoint: it lacks {', '.join(missing)}")
     inner, states = first["A_log"].shape
     classes, embed_dim = head["linear_pred2.weight"].shape[:2]
     conv_seg = head.get("conv_seg.weight")

@@ -246,7 +246,7 @@ def infer_videomt(weights: Mapping[str, Tensor], settings: Known) -> VidEoMTConf
     )
     missing = [name for name in needed if name not in weights]
     if missing:
-        raise CheckpointError(f"not a whole VidEoMT checkpoint: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"an incomplete VidEoMT checkpoint: it lacks {', '.join(missing)}")
     config = VidEoMTConfig(
         num_classes=weights["class_predictor.weight"].shape[0] - 1,
         width=weights["query.weight"].shape[1],

@@ -244,7 +244,7 @@ def infer_vit(weights: Mapping[str, Tensor]) -> VitSizes:
     missing = [f"backbone.{name}" for name in needed if name not in weights]
     if missing:
         raise CheckpointError(
-            f"the encoder is not a whole DINOv3 or DINOv2: it lacks {', '.join(missing)}"
+            f"the encoder is an incomplete DINOv3 or DINOv2: it lacks {', '.join(missing)}"
         )
     width, count = weights[patches].shape[0], count_entries(weights, layers)
     if count % 4 or width % HEAD_WIDTH:

@@ -102,7 +102,7 @@ struct Queue {
   }
 };
 
-// Every thread takes the next item until none is left. Items do not share outputs, so the result
+// Every thread takes the next item until nothing is left. Items do not share outputs, so the result
 // does not depend on who takes which.
 template <class Run>
 void run_items(const std::vector<Item>& items, const Executor& executor, const Run& run) {

@@ -12,8 +12,8 @@
 namespace streamseg::ort {
 namespace {
 
-// The session's own pool. Its width is not told, so there is one task for every core; tasks take
-// items until none is left, and surplus ones return at once.
+// The session's own pool. Its width is unknown, so there is one task for every core; tasks take
+// items until nothing is left, and surplus ones return at once.
 class SessionExecutor : public Executor {
  public:
   SessionExecutor(const Api& api, const KernelContext* context) : api_(api), context_(context) {}
@@ -89,7 +89,7 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
 
   static void run(const Sizes& s, const float* const* in, float* y, float* next,
                   const Executor& executor) {
-    // Sanitizers make addresses unfit for constant expressions; the counts tell the two apart.
+    // Sanitizers make addresses unfit for constant expressions; the counts distinguish the two.
     if constexpr (kOp.input_count == kCausalConv.input_count) {
       windowed_causal_conv<float>({s.grid(), s[Axis::kBatch], s[Axis::kChannels], s[Axis::kTaps],
                                    in[0], in[1], in[2], in[3], y, next},

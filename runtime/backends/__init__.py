@@ -35,7 +35,7 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
         BundleError: the graphs' names, shapes or types disagree with the manifest.
     """
     if backend not in BACKENDS:
-        raise BackendError(f"backend '{backend}' is unknown; there are: {', '.join(BACKENDS)}")
+        raise BackendError(f"backend '{backend}' is unknown; available: {', '.join(BACKENDS)}")
     if backend == "auto":
         return _load_best(bundle, options)
     if options.engine is not None and not backend.startswith("tensorrt"):
@@ -62,7 +62,7 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
 
 
 def _load_best(bundle: Bundle, options: BackendOptions) -> Executable:
-    """A library or the lowering, asked for by name, is the CPU's: ``auto`` then means the CPU."""
+    """A library or the lowering, requested by name, is the CPU's: ``auto`` then means the CPU."""
     if options.engine is not None:
         return load_executable(bundle, "tensorrt", options)
     plain = options.native is None and options.library is None

@@ -135,7 +135,8 @@ def _read_dlpack(source: Any, consumer: int, stream: int) -> DeviceFrame:
     kind = _KINDS.get(tensor.code)
     if kind is None or tensor.lanes != 1 or tensor.bits % 8:
         raise FrameMismatch(
-            f"the array's type is DLPack's {tensor.code} of {tensor.bits} bits, which NumPy has not"
+            f"the array's type is DLPack's {tensor.code} of {tensor.bits} bits, "
+            "which NumPy does not have"
         )
     dtype = np.dtype(f"{kind}{tensor.bits // 8}")
     strides = None

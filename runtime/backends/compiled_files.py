@@ -57,7 +57,7 @@ def read_compiled(key: CompiledKey) -> bytes | None:
 
 
 def write_compiled(key: CompiledKey, body: bytes) -> Path:
-    """Keep a compiled graph; the file is whole or as it was.
+    """Keep a compiled graph; the file is complete or unchanged.
 
     Raises:
         BackendError: it cannot be written.

@@ -95,7 +95,7 @@ class DeviceArray:
             dl_device: ``(2, 0)`` or ``None``.
             copy: ``False`` or ``None``.
         Raises:
-            BufferError: a copy or another device is asked for, or stream 0, which DLPack forbids.
+            BufferError: a copy or another device is requested, or stream 0, which DLPack forbids.
         """
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError("the labels stay where they are: no copy, on CUDA device 0")
@@ -312,7 +312,7 @@ def prove(cuda: Cuda) -> None:
         cuda.call("cudaGraphLaunch", graph, stream)
         cuda.synchronize(stream)
         if not np.array_equal(sent, back):
-            raise BackendError("CUDA copied 256 bytes there and back, and others came back")
+            raise BackendError("CUDA copied 256 bytes there and back and returned other bytes")
 
 
 def _text(value: Any) -> str:

@@ -169,7 +169,7 @@ class DeviceLane(Lane):
         return slot
 
     def _watch(self, slot: StepSlot) -> None:
-        """Wait for a step on a device frame; its owner is then let go."""
+        """Wait for a step on a device frame; its owner is then released."""
         self._cuda.call("cudaEventSynchronize", slot.computed)
         slot.owner, slot.unwatched = None, False
 
@@ -200,7 +200,7 @@ class DeviceLane(Lane):
             self._cuda.synchronize(steps)
 
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Look on the device, one flag for all; copies to the host where our library is missing."""
+        """Check on the device, one flag for all; copies to the host without our library."""
         try:
             library = load_cuda()
         except PluginNotFound:

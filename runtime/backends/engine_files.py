@@ -371,7 +371,7 @@ def _engines_in(place: Path, graphs: Mapping[str, bytes], bundle: str) -> dict[s
     found = {name: place / f"{name}.engine" if place.is_dir() else place for name in graphs}
     for path in found.values():
         if not path.is_file():
-            raise EngineMismatch(f"engine {path} is not there. {_rebuild(bundle)} --out FOLDER")
+            raise EngineMismatch(f"engine {path} is missing. {_rebuild(bundle)} --out FOLDER")
     precisions = {name: read_record(path).precision for name, path in found.items()}
     if len({_build_of(read_record(path)) for path in found.values()}) > 1:
         told = ", ".join(f"{name} {precision}" for name, precision in precisions.items())

@@ -76,7 +76,7 @@ class HostLane(Lane):
         np.copyto(self._state[state][buffer], content)
 
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
-        """Look at the buffers in place."""
+        """Check the buffers in place."""
         self._settle()
         return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
 

@@ -125,7 +125,7 @@ def plan_step(manifest: Manifest, step: int, graph_name: str | None = None) -> S
 class Lane(ABC):
     """One stream's buffers on an executable: frame, labels, perhaps logits, and state.
 
-    Every backend implements all of it. Ask for the attributes anew after every call: a lane may
+    Every backend implements all of it. Read the attributes again after every call: a lane may
     alternate between buffers. ``read``, ``write``, ``finite``, ``clear`` and ``close`` take effect
     after the steps begun so far.
 
@@ -208,7 +208,7 @@ class Executable(ABC):
     """A loaded bundle; several streams may share one, each with a lane of its own.
 
     Attributes:
-        description: what runs, for people: backend, version, device, kernels.
+        description: what runs, human-readable: backend, version, device, kernels.
     """
 
     description: str

@@ -74,7 +74,7 @@ def share_arena() -> bool:
         memory = runtime.OrtMemoryInfo(
             "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
         )
-        # Extended by what is asked for (1), not to the next power of two (0); -1: the defaults.
+        # Extended by what is requested (1), not to the next power of two (0); -1: the defaults.
         options = {
             "max_mem": 0,
             "arena_extend_strategy": 1,
@@ -157,7 +157,7 @@ def find_native(options: BackendOptions) -> str | None:
 
 
 def lowering_reason(options: BackendOptions) -> str:
-    """Why the lowering runs, for people."""
+    """Why the lowering runs, human-readable."""
     return "lowering (requested)" if options.native is False else "lowering (no native library)"
 
 

@@ -117,7 +117,7 @@ class CapturedBuffers(DeviceBuffers):
             self.cuda.synchronize(self.steps)
 
     def reset(self) -> None:
-        """Be as new for the next lane."""
+        """Reset for the next lane."""
         self.clear()
         for slot in self.slots:
             slot.owner, slot.unwatched, slot.fetched = None, False, False

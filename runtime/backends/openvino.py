@@ -74,7 +74,7 @@ class OpenVinoSetup:
         device: OpenVINO's name of it, such as ``CPU``.
         library: the extension, or ``None``: the lowering runs.
         config: properties for compiling.
-        precision: what was asked for: ``fp32``, ``bf16`` or ``fp16``; empty: the device's default.
+        precision: what was requested: ``fp32``, ``bf16`` or ``fp16``; empty: the device's default.
         reason: why this precision, for people; empty where the caller named it.
     """
 
@@ -179,14 +179,14 @@ def choose_precision(
 
 
 def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
-    """What the graphs compute in, which must be what was asked for."""
+    """What the graphs compute in, which must be what was requested."""
     names = set()
     for graph in compiled.values():
         names.add(graph.get_property("INFERENCE_PRECISION_HINT").to_string())
     taken = " and ".join(sorted(_short(name) for name in names))
     if setup.precision and taken != setup.precision:
         raise BackendError(
-            f"device '{setup.device}' computes in {taken}, asked for {setup.precision}. Use "
+            f"device '{setup.device}' computes in {taken}, expected {setup.precision}. Use "
             "--precision auto"
         )
     return f"{taken} ({setup.reason})" if setup.reason else taken
@@ -205,7 +205,7 @@ def _require_device(core: Any, device: str) -> None:
     known = {name.split(".")[0] for name in available}
     if first not in known and first not in ("AUTO", "HETERO", "MULTI"):
         raise BackendError(
-            f"device '{device}' is not one of OpenVINO's here; there are: {', '.join(available)}"
+            f"device '{device}' is not one of OpenVINO's here; available: {', '.join(available)}"
         )
 
 

@@ -174,7 +174,7 @@ class TensorRtExecutable(Executable):
         config = self._engines[name].create_runtime_config()
         cache = config.create_runtime_cache()
         if path.is_file() and not cache.deserialize(path.read_bytes()):
-            logger.warning("%s is not of this TensorRT-RTX and GPU; compiling anew", path)
+            logger.warning("%s is not of this TensorRT-RTX and GPU; compiling again", path)
         config.set_runtime_cache(cache)
         config.set_execution_context_allocation_strategy(self._user_managed)
         self._caches[path] = cache

@@ -96,7 +96,7 @@ def hash_library(library: Path) -> str:
 
 
 def make_log(trt: Any) -> Any:
-    """A TensorRT logger that hands on to ``logging`` and keeps the last error as ``reason``."""
+    """A TensorRT logger that passes on to ``logging`` and keeps the last error as ``reason``."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         """The method's name and arguments are TensorRT's."""

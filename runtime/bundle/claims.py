@@ -34,9 +34,9 @@ def describe_parity(parity: Mapping[str, Any]) -> str:
 
 
 def describe_assumed(assumed: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences for people: the network's own settings first, then the input's normalisation.
+    """Sentences human-readable: the network's own settings first, then the input's normalisation.
 
-    ``window 20 and shift 10 assumed: the file does not say``.
+    ``window 20 and shift 10 assumed: not recorded in the file``.
     """
     network = [name for name in assumed if name not in NORMALISATION]
     for names in (network, [name for name in assumed if name in NORMALISATION]):
@@ -44,4 +44,4 @@ def describe_assumed(assumed: Mapping[str, Any]) -> Iterator[str]:
         if parts:
             listed = ", ".join(parts[:-1])
             joined = f"{listed} and {parts[-1]}" if listed else parts[-1]
-            yield f"{joined} assumed: the file does not say"
+            yield f"{joined} assumed: not recorded in the file"

@@ -77,7 +77,7 @@ def match_names(
         others: to find them in; may be more.
         dataset: one of ``ALIASES``, whose aliases count; None tries all.
     Returns:
-        For each name the index in ``others``; None where a name is not there, or where two are
+        For each name the index in ``others``; None where a name is missing, or where two are
         the same.
     """
     known = ALIASES.values() if dataset is None else [ALIASES.get(dataset, {})]

@@ -14,7 +14,7 @@ from streamseg.errors import BundleError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _SIZES = {FIXED64: 8, FIXED32: 4}
 
-# Message -> number of a field that holds messages -> their kind; other fields are passed over.
+# Message -> number of a field that holds messages -> their kind; other fields are skipped.
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -27,7 +27,7 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _NODE_OPERATOR = 4
-_ORT_FORMAT = b"ORTM"  # at byte 4: ONNX Runtime's own format, which is no protobuf
+_ORT_FORMAT = b"ORTM"  # at byte 4: ONNX Runtime's own format, which is not protobuf
 
 
 def require_self_contained(content: bytes, name: str) -> None:

@@ -60,7 +60,7 @@ def as_it_is(frame: Frame) -> Frame:
 class Decoder(threading.Thread):
     """Reads a source ahead of the step.
 
-    Who takes frames more slowly than they come either makes the source wait, or gets the newest
+    A consumer slower than the source either makes the source wait, or gets the newest
     one: those that it replaced are counted in ``dropped``.
 
     Args:
@@ -129,7 +129,7 @@ class Decoder(threading.Thread):
         """Wait for the next frame; None at the end.
 
         Raises:
-            SourceError: the source broke off; all frames before that were given.
+            SourceError: the source failed; all frames before that were given.
         """
         while True:
             with self._changed:

@@ -143,7 +143,7 @@ class Member:
         return "the source ended", None if error is None else domain_error(error, SourceError)
 
     def begin(self) -> None:
-        """Begin the step of the next frame; one that the snapshot covers is passed over.
+        """Begin the step of the next frame; one that the snapshot covers is skipped.
 
         Raises:
             Exception: whatever policy or step raise; the state is then undefined.

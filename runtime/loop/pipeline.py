@@ -32,7 +32,7 @@ class RunReport:
         times: stage -> time, in the order of ``STAGES``.
         outputs: one sentence for each sink.
         dropped: frames that a newer one replaced before their turn.
-        passed_over: frames left out to keep to the rate asked for.
+        passed_over: frames left out to keep to the requested rate.
         corrupt: damaged packets and frames that the source left out.
         reconnects: how often the source was lost and came back.
         late: label maps older than the limit.
@@ -87,10 +87,10 @@ def run_stream(
         draft: the caller throws the outputs away after a failure; its message names none.
 
     Raises:
-        SourceError: the source broke off.
+        SourceError: the source failed.
         StateMismatch: the source has another frame at the position that the session resumes from.
         SinkError: an output failed.
-        StreamsegError: whatever the step raises, or a snapshot that was asked for is missing. In
+        StreamsegError: whatever the step raises, or a snapshot that was requested is missing. In
             every case the outputs that hold frames are completed, and the message says so.
     """
     stop, pace = stop or threading.Event(), pacing or Pacing()

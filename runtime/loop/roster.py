@@ -162,7 +162,7 @@ def _read_key(name: str, value: object, place: str, where: str) -> object:
         raise SourceError(f"{where}: '{name}' was removed; use {_REMOVED[name]}")
     if name not in _TEXTS:
         known = ", ".join(sorted({*_TEXTS, *_KEYS}))
-        raise SourceError(f"{where}: unknown key '{name}'; these are known: {known}")
+        raise SourceError(f"{where}: unknown key '{name}'; known: {known}")
     if not isinstance(value, str):
         raise SourceError(f"{place} is not a text")
     return value

@@ -22,7 +22,7 @@ class RoundRobin:
     Every source is read, and every output written, in a thread of its own. The iterating thread
     begins and finishes steps: each member with a frame ready gets one step before any gets another,
     and a member without one is passed by. While a step runs, the next frame is brought to the
-    model's size and uploaded, and the labels before are handed on.
+    model's size and uploaded, and the labels before are passed on.
 
     Whatever a member's source, policy, step or output raises ends that member alone.
 
@@ -51,11 +51,11 @@ class RoundRobin:
         self._served = 0.0
 
     def wake(self) -> None:
-        """Look for something to do; for the threads that read and write."""
+        """Wake up and look for work; for the threads that read and write."""
         self._wake.set()
 
     def join(self, member: Member) -> None:
-        """Let a member take part, and start its source.
+        """Let a member join, and start its source.
 
         Raises:
             StreamsegError: the name is taken.
@@ -68,7 +68,7 @@ class RoundRobin:
         member.decoder.start()
 
     def check_name(self, name: str) -> None:
-        """Raise StreamsegError where a stream of this name takes part already."""
+        """Raise StreamsegError where a stream of this name is a member already."""
         with self._lock:
             if name in self._members:
                 raise StreamsegError(f"the fleet has a stream '{name}' already; choose a new name")
@@ -93,7 +93,7 @@ class RoundRobin:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the streams that take part."""
+        """Of the streams of the fleet."""
         with self._lock:
             return tuple(self._members)
 
@@ -123,7 +123,7 @@ class RoundRobin:
             self._settle()
 
     def _serve(self) -> None:
-        """Do what was asked for: by others, by members that leave, of streams without a frame."""
+        """Do what was requested: by others, by members that leave, of streams without a frame."""
         while not self._requests.empty():
             self._requests.get()()
         while self._leaving:
@@ -140,7 +140,7 @@ class RoundRobin:
             member.refresh()
 
     def _begin_next(self) -> bool:
-        """Begin a step of the next in turn that has a frame; lets go of those that are over."""
+        """Begin a step of the next in turn that has a frame; releases those that are over."""
         with self._lock:
             for _ in range(len(self._order)):
                 member = self._order[0]

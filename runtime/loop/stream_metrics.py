@@ -35,7 +35,7 @@ class StreamFigures:
         events: how often each kind occurred.
         resets: how often the state was forgotten, by cause.
         corrupt: damaged packets and frames that the source left out.
-        dropped: frames passed over to keep up.
+        dropped: frames skipped to keep up.
         late: label maps older than the limit.
     """
 
@@ -58,8 +58,8 @@ class StreamMetrics:
 
     Attributes:
         frames: stepped so far.
-        corrupt: damaged packets and frames left out; kept up to date by whoever reads the source.
-        dropped: frames passed over; likewise.
+        corrupt: damaged packets and frames skipped; kept up to date by the source's reader.
+        dropped: frames skipped; likewise.
         late: label maps older than the limit; likewise.
     """
 

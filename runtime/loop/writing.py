@@ -32,7 +32,7 @@ class Slot:
     frame: Frame | None = None
 
     def fill(self, frame: Frame, labels: Image, confidence: Image | None) -> None:
-        """Copy a result in; buffers are made anew where the size is another."""
+        """Copy a result in; buffers are made again where the size is another."""
         if self.labels.shape != frame.size:
             self.labels = np.empty(frame.size, np.uint8)
             self.picture = np.empty_like(frame.image)

@@ -10,7 +10,7 @@ from typing import Literal
 EventKind = Literal[
     "start",  # the stream delivers its first frame
     "reset",  # state was forgotten
-    "lost",  # the source broke off and is tried again
+    "lost",  # the source failed and is tried again
     "back",  # the source delivers again
     "geometry",  # frames have another size from here on
     "late",  # a label map was older than the limit
@@ -18,7 +18,7 @@ EventKind = Literal[
     "restore",  # state was read from a file
     "carried",  # frames got the labels of the one before them
     "key",  # a frame was made a key frame because of change or age
-    "failed",  # something asked for could not be done; the stream goes on
+    "failed",  # a request failed; the stream continues
     "end",  # the stream is over
 ]
 
@@ -42,7 +42,7 @@ class Event:
         stream: name of the stream, without passwords.
         frame: index of the frame that it concerns; the next one to come where there is none yet.
         timestamp: that frame's time in the source, seconds.
-        reason: why, a phrase for people.
+        reason: why, a human-readable phrase.
         cause: of a reset, one of ``ResetCause``; empty for other kinds.
         time: when, seconds since the epoch.
     """

@@ -43,7 +43,7 @@ class Session:
     """Steps a stream and keeps its state honest: every decision is an event with its reason.
 
     ``process``, ``serve``, ``snapshot`` and ``restore`` belong to one thread at a time, as the
-    stream does. The ``request_`` methods may be called from any thread; what they ask for is done
+    stream does. The ``request_`` methods may be called from any thread; what they request is done
     before the next frame, or by ``serve``, which a loop calls while no frame comes.
 
     Args:
@@ -117,7 +117,7 @@ class Session:
         return replace(frame, fitted=self.stream.fit_ahead(frame.image))
 
     def process(self, frame: Frame) -> StepResult:
-        """Do what was asked for, apply the policy, then step. Valid until the next call.
+        """Do what was requested, apply the policy, then step. Valid until the next call.
 
         Raises:
             FrameMismatch, StateMismatch, BackendError: as ``Stream.step``.
@@ -208,7 +208,7 @@ class Session:
         return every is not None and self.frames - self._saved >= every
 
     def serve(self) -> None:
-        """Do what was asked for since the last call, and write the snapshot that is due.
+        """Do what was requested since the last call, and write the snapshot that is due.
 
         Not to be called while a step is under way: its result would come after the snapshot.
         """
@@ -324,7 +324,7 @@ class Session:
         self._unsure = ""
 
     def save(self, path: str | os.PathLike[str]) -> Event:
-        """Write a snapshot file now, whole or not at all.
+        """Write a snapshot file now, completely or not at all.
 
         Raises:
             StreamsegError: no frame was processed yet, or the file cannot be written.

@@ -95,7 +95,7 @@ class SessionSnapshot:
 
 
 def write_snapshot(path: str | os.PathLike[str], snapshot: SessionSnapshot) -> None:
-    """Write a file that ``read_snapshot`` reads; whole or not at all, even if power fails.
+    """Write a file that ``read_snapshot`` reads; completely or not at all, even if power fails.
 
     Raises:
         StreamsegError: the place cannot be written.

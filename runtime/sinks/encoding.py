@@ -119,7 +119,7 @@ class H264File:
         self.frames += 1
 
     def finish(self) -> str:
-        """Complete the file, index first, and say what it holds.
+        """Complete the file, index first, and report what it holds.
 
         Raises:
             SinkError: it cannot be completed, for lack of space perhaps; the part file stays.

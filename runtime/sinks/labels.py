@@ -101,7 +101,7 @@ class PngFolder:
     """Writes ``<index>.png``, six digits, 8-bit grey, into a folder.
 
     Other files in an existing folder stay; files of the same name are replaced. Each file is
-    whole or absent.
+    complete or absent.
 
     Args:
         path: the folder.
@@ -145,7 +145,7 @@ class PngFolder:
         self.frames += 1
 
     def finish(self) -> str:
-        """Say how many were written."""
+        """Report how many were written."""
         return f"{self.path}: {self.frames} {self._content}"
 
     def discard(self) -> None:

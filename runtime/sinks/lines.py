@@ -90,7 +90,7 @@ class AreaSink:
         self._lines.write(content)
 
     def finish(self) -> str:
-        """Close the file and say how many lines were written."""
+        """Close the file and report how many lines were written."""
         self._lines.close()
         return f"{self.path}: {self._lines.count} lines"
 

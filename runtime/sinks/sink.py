@@ -53,7 +53,7 @@ class Sink(Protocol):
         """Add a frame. Raises SinkError."""
 
     def finish(self) -> str:
-        """Complete the output and say in a few words what it holds. Raises SinkError."""
+        """Complete the output and report in a few words what it holds. Raises SinkError."""
 
     def discard(self) -> None:
         """Remove what is incomplete; earlier content at the path stays as it was."""

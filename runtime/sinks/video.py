@@ -97,7 +97,7 @@ class VideoSink:
         self._file = None
 
     def finish(self) -> str:
-        """Complete the file or files and say what they hold.
+        """Complete the file or files and report what they hold.
 
         Raises:
             SinkError: a file cannot be completed, for lack of space perhaps; what can be played

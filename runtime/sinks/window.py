@@ -109,7 +109,7 @@ class NullSink:
         self._frames += 1
 
     def finish(self) -> str:
-        """Say how many there were."""
+        """Report how many there were."""
         return f"{self._frames} frames, not written"
 
     def discard(self) -> None:

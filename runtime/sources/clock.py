@@ -9,7 +9,7 @@ class SourceClock:
     """Turns the times of a source into timestamps that never go back.
 
     Times of the source are taken as they are, from the first on. Where it gives none, where they
-    start anew (another connection, a loop) or jump, the timestamps continue by the time that passed
+    restart (another connection, a loop) or jump, the timestamps continue by the time that passed
     in between: the arrival times of a live source, one frame of any other.
 
     Args:
@@ -24,7 +24,7 @@ class SourceClock:
         self._arrival = 0.0
 
     def restart(self) -> None:
-        """The source's times start anew with the next frame."""
+        """The source's times restart with the next frame."""
         self._offset = None
 
     def stamp(self, time: float | None, arrival: float) -> float:

@@ -13,7 +13,7 @@ FILTER = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
 
 
 class Deinterlacer:
-    """One picture for each interlaced picture; made anew where their size or format changes.
+    """One picture for each interlaced picture; made again where their size or format changes.
 
     A picture comes out once the one after it went in, so this adds one frame of delay.
     """

@@ -36,7 +36,7 @@ from streamseg.runtime.video.resize import Image
 
 DEFAULT_FPS = 25.0
 LOW_DELAY = 1 << 19  # AV_CODEC_FLAG_LOW_DELAY
-# FFmpeg renders plain text and old text art as video; nobody means that.
+# FFmpeg renders plain text and old text art as video; which is never intended.
 TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # These containers carry no times; FFmpeg counts frames at 25 a second instead.
 TIMELESS_FORMATS = frozenset({"mpjpeg", "mjpeg"})
@@ -115,7 +115,7 @@ class FFmpegReader:
         if at_once and context.name == "h264":
             self._numbers = FrameNumbers(context.extradata or b"")
         if context.name == "mjpeg":
-            # Every picture stands alone, and damage is otherwise filled with grey unmarked.
+            # Every picture is independent, and damage is otherwise filled with grey unmarked.
             context.options = {"err_detect": "explode"}
         if accelerator is not None and not context.is_hwaccel:
             self.detail = f"software decoding, {self.detail} does not take {context.name}"

@@ -28,7 +28,7 @@ class DamagedImage(SourceError):
 
 
 class FolderReader:
-    """The images of a folder as 25 frames a second; see ``list_files`` for what is passed over.
+    """The images of a folder as 25 frames a second; see ``list_files`` for what is skipped.
 
     Images that do not decode are left out and counted in ``corrupt``. A single image file is a
     folder of one.
@@ -100,7 +100,7 @@ def find_images(folder: Path) -> list[Path]:
 def describe_videos(folder: Path) -> str:
     """What to say of videos that lie among the images; empty where there are none."""
     videos = list_files(folder, VIDEO_SUFFIXES)
-    return f"{len(videos)} videos beside the images passed over" if videos else ""
+    return f"{len(videos)} videos beside the images skipped" if videos else ""
 
 
 class BitDepth:

@@ -25,7 +25,7 @@ class Frame:
         truth: (height, width) uint8 Cityscapes train ids, where the source knows them: synthetic
             scenes do.
         silence: longest time without a picture, seconds of the source, since the frame before this
-            one; frames that were passed over or dropped count as pictures. None where the source
+            one; frames that were skipped or dropped count as pictures. None where the source
             does not say: the difference of timestamps then counts.
         fitted: the same picture at the model's size, where it was made ahead of the step.
     """
@@ -48,7 +48,7 @@ class Source(Protocol):
     """Frames in order, once. Close it, or use it in a ``with`` statement.
 
     A frame carries its own size: a source does not stop where the size changes. Frames that are
-    passed over or dropped leave no gap in a source's own count: ``Frame.index`` numbers what it
+    skipped or dropped leave no gap in a source's own count: ``Frame.index`` numbers what it
     delivers.
     """
 
@@ -77,11 +77,11 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """Frames come at their own time; who reads slowly had better drop some."""
+        """Frames come at their own time; slow readers should drop some."""
 
     @property
     def corrupt(self) -> int:
-        """Damaged packets and frames left out so far."""
+        """Damaged packets and frames skipped so far."""
 
     @property
     def reconnects(self) -> int:
@@ -89,10 +89,10 @@ class Source(Protocol):
 
     @property
     def passed_over(self) -> int:
-        """Frames left out to keep to the rate asked for."""
+        """Frames left out to keep to the requested rate."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield frames; raises SourceError where the source breaks off for good."""
+        """Yield frames; raises SourceError where the source fails for good."""
 
     def stop(self) -> None:
         """End the iteration, from any thread; a read under way ends within its time-out."""

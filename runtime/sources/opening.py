@@ -37,7 +37,7 @@ def open_source(
             A file of a camera's name is ``./0``.
         options: how to read it.
         on_event: gets events ``lost`` and ``back``; without it they are logged.
-        stop: set it to give up waiting for a source that is not there (``await_source``).
+        stop: set it to give up waiting for a source that is missing (``await_source``).
 
     Raises:
         SourceError: nothing there, not readable as such, or no frame in it.
@@ -73,12 +73,12 @@ def open_reader(address: SourceAddress) -> Reader:
             raise UnusableSource(f"{address.name} is live: it has no start to count seconds from")
         return open_camera(address)
     if address.scheme == "synthetic":
-        # Imported when asked for: the scene generator is large.
+        # Imported on first use: the scene generator is large.
         from streamseg.runtime.sources.synthetic import SceneReader
 
         return SceneReader(address)
     if address.scheme == "gst":
-        # Imported when asked for: it needs a system package.
+        # Imported on first use: it needs a system package.
         from streamseg.runtime.sources.gstreamer import GStreamerReader
 
         return GStreamerReader(address)

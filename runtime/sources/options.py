@@ -26,9 +26,9 @@ class SourceOptions:
     """How a source is read.
 
     Attributes:
-        start: seconds of a file, folder or scene to pass over.
-        loop: begin again where a file or folder ends; timestamps continue.
-        fps: at most so many frames a second of source time, the others are passed over; for a
+        start: seconds of a file, folder or scene to skip.
+        loop: restart where a file or folder ends; timestamps continue.
+        fps: at most so many frames a second of source time, the others are skipped; for a
             folder, whose images carry no times, its rate; a camera is asked for it.
         realtime: give the frames of a file, folder or scene no sooner than their timestamps say,
             as a camera would.
@@ -36,7 +36,7 @@ class SourceOptions:
         timeout: seconds without data after which a connection counts as lost.
         reconnect: attempts in a row to get a lost live source back; None: no limit.
         backoff: longest pause between two attempts, seconds.
-        await_source: try a live source that is not there at the start again, too.
+        await_source: try a live source that is missing at the start again, too.
         transport: of RTSP.
         private_redirects: follow redirects of HTTP servers to private addresses of other hosts.
         decode: ``software``, ``auto`` for whatever hardware decodes here, or the name of an FFmpeg
@@ -223,5 +223,5 @@ def _read_option(address: str, key: str, value: str | None) -> object:
     field = _FIELDS.get(key)
     if field is None:
         known = ", ".join(_FIELDS)
-        raise SourceError(f"{address}: unknown option after '#'; these are known: {known}")
+        raise SourceError(f"{address}: unknown option after '#'; known: {known}")
     return read_text(field, value, f"{address}: option {key}", SourceError)

@@ -51,7 +51,7 @@ class Reader(Protocol):
 
     @property
     def corrupt(self) -> int:
-        """Damaged packets and pictures left out so far."""
+        """Damaged packets and pictures skipped so far."""
 
     @property
     def detail(self) -> str:

@@ -104,7 +104,7 @@ class StreamingSource:
 
     @property
     def corrupt(self) -> int:
-        """Damaged packets and frames left out so far, over all connections."""
+        """Damaged packets and frames skipped so far, over all connections."""
         reader = self._reader
         return self._corrupt_before + (reader.corrupt if reader is not None else 0)
 
@@ -163,7 +163,7 @@ class StreamingSource:
         timestamp = self._clock.stamp(picture.time, picture.received)
         silence = 0.0 if before is None else timestamp - before
         if self._can_reconnect and self._lost_at is None:
-            # Whoever reads late finds pictures waiting; a source that is silent keeps it waiting.
+            # A late reader finds pictures waiting; a source that is silent keeps it waiting.
             silence = min(silence, max(0.0, picture.received - self._asked))
         self._silence = max(self._silence, silence)
         if self._lost_at is not None:

@@ -1,4 +1,4 @@
-"""How right the labels of a stream are, where its source knows the truth."""
+"""Accuracy of a stream's labels, where its source knows the truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamseg.scenes import SCENE_CLASSES
 
 
 class AccuracyMeter:
-    """Counts right pixels of each frame, and intersections and unions over the stream.
+    """Counts correct pixels of each frame, and intersections and unions over the stream.
 
     Args:
         classes: the bundle's.
@@ -36,7 +36,7 @@ class AccuracyMeter:
         return all(names.get(number) == name for number, name in SCENE_CLASSES.items())
 
     def add(self, labels: Image, truth: Image) -> None:
-        """Count one frame: both (height, width) uint8, 255 in neither counted right."""
+        """Count one frame: both (height, width) uint8, 255 in neither counted as correct."""
         predicted = np.minimum(labels, self._count - 1).astype(np.intp)
         pairs = truth.astype(np.intp) * self._count + predicted
         counts = np.bincount(pairs.ravel(), minlength=self._count**2)
@@ -54,12 +54,12 @@ class AccuracyMeter:
 
     @property
     def latest(self) -> float:
-        """Share of right pixels in the last frame."""
+        """Share of correct pixels in the last frame."""
         return self._latest
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of right pixels so far."""
+        """Share of correct pixels so far."""
         return float(np.trace(self._counts) / self._counts.sum())
 
     @property
@@ -72,12 +72,12 @@ class AccuracyMeter:
     @property
     def caption(self) -> str:
         """What is written into the picture."""
-        return f"right: {self.latest:.1%} of this frame, mIoU {self.miou:.1%} so far"
+        return f"correct: {self.latest:.1%} of this frame, mIoU {self.miou:.1%} so far"
 
     @property
     def sentence(self) -> str:
         """What is said at the end."""
         return (
             f"against the scene's exact labels, {self.frames} frames: {self.pixel_accuracy:.2%} "
-            f"of pixels right, mIoU {self.miou:.2%}"
+            f"of pixels correct, mIoU {self.miou:.2%}"
         )

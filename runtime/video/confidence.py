@@ -1,4 +1,4 @@
-"""How sure the network is of its labels, as a picture."""
+"""Confidence of the network in its labels, as a picture."""
 
 from __future__ import annotations
 

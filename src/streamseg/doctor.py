@@ -67,7 +67,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; never raises. The GPU is used for one copy, to prove that it works."""
+    """Check everything; never raises. The GPU is used for one copy, to prove that it works."""
     findings = [
         Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
         _onnxruntime(),
@@ -145,7 +145,7 @@ def _onnxruntime() -> Finding:
 
 
 def _cuda_provider() -> Finding:
-    """Asked of ONNX Runtime's list; whether CUDA and cuDNN load shows when a session is opened."""
+    """From ONNX Runtime's list; whether CUDA and cuDNN load shows when a session is opened."""
     subject = "ONNX Runtime's CUDA provider"
     try:
         runtime = importlib.import_module("onnxruntime")

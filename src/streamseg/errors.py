@@ -43,11 +43,11 @@ class EngineMismatch(BackendError):
 
 
 class PluginNotFound(StreamsegError):
-    """The native operator library was asked for and is not there, or is not the one built."""
+    """The native operator library was requested and is missing, or is not the one built."""
 
 
 class SourceError(StreamsegError):
-    """A video source cannot be opened, or broke off in the middle."""
+    """A video source cannot be opened, or failed midway."""
 
 
 class SinkError(StreamsegError):
@@ -72,7 +72,7 @@ class TrainingError(StreamsegError):
 
 @contextmanager
 def raised_as(failure: type[StreamsegError], subject: str) -> Iterator[None]:
-    """Turn whatever a parser raises into ``failure``: the one boundary for a kind of input.
+    """Turn whatever a parser raises into ``failure``: the single boundary of a kind of input.
 
     Parsers raise far more than they document, such as ``RecursionError`` for nested brackets or
     ``OverflowError`` for long numbers.

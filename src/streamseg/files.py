@@ -1,4 +1,4 @@
-"""Places to write, and files and folders that are either whole or as they were."""
+"""Places to write, and files and folders that are either complete or unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_folder(folder: Path, failure: type[StreamsegError]) -> None:
 
 
 def check_place(path: Path, failure: type[StreamsegError]) -> None:
-    """Prove that a file can be written there, before any work is done; makes its folder.
+    """Check that a file can be written there, before any work is done; makes its folder.
 
     Raises:
         failure: it cannot.
@@ -60,7 +60,7 @@ def check_place(path: Path, failure: type[StreamsegError]) -> None:
 
 @contextmanager
 def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
-    """Give a path beside ``path`` to write; on success it becomes ``path``, else it vanishes.
+    """Give a path beside ``path`` to write; on success it becomes ``path``, else it is removed.
 
     Holds even if power fails.
 
@@ -77,20 +77,20 @@ def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
     except OSError as error:
         raise failure(describe_failure(path, error)) from error
     finally:
-        with suppress(OSError):  # such as a file in the place of the folder
+        with suppress(OSError):  # such as a file instead of the folder
             draft.unlink(missing_ok=True)
 
 
 def _draft_of(path: Path) -> Path:
-    # Always the same name: what a killed process left is written over.
+    # Always the same name: what a killed process left is overwritten.
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def whole_folder(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
-    """Give a folder beside ``path`` to fill; on success it becomes ``path``, else it vanishes.
+    """Give a folder beside ``path`` to fill; on success it becomes ``path``, else it is removed.
 
-    A folder at ``path`` is exchanged in one step: whoever looks finds the old one or the new one,
+    A folder at ``path`` is exchanged in one step: readers see the old one or the new one,
     whole, also after a kill or a power cut. What a killed process left is removed by the next one
     that writes there. Where the file system cannot exchange (not ext4, XFS, Btrfs, tmpfs or
     overlayfs), it takes two steps, and the next writer restores what a kill between them left.

@@ -23,15 +23,15 @@ _EXPECTED = {str: "a text", float: "a number", int: "a whole number", bool: "tru
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field says beyond its type and default.
+    """The details of an option beyond its type and default.
 
     Attributes:
         text: help of the command line, a sentence.
         low, high: range, inclusive.
         above: the value must be greater than this.
         off: the word ``off`` is accepted, as infinity.
-        choices: accepted values; those of a ``Literal`` are found by themselves.
-        metavar: what stands for the value in help.
+        choices: accepted values; a ``Literal`` needs none.
+        metavar: placeholder of the value in help.
         short: a second flag of one letter, such as ``-o``.
         flag: long flag without dashes; the field's name by default.
         opposite: flag that sets False; ``no-`` and the name by default.
@@ -64,7 +64,7 @@ class OptionField:
         kind: ``bool``, ``int``, ``float``, ``str``, ``Path``, or a tuple or mapping type.
         optional: ``None`` is accepted.
         default: ``MISSING`` where a value must be given.
-        option: what the field says of itself.
+        option: the details.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Ending a run in good order on Ctrl-C and on a service manager's request."""
+"""Orderly shutdown on Ctrl-C and on a service manager's request."""
 
 from __future__ import annotations
 

@@ -413,14 +413,14 @@ def test_bundle_that_no_worker_can_open_ends_the_batch(bundle: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["{root}/none/*.mp4"], "no file matches"),
         (["{root}/cam0"], "is a folder, write"),
         (["nowhere://x/*.mp4"], "cannot open 'nowhere://x/*.mp4'"),
         (["{pattern}", "--shard", "2/2"], "shard is '2/2', expected i/N"),
         (["{root}/cam0/00.mp4", "{root}/00.mp4"], "would both write"),
-        (["{pattern}", "-o", "{root}"], "every file that matches lies in the output"),
+        (["{pattern}", "-o", "{root}"], "all matching files are in the output folder"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(
@@ -428,7 +428,7 @@ def test_mistakes_are_reported_in_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
-    told: str,
+    message: str,
 ) -> None:
     root = tmp_path / "in"
     write_archive(root, videos=1)
@@ -438,7 +438,7 @@ def test_mistakes_are_reported_in_one_line(
         run(["batch", str(bundle), "-o", str(tmp_path / "out"), *filled])
     assert stopped.value.code == 2
     text = capsys.readouterr().err
-    assert told in text
+    assert message in text
     assert "Traceback" not in text
 
 

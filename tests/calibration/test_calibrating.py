@@ -356,8 +356,8 @@ def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, ca
     arguments += ["--clips", "2", "--clip-frames", "3", "--drift-frames", "20", "--keep-float", "1"]
     with pytest.raises(SystemExit) as exit_code:
         run(["calibrate", *arguments, "--test", f"camvid:{camvid}"])
-    told = capsys.readouterr().out
-    assert exit_code.value.code == 0, told
+    message = capsys.readouterr().out
+    assert exit_code.value.code == 0, message
     manifest = json.loads((target / "manifest.json").read_text())
     assert len(manifest["precision"]["float_layers"]) == 1
     page = (target / "calibration/report.html").read_text()
@@ -366,7 +366,7 @@ def test_calibrate_command_writes_bundle_and_report(bundle, camvid, tmp_path, ca
     assert "http" not in page.replace("http-equiv", "")
     for words in ("mIoU, %", "mVC16, %", "faster by", "Most sensitive layers", "state error"):
         assert words in page
-    assert "1 kept in float32" in told.replace("\n", " ")
+    assert "1 kept in float32" in message.replace("\n", " ")
 
 
 def test_report_has_a_column_for_each_other_bundle(bundle, camvid, tmp_path):
@@ -404,7 +404,7 @@ def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("also", "is not there; make one with"), ("target", "exists and is not a bundle")],
+    [("also", "is missing; make one with"), ("target", "exists and is not a bundle")],
 )
 def test_wrong_folders_are_reported_before_the_replay(bundle, footage, tmp_path, kind, words):
     def watch(phase, total):
@@ -492,12 +492,12 @@ def test_images_that_do_not_exercise_the_state_are_refused_in_one_line(bundle, t
     with pytest.raises(SystemExit) as code:
         run([*arguments, "--dataset", f"cityscapes:{root}"])
     assert code.value.code == 2
-    told = capsys.readouterr().err.strip()
-    assert len(told.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
     for part in (
         "clips of one frame, which do not exercise the state",
         "leftImg8bit_sequence_trainvaltest.zip",
         "--dataset footage:VIDEO",
     ):
-        assert part in told
+        assert part in message
     assert not (tmp_path / "out").exists()

@@ -39,12 +39,12 @@ def test_export_prints_sizes_and_parity(
 ) -> None:
     out = tmp_path / "street"
     assert call("export", checkpoint, "--size", "64x96", *WINDOW, "--letterbox", "-o", out) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     manifest = read_bundle(out).manifest
-    assert f"{manifest.model['nodes']['step']} nodes" in told
-    assert "parity against torch 2" in told
-    assert "float32, over 4 frames: state within" in told
-    assert "does not show that the import is the network that was trained" in told
+    assert f"{manifest.model['nodes']['step']} nodes" in message
+    assert "parity against torch 2" in message
+    assert "float32, over 4 frames: state within" in message
+    assert "does not show that the import is the network that was trained" in message
     assert manifest.frame.resize == "letterbox"
 
 
@@ -56,7 +56,7 @@ def test_growth_of_the_map_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["absent.pth", "--size", "64x96"], "no checkpoint at absent.pth: expected"),
         (["CKPT", "--size", "64"], "is not a size; write height x width"),
@@ -80,7 +80,7 @@ def test_mistakes_print_one_line_and_leave_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
@@ -89,7 +89,7 @@ def test_mistakes_print_one_line_and_leave_nothing(
     target = [] if "-o" in given else ["-o", "street"]
     assert call("export", *given, *target) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 

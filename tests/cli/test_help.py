@@ -84,7 +84,7 @@ def test_models_describes_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> No
     path = ROOT / "samples/street/street.safetensors"
     with pytest.raises(SystemExit):
         run(["models", str(path)])
-    told = capsys.readouterr().out
-    assert "  window: 2\n  shift: 1\n" in told
-    assert "training size: 256x512" in told
-    assert "assumed" not in told
+    message = capsys.readouterr().out
+    assert "  window: 2\n  shift: 1\n" in message
+    assert "training size: 256x512" in message
+    assert "assumed" not in message

@@ -142,7 +142,7 @@ def test_missing_bundle_is_rejected_and_outputs_are_cleared(
     clip = write_clip(tmp_path / "clip.mp4")
     options = ["--out", tmp_path / "o.mp4", "--labels", tmp_path / "l"]
     line = refusal(capsys, "run", tmp_path / "none", clip, *options)
-    assert "none is not there" in line
+    assert "none is missing" in line
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 

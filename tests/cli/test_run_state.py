@@ -137,7 +137,7 @@ def test_outputs_at_the_same_place_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--snapshot-every", 5), "snapshot_every needs a file: set snapshot"),
         (("--scene-cut", "-1"), "neither a number above 0 nor 'off'"),
@@ -150,10 +150,10 @@ def test_outputs_at_the_same_place_are_refused(
     ],
 )
 def test_options_of_state_are_checked(
-    bundle: Path, options: tuple[object, ...], told: str, capsys: pytest.CaptureFixture[str]
+    bundle: Path, options: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("run", bundle, SCENE, "--null", *options) == 2
-    assert told in capsys.readouterr().err.replace("\n", " ")
+    assert message in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("split", [1, 7, 20])
@@ -294,8 +294,8 @@ def test_unwritable_snapshot_is_a_failure(
         (disk / "ballast").write_bytes(b"the one page of this disk")
         options = ["--labels", tmp_path / "l" / "{stream}", "--snapshot", place]
         assert call("run", bundle, *given, *options) == code
-        told = capsys.readouterr()
-        assert "No space left" in told.out + told.err
+        message = capsys.readouterr()
+        assert "No space left" in message.out + message.err
         assert not list(disk.glob("*state*"))
     assert len(list((tmp_path / "l").rglob("*.png"))) == 5 * len(seeds)
 

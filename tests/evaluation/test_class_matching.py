@@ -93,10 +93,10 @@ def test_other_classes_are_refused_with_both_lists(camvid: Path, tmp_path: Path)
     save_checkpoint(ordered_model(list(range(11)), names), tmp_path / "c.safetensors")
     with pytest.raises(DatasetError) as caught:
         score(tmp_path / "c.safetensors", camvid)
-    told = str(caught.value)
-    assert "c.safetensors: horse; only camvid: bicyclist" in told
-    assert "0 sky, 1 building" in told
-    assert "--classes-by position" in told
+    message = str(caught.value)
+    assert "c.safetensors: horse; only camvid: bicyclist" in message
+    assert "0 sky, 1 building" in message
+    assert "--classes-by position" in message
     assert score(tmp_path / "c.safetensors", camvid, classes_by="position").scores.frames == 20
 
 
@@ -152,8 +152,8 @@ def test_report_of_a_checkpoint_without_settings_lists_assumptions(
     arguments = ["eval", str(path), "--size", "160x160", "--dataset", f"camvid:{camvid}"]
     with pytest.raises(SystemExit):
         run([*arguments, "--json", str(out)])
-    told = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    assert "window 20 and shift 10 assumed: the file does not say" in told
+    message = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "window 20 and shift 10 assumed: not recorded in the file" in message
     assert json.loads(out.read_text())["assumed"]["window"] == [20, 20]
 
 

@@ -141,10 +141,10 @@ def test_compare_command(bundle, tmp_path, capsys):
 def test_compare_command_takes_drawn_scenes(bundle, capsys):
     with pytest.raises(SystemExit) as exit_code:
         run(["compare", str(bundle), str(bundle), "synthetic:easy?size=48x64&frames=3"])
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert exit_code.value.code == 0
-    assert "3 frames" in told
-    assert "100.0000% on average" in told
+    assert "3 frames" in message
+    assert "100.0000% on average" in message
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,13 @@ def test_page_and_table_give_the_same_reason(capsys):
 
     result = evaluation()
     print_evaluation(result, Console(width=200))
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     page = render_report(Report("t", [Subject("float32", 1, evaluation=result)], {}, "here"))
     for line in explain_undefined(result.undefined):
-        assert line in told
+        assert line in message
         assert line in page
-    assert re.search(r"train\s+│\s+-", told)
-    assert "nan" not in told.lower()
+    assert re.search(r"train\s+│\s+-", message)
+    assert "nan" not in message.lower()
     assert "<td>train</td><td>-</td>" in page
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: told apart by their bytes, read without running what they hold."""
+"""Files of weights: distinguished by their bytes, read without running what they hold."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ options = EngineOptions(
     native=library != "-", library=None if library == "-" else Path(library),
     progress=lambda phase, step, steps: phases.append(phase) or True)
 build_engines(read_bundle(bundle), out=Path(out), options=options)
-assert phases, "no progress was told"
+assert phases, "no progress was message"
 assert "torch" not in sys.modules
 """
 
@@ -189,19 +189,19 @@ def test_rtx_builds_the_lowered_graph(street: Path, tmp_path: Path) -> None:
 @pytest.mark.data
 @pytest.mark.tensorrt
 @pytest.mark.parametrize(
-    ("capability", "linked", "told"),
+    ("capability", "linked", "message"),
     [
         ("9.0", True, "builds for no compute capability 9.0; it has SM75"),
         ("8.6", False, "Make a folder with a link libtensorrt_rtx.so"),
     ],
 )
 def test_rtx_mistakes_are_reported(
-    street: Path, tmp_path: Path, capability: str, linked: bool, told: str
+    street: Path, tmp_path: Path, capability: str, linked: bool, message: str
 ) -> None:
     need_tensorrt_headers()
     done = build_with_rtx(street, tmp_path, str(prepare_plugins()), capability, linked=linked)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "step.engine").exists()
 
 
@@ -237,7 +237,7 @@ def test_engine_that_fits_is_read(engine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("graph", "machine", "told"),
+    ("graph", "machine", "message"),
     [
         (b"other", HERE, "the bundle was exported again"),
         (GRAPH, replace(HERE, version="11.4"), "tensorrt 10.3.0; this machine has tensorrt 11.4"),
@@ -255,9 +255,9 @@ def test_engine_that_fits_is_read(engine: Path) -> None:
     ],
 )
 def test_every_mismatch_is_its_own_error(
-    engine: Path, graph: bytes, machine: Machine, told: str
+    engine: Path, graph: bytes, machine: Machine, message: str
 ) -> None:
-    with pytest.raises(EngineMismatch, match=told) as caught:
+    with pytest.raises(EngineMismatch, match=message) as caught:
         read_engine(engine, graph=graph, machine=machine, bundle="street/")
     assert "Run: streamseg" in str(caught.value)
 

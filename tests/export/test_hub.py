@@ -1,4 +1,4 @@
-"""Names on the hub, against a local server that speaks the hub's protocol."""
+"""Names on the hub, against a local server that implements the hub's protocol."""
 
 from __future__ import annotations
 

@@ -333,10 +333,10 @@ def test_command_of_the_page_imports_and_finds_the_states_itself(
         with pytest.raises(SystemExit) as caught:
             run(arguments)
         assert caught.value.code == 0
-        told = capsys.readouterr().out
-        assert "2 classes, state" in told
-        assert "r1, r2, r3, r4" in told
-        assert "in ONNX Runtime, over 6 frames" in told
+        reported = capsys.readouterr().out
+        assert "2 classes, state" in reported
+        assert "r1, r2, r3, r4" in reported
+        assert "in ONNX Runtime, over 6 frames" in reported
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,15 @@ save_checkpoint(model, "weights.safetensors")
 def test_installed_family_is_known_to_the_commands(folder: Path) -> None:
     assert "convgru/16" in streamseg(folder, "models", "--only", "convgru", "--size", "96x128")
     run(folder, sys.executable, "-c", MAKE)
-    told = streamseg(folder, "export", "weights.safetensors", "--size", "96x128", "-o", "out/file")
-    assert "convgru own, layout convgru, 2 classes" in told
+    message = streamseg(
+        folder, "export", "weights.safetensors", "--size", "96x128", "-o", "out/file"
+    )
+    assert "convgru own, layout convgru, 2 classes" in message
     source = ("synthetic:street?size=96x128&frames=4",)
-    told = streamseg(
+    message = streamseg(
         folder, "compare", "weights.safetensors", "out/file", "--size", "96x128", *source
     )
-    assert "100.00" in told
+    assert "100.00" in message
     train = ("--dataset", "synthetic:easy?size=32x64&scenes=1&frames=5", "--crop", "32x64")
     arguments = ("train", *train, "--steps", "1", "-o", "runs/own", "--init", "weights.safetensors")
     done = subprocess.run(

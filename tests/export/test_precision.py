@@ -182,27 +182,27 @@ def test_command_line_writes_reports_and_refuses_to_calibrate(
     checkpoint, street = tmp_path / "x.safetensors", tmp_path / "street"
     save_checkpoint(tiny.build("tv3s"), checkpoint)
     arguments = ["export", str(checkpoint), "--size", "64x96", "--precision", "fp16"]
-    told = call(capsys, *arguments, "-o", str(street))
-    assert "fp16, " in told
+    message = call(capsys, *arguments, "-o", str(street))
+    assert "fp16, " in message
     assert "precision: layers float16, rest float32" in call(capsys, "inspect", str(street))
     clip = tmp_path / "clip"
     clip.mkdir()
     cv2.imwrite(str(clip / "0.png"), moving_pattern(tiny.SIZE, 1)[0])
-    told = call(
+    message = call(
         capsys,
         *("calibrate", str(street), "--dataset", f"footage:{clip}"),
         *("-o", str(tmp_path / "int8"), "--no-report"),
         code=2,
     )
-    assert "is fp16 already; calibrate the float32 bundle" in told
+    assert "is fp16 already; calibrate the float32 bundle" in message
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
     with pytest.raises(SystemExit) as caught:
         run(list(arguments))
-    told = capsys.readouterr()
-    assert caught.value.code == code, told.err
-    return told.out + told.err
+    message = capsys.readouterr()
+    assert caught.value.code == code, message.err
+    return message.out + message.err
 
 
 def test_float16_bundle_records_the_identity_of_its_float32_graphs(tmp_path: Path) -> None:

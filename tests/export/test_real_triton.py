@@ -158,8 +158,8 @@ def test_warm_up_by_configuration_would_keep_a_model_with_state_from_loading(
         inputs += f'inputs {{ key: "{entry.name}" {value} }}\n'
     warm = f'model_warmup {{ name: "w" batch_size: 1\n{inputs}}}\n'
     (model / "config.pbtxt").write_text(config + warm)
-    told = refusal(model, backends, tmp_path / "run")
-    assert "failed to run warmup sample 'w': unable to add state 'layer0.conv.out'" in told
+    message = refusal(model, backends, tmp_path / "run")
+    assert "failed to run warmup sample 'w': unable to add state 'layer0.conv.out'" in message
 
 
 def test_initial_state_without_a_name_is_refused(
@@ -169,8 +169,8 @@ def test_initial_state_without_a_name_is_refused(
     config = model / "config.pbtxt"
     kept = [line for line in config.read_text().splitlines() if ".zeros" not in line]
     config.write_text("\n".join(kept))
-    told = refusal(model, backends, tmp_path / "run")
-    assert "'name' must be set when using initial_state" in told
+    message = refusal(model, backends, tmp_path / "run")
+    assert "'name' must be set when using initial_state" in message
 
 
 def test_states_are_paired_by_sorted_names_and_swap_where_those_disagree(

@@ -55,9 +55,11 @@ def build(folder: Path, library: str, *jobs: tuple[Path, str]) -> list[dict[str,
         pytest.skip(f"no TensorRT-RTX at {RTX}; run: make tensorrt-rtx")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment["LD_LIBRARY_PATH"] = str(RTX / "link")
-    told = [f"{bundle}={precision}={folder / str(i)}" for i, (bundle, precision) in enumerate(jobs)]
+    message = [
+        f"{bundle}={precision}={folder / str(i)}" for i, (bundle, precision) in enumerate(jobs)
+    ]
     done = subprocess.run(
-        [str(RTX / "bin/python"), "-c", BUILD, library, *told],
+        [str(RTX / "bin/python"), "-c", BUILD, library, *message],
         env=environment,
         capture_output=True,
         text=True,

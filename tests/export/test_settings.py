@@ -64,7 +64,7 @@ def test_setting_without_published_value_is_required(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "given", "told"),
+    ("family", "given", "message"),
     [
         ("tv3s", {"window": 20}, "window is 20 in --set, but the file says 4"),
         ("tv3s", {"shift": "1"}, "shift is 1 in --set, but the file says 2"),
@@ -76,12 +76,12 @@ def test_setting_without_published_value_is_required(tmp_path: Path) -> None:
     ],
 )
 def test_setting_that_contradicts_the_file_is_refused(
-    family: str, given: dict[str, Any], told: str, tmp_path: Path
+    family: str, given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     save_checkpoint(build(family), tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "x.safetensors", settings=given)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_setting_that_repeats_the_file_is_allowed(tmp_path: Path) -> None:
@@ -152,15 +152,15 @@ def test_assumptions_are_in_the_manifest(tmp_path: Path) -> None:
     export_bundle(model, tmp_path / "bundle", size=(64, 96))
     manifest = read_bundle(tmp_path / "bundle").manifest
     assert list(describe_assumed(manifest.assumed)) == [
-        "offsets -9,-6,-3 assumed: the file does not say",
-        "mean 123.675,116.28,103.53 and std 58.395,57.12,57.375 assumed: the file does not say",
+        "offsets -9,-6,-3 assumed: not recorded in the file",
+        "mean 123.675,116.28,103.53 and std 58.395,57.12,57.375 assumed: not recorded in the file",
     ]
 
 
 def test_assumptions_read_as_a_sentence() -> None:
     assumed = {"window": (20, 20), "shift": [10, 10]}
     assert list(describe_assumed(assumed)) == [
-        "window 20 and shift 10 assumed: the file does not say"
+        "window 20 and shift 10 assumed: not recorded in the file"
     ]
     assert list(describe_assumed({})) == []
     three = {"window": (20, 10), "shift": (1, 1), "key_interval": 5}

@@ -30,7 +30,7 @@ def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         (helper.make_node("GridSample", ["x", "g"], ["y"], mode="linear"), "honours bilinear"),
         (helper.make_node("GridSample", ["x", "g"], ["y"], mode="cubic"), "honours bilinear"),
@@ -44,8 +44,8 @@ def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:
         (helper.make_node("Add", ["x", "x"], ["y"], domain="com.microsoft"), "com.microsoft Add"),
     ],
 )
-def test_graphs_beyond_the_oldest_parser_are_rejected(node: onnx.NodeProto, told: str) -> None:
-    with pytest.raises(ExportError, match=told):
+def test_graphs_beyond_the_oldest_parser_are_rejected(node: onnx.NodeProto, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
         check_operators(graph_of(node))
 
 

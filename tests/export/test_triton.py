@@ -142,7 +142,7 @@ def test_native_library_travels_with_the_model(recurrent: Path, tmp_path: Path) 
     plain = write(recurrent, tmp_path / "b", sequences=1, native=False)
     assert not read_config(plain / "config.pbtxt").HasField("model_operations")
     assert sorted(entry.name for entry in plain.iterdir()) == ["1", "config.pbtxt"]
-    with pytest.raises(PluginNotFound, match="is not there"):
+    with pytest.raises(PluginNotFound, match="is missing"):
         write(recurrent, tmp_path / "c", sequences=1, library=tmp_path / "no.so")
 
 
@@ -317,7 +317,7 @@ def test_tensorrt_variant_brings_its_plugins(recurrent: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"graph_sha256": "sha256:" + "0" * 64}, "built from a graph with"),
         ({"flavour": "tensorrt_rtx"}, "is of tensorrt_rtx"),
@@ -325,10 +325,10 @@ def test_tensorrt_variant_brings_its_plugins(recurrent: Path, tmp_path: Path) ->
     ],
 )
 def test_engine_that_does_not_fit_is_refused(
-    recurrent: Path, tmp_path: Path, changes: dict[str, str], told: str
+    recurrent: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     engine = engine_of(recurrent, tmp_path / "step.engine", **changes)
-    with pytest.raises(EngineMismatch, match=told):
+    with pytest.raises(EngineMismatch, match=message):
         write(recurrent, tmp_path / "r", sequences=8, engine=engine)
     assert not (tmp_path / "r").exists()
 

@@ -41,7 +41,7 @@ def build_twin() -> Path:
 
 @functools.cache
 def build_cuda() -> tuple[Path, str]:
-    """Folder of the libraries for sm_80 and sm_87, built anew, and what the build printed."""
+    """Folder of the libraries for sm_80 and sm_87, rebuilt, and what the build printed."""
     folder = ROOT / "build/cuda_test"
     shutil.rmtree(folder, ignore_errors=True)
     nvcc = need_nvcc()

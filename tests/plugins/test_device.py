@@ -350,7 +350,7 @@ def test_values_that_are_not_finite_are_found(twin: DeviceOps, half: bool, value
 
 
 @pytest.mark.parametrize(
-    ("geometry", "depth", "told"),
+    ("geometry", "depth", "message"),
     [
         ((8, 8, 4, 4, 4, 0), 16, "offset_h is 4, expected 0 to 3"),
         ((0, 8, 4, 4, 0, 0), 16, "map_h is 0"),
@@ -358,10 +358,10 @@ def test_values_that_are_not_finite_are_found(twin: DeviceOps, half: bool, value
     ],
 )
 def test_bad_sizes_are_refused_by_name(
-    twin: DeviceOps, geometry: tuple[int, ...], depth: int, told: str
+    twin: DeviceOps, geometry: tuple[int, ...], depth: int, message: str
 ) -> None:
     names = ("u", "dt", "dt_bias", "A", "B", "C", "skip", "z", "state", "y", "next_state")
-    with pytest.raises(BackendError, match=told):
+    with pytest.raises(BackendError, match=message):
         twin.selective_scan(CallSizes(geometry, 1, 8, depth), **dict.fromkeys(names, 1))
 
 

@@ -42,11 +42,11 @@ def test_a_library_with_its_record_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "record", "complaint"),
     [
-        (None, None, "is not there: it was not built"),
+        (None, None, "is missing: it was not built"),
         (
             None,
             {"version": __version__, "sha256": None, "reason": "CMake was not found"},
-            "is not there: CMake was not found. Install CMake",
+            "is missing: CMake was not found. Install CMake",
         ),
         (b"x", None, "has no record of its build"),
         (b"x", {"version": "0.0.1", "sha256": DIGEST}, "is of streamseg 0.0.1, expected"),
@@ -75,7 +75,7 @@ def test_the_kernels_that_a_library_loads_from_beside_itself_are_checked(
     library, kernels = tmp_path / name, tmp_path / CUDA_LIBRARY
     library.write_bytes(b"operators")
     write_records(tmp_path)
-    with pytest.raises(PluginNotFound, match=f"CUDA operator library '{kernels}' is not there"):
+    with pytest.raises(PluginNotFound, match=f"CUDA operator library '{kernels}' is missing"):
         find(library)
     kernels.write_bytes(b"kernels")
     write_records(tmp_path)

@@ -155,7 +155,7 @@ def test_native_true_requires_the_library(toy: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_backend_and_threads_are_refused(toy: Path) -> None:
-    with pytest.raises(BackendError, match="'cray' is unknown; there are: auto"):
+    with pytest.raises(BackendError, match="'cray' is unknown; available: auto"):
         streamseg.open(toy, backend="cray")
     with pytest.raises(BackendError, match="threads is 0"):
         streamseg.open(toy, threads=0)

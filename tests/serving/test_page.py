@@ -154,7 +154,7 @@ def test_page_shows_moving_frames_figures_and_classes(bundle: Path, browser: Any
         rows = browser.find_elements("css selector", "#legend li")
         names = [row.find_element("class name", "name").text for row in rows]
         assert names == ["dark", "grey", "bright", "blue", "green", "brown", "red"]
-        # In one call: the page goes on between two.
+        # In one call: the page continues between two.
         bars = browser.execute_script(
             "return [...document.querySelectorAll('#legend li')].map((row) => ["
             "row.querySelector('.share').textContent, row.querySelector('.bar i').style.width])"

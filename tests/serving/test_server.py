@@ -260,7 +260,7 @@ def test_reset_button_reaches_the_session(tmp_path: Path) -> None:
     with running(tmp_path) as run:
         event = ask(run.server, watch)
         assert (event["kind"], event["cause"], event["stream"]) == ("reset", "request", "front")
-        assert event["reason"] == "asked for on the web page"
+        assert event["reason"] == "requested on the web page"
         assert [e.cause for e in run.events if e.kind == "reset"] == ["request"]
         text = get(run.server, "/metrics")[1]
         assert 'streamseg_resets_total{cause="request",stream="front"} 1.0' in text

@@ -106,7 +106,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accuracy(weights: Path, graph: str) -> float:
-    """Share of right pixels of the frames after key frames, by the exported step."""
+    """Share of correct pixels of the frames after key frames, by the exported step."""
     network = load_checkpoint(weights)
     right = total = 0
     for clip in eight_clips().clips:

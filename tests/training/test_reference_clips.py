@@ -82,7 +82,7 @@ def run(
 
 
 def accuracy(weights: Path, dataset: Dataset) -> float:
-    """Share of right pixels, by the step with its rings, over the eight clips' last frames."""
+    """Share of correct pixels, by the step with its rings, over the eight clips' last frames."""
     network = load_checkpoint(weights)
     right = total = 0
     for clip in dataset.clips:

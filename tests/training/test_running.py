@@ -66,8 +66,8 @@ def test_single_frames_then_clips(tmp_path, caplog):
     assert not caplog.messages
     assert train("-o", clips, "--init", first, "--supervise", "all") == 0
     assert load_checkpoint(clips / "weights.safetensors").family == "tv3s"
-    (told,) = caplog.messages
-    assert "which keep their seeded weights: decode_head.vs.*" in told
+    (message,) = caplog.messages
+    assert "which keep their seeded weights: decode_head.vs.*" in message
 
 
 def test_interrupted_cache_or_resume_gives_the_same_weights(tmp_path):

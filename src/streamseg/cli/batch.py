@@ -157,7 +157,7 @@ class Progress:
         self._task = self._bar.add_task("", total=None, frames=0, failed=0)
 
     def update(self, report: BatchReport, done: int, total: int) -> None:
-        """Show where the batch is."""
+        """Show the progress."""
         self._bar.update(
             self._task,
             completed=done,
@@ -175,14 +175,14 @@ class Progress:
 
 
 def print_report(console: Console, report: BatchReport, output: str) -> None:
-    """Say what was done, and list what was not."""
+    """Print what was done, and list the failures."""
     console.print(
         f"{output}: {report.finished} videos done ({report.frames} frames), "
         f"{report.skipped} were done before, {len(report.failures)} failed",
         markup=False,
     )
     for name, count in sorted(report.damaged.items()):
-        console.print(f"{name}: {count} damaged packets or frames left out", markup=False)
+        console.print(f"{name}: {count} damaged packets or frames skipped", markup=False)
     for name, reason in sorted(report.failures.items()):
         console.print(f"failed: {name}: {reason}", markup=False)
     if report.stopped:

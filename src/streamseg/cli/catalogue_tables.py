@@ -142,7 +142,7 @@ def published_lines(entries: Sequence[Entry], costs: CostTable) -> Iterator[str]
 
 
 def entry_json(entry: Entry, costs: CostTable) -> dict[str, Any]:
-    """Everything known of one network."""
+    """Everything known about one network."""
     published = []
     for row in entry.row.published:
         table = asdict(row.table)
@@ -209,7 +209,7 @@ def print_catalogue(options: CatalogueOptions, json_path: Path | None) -> None:
     """What ``streamseg models`` shows of the catalogue.
 
     Raises:
-        ExportError: nothing is called so, or the board or the measured network is not listed.
+        ExportError: no model matches, or the board or the measured network is not listed.
     """
     measured, board, only = options.measured, options.board, options.only or ""
     size, classes = options.size, options.class_count

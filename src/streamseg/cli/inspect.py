@@ -109,7 +109,7 @@ def state_table(manifest: Manifest) -> Table:
         row = (spec.name, str(list(spec.shape)), spec.dtype, kind)
         table.add_row(*row, f"{spec.nbytes:,}", f"{buffers:,}")
     if not manifest.state:
-        table.caption = "no state: every frame stands alone"
+        table.caption = "no state: frames are independent"
     return table
 
 

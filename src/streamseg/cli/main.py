@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "Measure how two models drift apart over the same frames."),
     "calibrate": ("calibrate", "Convert a bundle to INT8 with ranges measured on your clips."),
 }
-# What else people call them.
+# Other names that people try.
 SYNONYMS = {
     "annotate": "run",
     "benchmark": "run",
@@ -111,7 +111,7 @@ def _refuse_command(name: str, context: click.Context) -> NoReturn:
     word = name.lower()
     close = difflib.get_close_matches(word, (*COMMANDS, *SYNONYMS), n=1)
     meant = SYNONYMS.get(close[0], close[0]) if close else ""
-    hint = f"did you mean '{meant}'?" if meant else f"there are: {', '.join(COMMANDS)}"
+    hint = f"did you mean '{meant}'?" if meant else f"commands: {', '.join(COMMANDS)}"
     raise click.UsageError(f"unknown command '{name}'; {hint}", context)
 
 
@@ -148,7 +148,7 @@ def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake or a file that fails, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
     if threading.current_thread() is threading.main_thread():
-        # So that drafts are removed; commands that end in good order have handlers of their own.
+        # So that drafts are removed; commands that shut down cleanly have handlers of their own.
         signal.signal(signal.SIGTERM, _terminate)
     start_logging()
     try:

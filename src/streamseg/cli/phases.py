@@ -20,7 +20,7 @@ Phase = Callable[[str], None]
 def show_phases(first: str) -> Iterator[Phase]:
     """Name the phase at work; yields a function that begins the next one.
 
-    A terminal gets a line that goes away. Elsewhere a line is printed for a phase that takes
+    A terminal gets a line that is cleared. Elsewhere a line is printed for a phase that takes
     longer than two seconds.
     """
     console = Console(stderr=True)

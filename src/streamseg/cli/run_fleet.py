@@ -61,7 +61,7 @@ class FleetRun:
     """The streams of one run with what each writes.
 
     Attributes:
-        metrics: of every stream that ever took part.
+        metrics: of every stream that ever joined.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FleetRun:
         self._fleet, self._outputs, self._limit, self._say = fleet, outputs, limit, say
 
     def attach(self, entry: StreamEntry) -> Attachment:
-        """What a stream that joins writes, and what is printed when it left."""
+        """What a stream that joins writes, and what is printed when it leaves."""
         from streamseg.runtime.loop.writing import Outputs
 
         manifest = self._fleet.stream.manifest

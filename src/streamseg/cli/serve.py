@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.session.events import Event
 
 REQUIRED = ("aiohttp", "prometheus_client")
-STALLED = 30.0  # seconds without a turn of the streams after which /healthz says so
+STALLED = 30.0  # seconds without a step after which /healthz reports a failure
 
 
 @subcommand(

@@ -131,7 +131,7 @@ def test_dlpack_is_preferred_since_it_orders_the_producers_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"stream": 0}, "names stream 0, which the protocol forbids"),
         ({"data": (0, False)}, "address is null"),
@@ -141,8 +141,8 @@ def test_dlpack_is_preferred_since_it_orders_the_producers_work() -> None:
         ({"typestr": ">u2"}, "other byte order"),
     ],
 )
-def test_unusable_interfaces_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(FrameMismatch, match=told):
+def test_unusable_interfaces_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FrameMismatch, match=message):
         view_device_array(Interface(FRAME, **changes))
 
 
@@ -189,7 +189,7 @@ def test_dlpack_offset_dtype_and_strides_are_respected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "told"),
+    ("device", "message"),
     [
         ((1, 0), "lies on the CPU, expected a CUDA device"),
         ((3, 0), "page-locked host memory"),
@@ -198,8 +198,8 @@ def test_dlpack_offset_dtype_and_strides_are_respected() -> None:
         ((2, 1), "on CUDA device 1, the model on device 0"),
     ],
 )
-def test_other_devices_are_refused(device: tuple[int, int], told: str) -> None:
-    with pytest.raises(FrameMismatch, match=told):
+def test_other_devices_are_refused(device: tuple[int, int], message: str) -> None:
+    with pytest.raises(FrameMismatch, match=message):
         view_device_array(Dlpack(FRAME, device), consumer=5)
 
 

@@ -65,17 +65,17 @@ missing = [f"{c}.{n}" for c, names in wanted.items() for n in names
 class Log(trt.ILogger):
     def __init__(self):
         super().__init__()
-        self.told = []
+        self.message = []
     def log(self, severity, text):
         if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-            self.told.append(text)
+            self.message.append(text)
 log = Log()
 runtime = trt.Runtime(log)
 runtime.engine_host_code_allowed = False
 engine = runtime.deserialize_cuda_engine(b"not an engine" * 100)
 creator = trt.get_plugin_registry().get_creator("WindowedSelectiveScan", "1", "streamseg")
 names = {kind: getattr(trt.DataType, kind).name for kind in json.loads(sys.argv[2])}
-print(json.dumps({"missing": missing, "engine": engine is None, "told": log.told,
+print(json.dumps({"missing": missing, "engine": engine is None, "message": log.message,
                   "creator": creator is None, "names": names,
                   "version": isinstance(trt.__version__, str)}))
 """
@@ -98,7 +98,7 @@ def test_every_name_is_in_the_real_tensorrt_rtx() -> None:
     found = json.loads(done.stdout)
     assert found["missing"] == []
     assert found["engine"], "damaged bytes give None, not an exception"
-    assert "MAGIC_TAG" in found["told"][0]
+    assert "MAGIC_TAG" in found["message"][0]
     assert found["creator"], "an unknown plugin gives None"
     assert found["names"] == {kind: kind for kind in TYPES}
     assert found["version"]

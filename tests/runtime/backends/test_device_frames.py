@@ -155,7 +155,7 @@ def test_graphs_of_addresses_that_change_are_bounded(
 
 
 @pytest.mark.parametrize(
-    ("shape", "offset", "told"),
+    ("shape", "offset", "message"),
     [
         (
             (HEIGHT, WIDTH + 1, 3),
@@ -167,11 +167,11 @@ def test_graphs_of_addresses_that_change_are_bounded(
     ],
 )
 def test_unusable_frames_are_refused(
-    machine: Machine, shape: tuple[int, ...], offset: int, told: str
+    machine: Machine, shape: tuple[int, ...], offset: int, message: str
 ) -> None:
     frame = Buffer(machine.cuda, shape, offset=offset)
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
-        with pytest.raises(FrameMismatch, match=told):
+        with pytest.raises(FrameMismatch, match=message):
             stream.step_device(frame)
         assert stream.steps == 0
     frame.free()

@@ -243,19 +243,19 @@ MUTATIONS: list[tuple[Mutate, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("mutate", "course", "told"), MUTATIONS, ids=[m[0].__name__ for m in MUTATIONS]
+    ("mutate", "course", "message"), MUTATIONS, ids=[m[0].__name__ for m in MUTATIONS]
 )
 def test_a_mutation_is_caught(
     open_pair: Any,
     monkeypatch: pytest.MonkeyPatch,
     mutate: Mutate,
     course: str,
-    told: str,
+    message: str,
 ) -> None:
     mutate(monkeypatch)
     found = is_caught(open_pair, course)
     assert found, "nothing noticed it"
-    assert re.search(told, found), found
+    assert re.search(message, found), found
 
 
 # What only one backend can do wrong.

@@ -93,7 +93,7 @@ def test_description_names_what_runs(toy: Path, precision: str | None) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "TPU"}, r"device 'TPU' is not one of OpenVINO's here; there are: .*CPU"),
+        ({"device": "TPU"}, r"device 'TPU' is not one of OpenVINO's here; available: .*CPU"),
         ({"threads": 0}, "threads is 0, expected 1 or more"),
         ({"precision": "f16"}, "precision is 'f16', expected one of"),
         ({"library": Path("x.so")}, "got a relative path"),

@@ -1,4 +1,4 @@
-"""What is missing, wrong or breaks on the way, and what the user is told."""
+"""Missing, invalid and failing parts, and the messages that the user gets."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_engine(make_machine: MakeMachine) -> None:
     machine = make_machine()
     with pytest.raises(EngineMismatch, match=r"no engine of graph .* Run: streamseg build .*toy"):
         open_engine(machine)
-    with pytest.raises(EngineMismatch, match=r"step\.engine is not there"):
+    with pytest.raises(EngineMismatch, match=r"step\.engine is missing"):
         open_engine(machine, engine="step.engine")
 
 
@@ -81,7 +81,7 @@ def rewrite(machine: Machine, folder: Path, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"gpu": "RTX 4090", "capabilities": ("8.9",)}, r"for 'RTX 4090' \(8\.9\); this machine"),
         ({"version": "10.13.0"}, r"with tensorrt 10\.13\.0; this machine has tensorrt 10\.3\.0"),
@@ -92,14 +92,14 @@ def rewrite(machine: Machine, folder: Path, **fields: Any) -> None:
 )
 @pytest.mark.parametrize("place", ["folder", "cache"])
 def test_engine_of_another_machine_graph_or_library(
-    make_machine: MakeMachine, tmp_path: Path, fields: dict[str, Any], told: str, place: str
+    make_machine: MakeMachine, tmp_path: Path, fields: dict[str, Any], message: str, place: str
 ) -> None:
     machine = make_machine()
     folder = tmp_path / ("cache/streamseg/engines/x" if place == "cache" else "engines")
     rewrite(machine, folder, **fields)
     if place == "cache" and "graph_sha256" in fields:
-        told = "no engine of graph"
-    with pytest.raises(EngineMismatch, match=told):
+        message = "no engine of graph"
+    with pytest.raises(EngineMismatch, match=message):
         open_engine(machine, engine=None if place == "cache" else folder)
 
 
@@ -146,18 +146,18 @@ def replace_engines(machine: Machine, folder: Path, change: Callable[[bytes], by
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda _: b"not an engine", "does not open engine .* kEXPECTED_MAGIC_TAG"),
         (lambda graph: fake_engine(graph, "10.4.0"), "does not open engine .* Version tag"),
     ],
 )
 def test_engine_that_tensorrt_refuses(
-    make_machine: MakeMachine, tmp_path: Path, change: Callable[[bytes], bytes], told: str
+    make_machine: MakeMachine, tmp_path: Path, change: Callable[[bytes], bytes], message: str
 ) -> None:
     machine = make_machine()
     replace_engines(machine, tmp_path / "engines", change)
-    with pytest.raises(BackendError, match=told):
+    with pytest.raises(BackendError, match=message):
         open_engine(machine, engine=tmp_path / "engines")
 
 
@@ -237,8 +237,8 @@ def test_cuda_error_in_the_middle_leaves_a_playable_video(
     with open_engine(machine) as stream, open_source("synthetic:street?size=48x64") as source:
         machine.cuda.fail(call, cudaError_t.cudaErrorIllegalAddress, after=30)
         overlay = Overlay(stream.manifest.classes, opacity=0.5, legend=False)
-        told = rf"{call}.*cudaErrorIllegalAddress.*start the program again.*kept: "
-        with pytest.raises(BackendError, match=told):
+        message = rf"{call}.*cudaErrorIllegalAddress.*start the program again.*kept: "
+        with pytest.raises(BackendError, match=message):
             run_stream(
                 lambda run_job: Session(stream, StatePolicy(check_every=0), run_job=run_job),
                 source,
@@ -295,4 +295,4 @@ def test_command_line_streams_through_engines_and_prints_errors_on_one_line(
     assert len(list(out.glob("*.png"))) == 5
     failed = CliRunner().invoke(cli, [*arguments, "--engine", str(tmp_path)])
     assert isinstance(failed.exception, EngineMismatch)
-    assert "is not there. Run: streamseg build" in str(failed.exception)
+    assert "is missing. Run: streamseg build" in str(failed.exception)

@@ -62,7 +62,7 @@ def test_missing_file_and_links_are_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def test_folder_that_is_not_a_bundle_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not there; make one with: streamseg export"):
+    with pytest.raises(BundleError, match="is missing; make one with: streamseg export"):
         read_bundle(tmp_path / "absent")
     with pytest.raises(BundleError, match=r"it has no manifest\.json"):
         read_bundle(tmp_path)

@@ -1,4 +1,4 @@
-"""Bundles on a hub, against a local server that speaks its protocol."""
+"""Bundles on a hub, against a local server that implements its protocol."""
 
 from __future__ import annotations
 

@@ -193,10 +193,10 @@ def test_streams_join_and_leave_while_others_run(bundle: Path) -> None:
         again = fleet.add("b", noise_of(2, 3), policy=NO_CUTS)
         assert [done.result.step for done in fleet] == [0, 1, 2]
         assert again.metrics.frames == 3
-    told = [(event.stream, event.kind, event.reason) for event in events]
-    assert ("b", "end", "removed") in told
-    assert ("a", "end", "the source ended") in told
-    assert [kind for stream, kind, _ in told if stream == "a"] == ["start", "end"]
+    message = [(event.stream, event.kind, event.reason) for event in events]
+    assert ("b", "end", "removed") in message
+    assert ("a", "end", "the source ended") in message
+    assert [kind for stream, kind, _ in message if stream == "a"] == ["start", "end"]
 
 
 def test_stream_that_fails_leaves_the_others_alone(bundle: Path, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_many_streams_cost_one_thread_each(bundle: Path) -> None:
 
 
 def test_session_of_a_member_is_as_good_as_one_alone(fleet: Fleet) -> None:
-    """A member's snapshot goes on elsewhere, bit for bit."""
+    """A member's snapshot resumes elsewhere, bit for bit."""
     member = fleet.add("a", noise_of(3, 10), policy=NO_CUTS)
     for done in fleet:
         if done.frame.index == 4:

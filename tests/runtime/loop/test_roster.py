@@ -94,7 +94,7 @@ def test_command_line_holds_where_the_file_is_silent(tmp_path: Path) -> None:
         ('[streams.a]\nsource = "nope://x"', "scheme 'nope:' is not known"),
         ('[streams."../x"]\nsource = "0"', "a name is up to 64"),
         ('[streams.a]\nsource = "0"\nloop = 1', "loop is not true or false"),
-        ('[streams.a]\nsource = "0"\nreconnect = true', "reconnect is not a whole number"),
+        ('[streams.a]\nsource = "0"\nreconnect = true', "reconnect is an incomplete number"),
         ('[streams.a]\nsource = "0"\ntimeout = "5"', "timeout is not a number"),
         ('[streams.a]\nsource = "0"\ntimeout = 0', "timeout of a source is 0"),
         ('[streams.a]\nsource = "0"\ngap-reset = -1', "gap_reset is -1"),

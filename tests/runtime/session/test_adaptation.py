@@ -103,8 +103,8 @@ def frames(levels: list[int]) -> list[Frame]:
 def session_of(
     stream: streamseg.Stream, settings: Adaptation, events: list[Event] | None = None
 ) -> Session:
-    told: list[Event] = [] if events is None else events
-    return Session(stream, StatePolicy(scene_cut=OFF, adaptation=settings), on_event=told.append)
+    message: list[Event] = [] if events is None else events
+    return Session(stream, StatePolicy(scene_cut=OFF, adaptation=settings), on_event=message.append)
 
 
 def test_key_frames_follow_change_and_age(stream: streamseg.Stream) -> None:
@@ -155,8 +155,8 @@ def test_labels_are_carried_while_little_changes_and_state_does_not_see_the_fram
             assert np.array_equal(result.labels, labels)
         session.end()
         assert (session.frames, session.carried, stream.steps) == (9, 5, 4)
-    told = [(event.kind, event.frame) for event in events]
-    assert told == [("carried", 3), ("carried", 7)]
+    message = [(event.kind, event.frame) for event in events]
+    assert message == [("carried", 3), ("carried", 7)]
     assert events[0].reason.startswith("2 frames got the labels")
 
 

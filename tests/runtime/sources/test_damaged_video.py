@@ -171,7 +171,7 @@ def test_transport_stream_with_gaps_gives_only_complete_pictures(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [5, 20, 33, 58])
 def test_missing_frame_drops_the_frames_that_need_it(tmp_path: Path, number: int) -> None:
-    # A transport stream written anew: its packet counters know nothing of the loss.
+    # A transport stream that was rewritten: its packet counters know nothing of the loss.
     clip = write_group_clip(tmp_path / "clip.ts")
     whole = read_all(clip)[0]
     frames, corrupt = read_all(damage_clip(clip, {number: None}))

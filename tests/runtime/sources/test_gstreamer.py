@@ -12,7 +12,7 @@ from streamseg.runtime.sources import SourceOptions, open_source
 from streamseg.runtime.sources.gstreamer import load_gstreamer
 from tests.runtime.streams import RtspServer, read_until
 
-# PyGObject's importer is of the old kind; its warnings are not ours to mend.
+# PyGObject's importer is of the old kind; its warnings cannot be fixed here.
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")
 TEST = "videotestsrc pattern=red num-buffers=5 ! video/x-raw,width=50,height=30,framerate=10/1"
 

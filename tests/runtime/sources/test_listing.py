@@ -94,5 +94,5 @@ def test_folder_of_videos_and_a_stray_image_is_reported(tmp_path: Path) -> None:
     for number in range(3):
         write_image(tmp_path / f"{number}.png", 0)
     with open_source(str(tmp_path)) as source:
-        assert source.detail == "2 videos beside the images passed over"
+        assert source.detail == "2 videos beside the images skipped"
         assert len(list(source)) == 4

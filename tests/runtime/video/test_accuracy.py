@@ -71,7 +71,7 @@ def test_run_on_a_scene_reports_its_accuracy() -> None:
         run_stream(SceneStream(), source, Overlay(STREET), [sink], inspect=meter.inspect)
     assert meter.frames == 4
     assert meter.pixel_accuracy == pytest.approx(3.5 / 4)
-    assert "4 frames: 87.50% of pixels right" in meter.sentence
+    assert "4 frames: 87.50% of pixels correct" in meter.sentence
 
 
 def test_frames_without_truth_are_not_counted() -> None:
