@@ -108,7 +108,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read the manifest alone; the files it lists are not touched."""
     root = _locate(path)
     if not root.is_dir():
-        kind = "a file, not a bundle folder" if root.exists() else "not there"
+        kind = "a file, not a bundle folder" if root.exists() else "missing"
         raise BundleError(
             f"bundle {root} is {kind}; make one with: streamseg export CKPT -o {root}"
         )

@@ -196,7 +196,7 @@ def test_video_that_kills_its_workers_is_skipped(bundle: Path, tmp_path: Path) -
         report = batch.run(executor)
         assert report.finished == 3
         assert list(report.failures) == ["cam1/01.mp4"]
-        assert "ended by SIGKILL (out of memory?), 2 times" in report.failures["cam1/01.mp4"]
+        assert "killed by SIGKILL (out of memory?), 2 times" in report.failures["cam1/01.mp4"]
     with LocalExecutor(settings, 1) as executor:
         second = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings).run(executor)
         assert "set aside before" in second.failures["cam1/01.mp4"]
@@ -399,7 +399,7 @@ def test_two_batches_must_not_share_a_journal(bundle: Path, tmp_path: Path) -> N
     with (
         Journal(tmp_path / "out/.streamseg/0-of-1.jsonl"),
         InlineExecutor(settings) as executor,
-        pytest.raises(BatchError, match=r"another batch writes.*--shard i/N"),
+        pytest.raises(BatchError, match=r"another batch is writing.*--shard i/N"),
     ):
         batch.run(executor)
 

@@ -67,7 +67,7 @@ def test_remembered_choice_is_used(toy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"onnxruntime": 1}', "[" * 100_000])
-def test_damaged_choice_is_measured_anew(
+def test_damaged_choice_is_measured_again(
     toy: Path, tmp_path: Path, measured: list[Measurement], content: str
 ) -> None:
     opened(toy).close()

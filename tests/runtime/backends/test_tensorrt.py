@@ -238,7 +238,7 @@ def test_rtx_keeps_what_it_compiles_beside_the_engine(make_machine: MakeMachine)
         assert all(cache.read for cache in machine.trt.caches[-3:])
 
 
-def test_rtx_compiles_anew_when_its_cache_is_of_another_gpu(
+def test_rtx_recompiles_when_its_cache_is_of_another_gpu(
     make_machine: MakeMachine, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = make_machine("tensorrt_rtx", "1.7.1.116")
