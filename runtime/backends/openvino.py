@@ -290,7 +290,11 @@ def _inline(content: bytes) -> bytes:
         raise BackendError(
             f"OpenVINO without the native operators needs onnx ({error}). Run: pip install onnx"
         ) from None
-    model = onnx.load_from_string(content)
+    message = importlib.import_module("google.protobuf.message")
+    try:
+        model = onnx.load_from_string(content)
+    except message.DecodeError as error:
+        raise ValueError(str(error)) from error
     if not model.functions:
         return content
     inlined: bytes = inliner.inline_local_functions(model).SerializeToString()

@@ -225,7 +225,7 @@ class _Run:
                 self.console.print(f"wrote {path}")
 
     def prototypes(self, segmenter: Segmenter, sources: list[PrototypeSource]) -> None:
-        match_dataset(segmenter, self.dataset, classes_by=self.classes_by)
+        self._match(segmenter)
         found: list[Evaluation] = []
         for source in sources:
             with frame_progress(self.dataset.frame_count) as advance:
@@ -246,7 +246,7 @@ class _Run:
         write_result({"rows": rows}, self.json_path)
 
     def lengths(self, segmenter: Segmenter, lengths: tuple[int | None, ...]) -> None:
-        match_dataset(segmenter, self.dataset, classes_by=self.classes_by)
+        self._match(segmenter)
         with frame_progress(None) as advance:
             study = study_history(
                 segmenter,

@@ -26,7 +26,7 @@ def test_meter_agrees_with_hand_counts() -> None:
     meter.add(np.array([[0, 0, 1, 1]], np.uint8), truth)
     assert (meter.latest, meter.pixel_accuracy, meter.frames) == (1.0, 7 / 8, 2)
     assert meter.miou == pytest.approx((1 + 3 / 4 + 0) / 3)
-    assert meter.caption == "right: 100.0% of this frame, mIoU 58.3% so far"
+    assert meter.caption == "correct: 100.0% of this frame, mIoU 58.3% so far"
 
 
 def test_pixels_without_a_class_are_wrong() -> None:
@@ -43,7 +43,7 @@ def test_other_classes_have_no_accuracy() -> None:
 
 def test_caption_is_a_band_along_the_lower_edge() -> None:
     picture = np.full((120, 240, 3), 200, np.uint8)
-    write_caption(picture, "right: 93.1% of this frame, mIoU 70.0% so far")
+    write_caption(picture, "correct: 93.1% of this frame, mIoU 70.0% so far")
     assert (picture[:100] == 200).all()
     assert picture[-12:].min() < 100
     assert picture[-12:, :200].max() > 200
