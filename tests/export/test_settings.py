@@ -56,7 +56,9 @@ def test_saved_file_needs_no_setting_and_assumes_nothing(family: str, tmp_path: 
 
 def test_setting_without_published_value_is_required(tmp_path: Path) -> None:
     path = silent("mrcfa", tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"does not record keep_ratio .*--set keep_ratio=VALUE"):
+    with pytest.raises(
+        CheckpointError, match=r"does not record keep_ratio .*--set keep_ratio=VALUE"
+    ):
         load_checkpoint(path)
     model = load_checkpoint(path, settings={"keep_ratio": "0.5"})
     assert "keep_ratio" not in model.assumed
