@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-history verify-checkpoints test-runtime lint format demo demo-page picture clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-history verify-checkpoints test-runtime lint format demo demo-page picture screenshots newcomer install-matrix install-cell version-ranges lint-containers clean
 
 setup: $(STAMP)
 
@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml setup.py
 	  { echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 	$(BIN)/python -m pip install -q --upgrade "pip>=24"
 	$(BIN)/python -m pip install -q "torch==$(TORCH_VERSION)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	@$(BIN)/python -c 'import torch; print("torch", torch.__version__, "CUDA build " + torch.version.cuda if torch.version.cuda else "CPU build")'
 	$(BIN)/python -m pip install -q -e ".[cpu,export,dev]"
+	@$(BIN)/python -c 'import torch; print("torch", torch.__version__, "CUDA build " + torch.version.cuda if torch.version.cuda else "CPU build")'
 	@$(BIN)/python setup.py -q build_openvino --inplace
 	@touch $@
 
@@ -72,7 +72,7 @@ build/tensorrt_lean/%: | setup
 	  tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*
 	mv $@.part $@
 
-# One wheel with the CPU, CUDA and TensorRT libraries; needs nvcc 13, neither a GPU nor TensorRT.
+# One wheel with the CPU, CUDA and TensorRT libraries, and the sources; needs nvcc 13, neither a GPU nor TensorRT.
 # CUDA_ARCHITECTURES= a shorter list makes a quicker wheel: .ci/wheel checks one.
 wheel: setup tensorrt-headers
 	.ci/wheel x86_64 $(BIN)/python
@@ -157,7 +157,7 @@ test-opencv4: setup
 	PYTHONPATH=build/opencv4 $(BIN)/python -m pytest tests/runtime/video tests/runtime/sinks tests/runtime/session/test_cuts.py tests/runtime/sources/test_upright.py
 
 # What takes too long for every change; results are committed under benchmarks/results.
-verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints verify-history
+verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints verify-history install-matrix version-ranges
 verify-soak: setup
 	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
 	$(BIN)/python benchmarks/soak.py out/soak --frames 1000000
@@ -189,6 +189,7 @@ lint: setup
 	$(BIN)/ruff check .
 	MYPYPATH=src $(BIN)/mypy -p streamseg
 	MYPYPATH=src $(BIN)/mypy samples/camera_demo.py samples/side_by_side.py samples/two_drives.py
+	$(BIN)/codespell $$(git ls-files '*.md' '*.py' '*.toml' '*.sh' '*.cpp' '*.h' '*.ts' '*.html')
 
 # Checkpoint -> bundle -> a drawn drive, and two drives with a cut; installs only what this needs.
 DEMO_VENV ?= .venv-demo
@@ -204,6 +205,36 @@ demo-page: demo
 picture: setup
 	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
 	$(BIN)/python samples/side_by_side.py out/street 'synthetic:clean?size=256x512&seed=2000000' -o docs/images/state.webp
+
+# The other pictures of docs/images, taken by headless Chromium.
+screenshots: docs browser-tools
+	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
+	$(BIN)/streamseg export samples/street/street.safetensors --size 128x256 --logits -o out/small
+	$(BIN)/streamseg calibrate out/small --dataset 'synthetic:street?size=128x256&scenes=8&frames=16' \
+	    --test 'synthetic:street?size=128x256&scenes=4&frames=16' --clips 8 --clip-frames 16 -o out/small-int8
+	$(BIN)/python samples/screenshots.py out/street out/small-int8
+
+# The demo and every command of README, quick start, tutorials and notebook, in a fresh environment.
+newcomer:
+	.ci/newcomer.py $(PYTHON)
+
+# The wheel with every extra on every Python here, without a compiler: make install-matrix WHEEL=dist/...
+WHEEL ?= $(lastword $(sort $(wildcard dist/streamseg-*x86_64.whl)))
+install-matrix: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/installation.py $(WHEEL) --json benchmarks/results/installation.json
+
+# One cell, for CI: the page on the oldest Python here, with uv.
+install-cell: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/installation.py $(WHEEL) --pythons 3.10 --tools uv --extras serve
+
+# The oldest and the newest PyTorch, transformers and others that pyproject.toml allows.
+version-ranges: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/version_ranges.py --json benchmarks/results/version-ranges.json
+
+# A linter of Dockerfiles, which needs no daemon.
+lint-containers:
+	for file in Dockerfile Dockerfile.cuda Dockerfile.jetson; do \
+	  npm exec --yes --package=dockerfile-utils@0.16.3 -- dockerfile-utils lint $$file || exit 1; done
 
 # The runtime without torch, on another interpreter: make test-runtime PYTHON=python3.10
 RUNTIME_VENV ?= .venv-runtime

@@ -12,8 +12,8 @@ from typing import Any
 from streamseg.batch.work import BatchSettings, Task
 from streamseg.batch.worker import Outcome, Worker
 from streamseg.errors import BatchError
+from streamseg.installation import install_command
 
-INSTALL = "pip install 'streamseg[batch,ray]'"
 OBJECT_STORE = 80 << 20  # bytes; only tasks and outcomes travel
 
 
@@ -27,7 +27,9 @@ def import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise BatchError(f"Ray is not installed ({error}). Run: {INSTALL}") from None
+        raise BatchError(
+            f"Ray is not installed ({error}). Run: {install_command('batch', 'ray')}"
+        ) from None
 
 
 class RayExecutor:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from streamseg.batch.work import INSTALL
 from streamseg.errors import BatchError
+from streamseg.installation import install_command
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sinks import SegmentedFrame
 from streamseg.runtime.video.resize import Image
@@ -28,7 +28,9 @@ def import_pyarrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise BatchError(f"tables need pyarrow ({error}). Run: {INSTALL}") from None
+        raise BatchError(
+            f"tables need pyarrow ({error}). Run: {install_command('batch')}"
+        ) from None
 
 
 class ClassTable:

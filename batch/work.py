@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import BatchError, SourceError
+from streamseg.installation import install_command
 from streamseg.option_fields import check_options, option
 from streamseg.runtime.bundle.bundle import digest, read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 
-INSTALL = "pip install 'streamseg[batch]'"
 MAGIC = "*?["
 DEFAULT_OVERLAP = 32  # measured: benchmarks/results/seams.md
 # What tells one version of a file from the next, as file systems name it.
@@ -167,7 +167,9 @@ def import_fsspec() -> Any:
     try:
         return importlib.import_module("fsspec")
     except ImportError as error:
-        raise BatchError(f"a batch needs fsspec ({error}). Run: {INSTALL}") from None
+        raise BatchError(
+            f"a batch needs fsspec ({error}). Run: {install_command('batch')}"
+        ) from None
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:

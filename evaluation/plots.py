@@ -18,6 +18,7 @@ from streamseg.evaluation.history_lengths import HistoryStudy, name_length
 from streamseg.evaluation.percentages import UNDEFINED, percent
 from streamseg.evaluation.scores import Evaluation, WorstFrame
 from streamseg.files import make_folder, whole_file
+from streamseg.installation import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +40,8 @@ def require_matplotlib() -> None:
     """Raise a DatasetError with the install line when matplotlib is missing."""
     if not has_matplotlib():
         raise DatasetError(
-            "plots need matplotlib, which is not installed: pip install 'streamseg[eval]', "
-            "or leave out the plot folder"
+            "plots need matplotlib, which is not installed. "
+            f"Run: {install_command('eval')}, or leave out the plot folder"
         )
 
 

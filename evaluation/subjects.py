@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamseg.errors import BundleError, CheckpointError
 from streamseg.evaluation.segmenter import BundleSegmenter, Segmenter, SegmenterOptions
+from streamseg.installation import install_command
 
 HUB = "hf:"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl")
@@ -73,8 +74,8 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
         from streamseg.evaluation.torch_segmenter import CheckpointSegmenter
     except ImportError as error:
         raise CheckpointError(
-            f"{path} is a checkpoint, and running one needs PyTorch ({error}): "
-            "pip install 'streamseg[export]', or give a bundle"
+            f"{path} is a checkpoint, and running one needs PyTorch ({error}). "
+            f"Run: {install_command('export')}, or give a bundle"
         ) from error
     return CheckpointSegmenter(path, options, size)
 

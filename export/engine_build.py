@@ -24,6 +24,7 @@ from streamseg.export.engine_options import EngineOptions, Progress
 from streamseg.export.precision import half_graph
 from streamseg.export.tensorrt_graph import lowered_graph, plugin_graph
 from streamseg.files import check_place, whole_file
+from streamseg.installation import package_command
 from streamseg.plugins.loader import find_plugins
 from streamseg.runtime.backends.engine_files import (
     EngineRecord,
@@ -183,7 +184,7 @@ def _require_reference() -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise BackendError(
             "engines are compared with ONNX Runtime before they are kept, and it is not installed. "
-            "Run: pip install onnxruntime, or build with --unverified"
+            f"Run: {package_command('onnxruntime')}, or build with --unverified"
         )
 
 

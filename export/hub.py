@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamseg.errors import CheckpointError
+from streamseg.installation import package_command
 from streamseg.runtime.bundle.hub_bundle import HUB_NAME, HUB_SCHEME
 
 _BESIDE = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
@@ -47,7 +48,7 @@ def fetch(source: str) -> Snapshot:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise CheckpointError(
-            f"{source} needs huggingface_hub: pip install huggingface_hub. "
+            f"{source} needs huggingface_hub. Run: {package_command('huggingface_hub')}. "
             + _offline(repository, revision)
         ) from None
     try:

@@ -22,6 +22,7 @@ from streamseg.export.ops_reference import (
     windowed_selective_scan_reference,
 )
 from streamseg.export.windows import WindowGeometry
+from streamseg.installation import build_command
 from streamseg.plugins import device
 from streamseg.plugins.table import CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX, Operator
 
@@ -139,7 +140,7 @@ class CudaKernels:
     def _ops(self) -> device.DeviceOps:
         found = self._find()
         if found is None:
-            raise PluginNotFound("the CUDA library is missing. Run: make cuda")
+            raise PluginNotFound(f"the CUDA library is missing. Run: {build_command('cuda')}")
         return found
 
 

@@ -21,6 +21,7 @@ from streamseg.export.ops_reference import (
     windowed_selective_scan_reference,
 )
 from streamseg.export.windows import WindowGeometry
+from streamseg.installation import build_command
 from streamseg.plugins import native
 from streamseg.plugins.table import CAUSAL_CONV, SELECTIVE_SCAN
 
@@ -97,7 +98,7 @@ class NativeKernels:
     def _ops(self) -> native.NativeOps:
         found = self._find()
         if found is None:
-            raise PluginNotFound("the native library is missing. Run: make native")
+            raise PluginNotFound(f"the native library is missing. Run: {build_command('native')}")
         return found
 
 

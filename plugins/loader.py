@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from streamseg._version import __version__
 from streamseg.errors import PluginNotFound
+from streamseg.installation import build_command
 
 LIBRARY = "libstreamseg_ops.so"
 RECORD = "libstreamseg_ops.json"
@@ -15,27 +17,6 @@ CUDA_LIBRARY = "libstreamseg_cuda.so"
 ORT_CUDA_LIBRARY = "libstreamseg_ort_cuda.so"
 TENSORRT_LIBRARY = "libstreamseg_tensorrt.so"
 OPENVINO_LIBRARY = "libstreamseg_openvino.so"
-_NEXT_STEP = (
-    "Install CMake 3.22 or newer and a C++17 compiler, then build it: in a checkout 'make native', "
-    "elsewhere 'STREAMSEG_NATIVE=1 pip install --no-binary streamseg --force-reinstall --no-deps "
-    "streamseg'. Without it bundles run by their lowering, more slowly"
-)
-_CUDA_NEXT_STEP = (
-    "Install the CUDA toolkit (nvcc) and CMake 3.22 or newer, then build it: in a checkout "
-    "'make cuda', elsewhere 'STREAMSEG_CUDA=1 pip install --no-binary streamseg --force-reinstall "
-    "--no-deps streamseg'"
-)
-_TENSORRT_NEXT_STEP = (
-    "Its headers come with TensorRT (NvInferRuntime.h, on Jetson the package libnvinfer-dev); "
-    + _CUDA_NEXT_STEP
-)
-
-_OPENVINO_NEXT_STEP = (
-    "It is compiled for the OpenVINO that is installed. Install CMake 3.22 or newer and a C++17 "
-    "compiler, then build it: in a checkout 'make openvino', elsewhere 'STREAMSEG_OPENVINO=1 pip "
-    "install --no-binary streamseg --force-reinstall --no-deps streamseg'. Without it bundles run "
-    "by their lowering, more slowly"
-)
 
 
 def find_library(path: str | Path | None = None) -> Path:
@@ -48,12 +29,12 @@ def find_library(path: str | Path | None = None) -> Path:
         PluginNotFound: there is no library, its version is not the package's, or its SHA-256 is
             not the one recorded.
     """
-    return _find("operator", LIBRARY, path, _NEXT_STEP)
+    return _find("operator", LIBRARY, path, _next_step)
 
 
 def find_cuda_library(path: str | Path | None = None) -> Path:
     """Path of the CUDA operator library; as ``find_library``."""
-    return _find("CUDA operator", CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
+    return _find("CUDA operator", CUDA_LIBRARY, path, _cuda_step)
 
 
 def find_ort_cuda_library(path: str | Path | None = None) -> Path:
@@ -61,9 +42,7 @@ def find_ort_cuda_library(path: str | Path | None = None) -> Path:
 
     The CUDA operator library, which it loads from beside itself, is checked too.
     """
-    return _with_kernels(
-        _find("ONNX Runtime CUDA operator", ORT_CUDA_LIBRARY, path, _CUDA_NEXT_STEP)
-    )
+    return _with_kernels(_find("ONNX Runtime CUDA operator", ORT_CUDA_LIBRARY, path, _cuda_step))
 
 
 def find_tensorrt_library(path: str | Path | None = None) -> Path:
@@ -71,7 +50,7 @@ def find_tensorrt_library(path: str | Path | None = None) -> Path:
 
     The CUDA operator library, which it loads from beside itself, is checked too.
     """
-    return _with_kernels(_find("TensorRT plugin", TENSORRT_LIBRARY, path, _TENSORRT_NEXT_STEP))
+    return _with_kernels(_find("TensorRT plugin", TENSORRT_LIBRARY, path, _tensorrt_step))
 
 
 def find_openvino_library(version: str, path: str | Path | None = None) -> Path:
@@ -84,12 +63,12 @@ def find_openvino_library(version: str, path: str | Path | None = None) -> Path:
         PluginNotFound: see ``find_library``; or it was compiled for another OpenVINO, whose C++
             interface differs.
     """
-    library = _find("OpenVINO extension", OPENVINO_LIBRARY, path, _OPENVINO_NEXT_STEP)
+    library = _find("OpenVINO extension", OPENVINO_LIBRARY, path, _openvino_step)
     built = _read_record(library.with_suffix(".json")).get("openvino")
     if built != version:
         raise PluginNotFound(
             f"OpenVINO extension '{library}' was compiled for OpenVINO {built}, installed is "
-            f"{version}. {_OPENVINO_NEXT_STEP}"
+            f"{version}. {_openvino_step()}"
         )
     return library
 
@@ -120,12 +99,41 @@ def list_files(library: Path) -> tuple[Path, ...]:
     return (library,)
 
 
+def _next_step() -> str:
+    return (
+        "Install CMake 3.22 or newer and a C++17 compiler, then build it with "
+        f"'{build_command('native')}'. Without it bundles run by their lowering, more slowly"
+    )
+
+
+def _cuda_step() -> str:
+    return (
+        "Install the CUDA toolkit (nvcc) and CMake 3.22 or newer, then build it with "
+        f"'{build_command('cuda')}'"
+    )
+
+
+def _tensorrt_step() -> str:
+    return (
+        "Its headers come with TensorRT (NvInferRuntime.h, on Jetson the package libnvinfer-dev). "
+        + _cuda_step()
+    )
+
+
+def _openvino_step() -> str:
+    return (
+        "It is compiled for the OpenVINO that is installed. Install CMake 3.22 or newer and a "
+        f"C++17 compiler, then build it with '{build_command('openvino')}'. "
+        "Without it bundles run by their lowering, more slowly"
+    )
+
+
 def _with_kernels(library: Path) -> Path:
     find_cuda_library(library.with_name(CUDA_LIBRARY))
     return library
 
 
-def _find(kind: str, name: str, path: str | Path | None, next_step: str) -> Path:
+def _find(kind: str, name: str, path: str | Path | None, next_step: Callable[[], str]) -> Path:
     library = Path(__file__).with_name(name) if path is None else Path(path)
     if not library.is_absolute():
         raise PluginNotFound(
@@ -135,22 +143,22 @@ def _find(kind: str, name: str, path: str | Path | None, next_step: str) -> Path
     record = _read_record(library.with_suffix(".json"))
     if not library.is_file():
         reason = record.get("reason", "it was not built")
-        raise PluginNotFound(f"{kind} library '{library}' is missing: {reason}. {next_step}")
+        raise PluginNotFound(f"{kind} library '{library}' is missing: {reason}. {next_step()}")
     if not record:
         raise PluginNotFound(
             f"{kind} library '{library}' has no record of its build beside it "
-            f"({library.stem}.json). {next_step}"
+            f"({library.stem}.json). {next_step()}"
         )
     if record.get("version") != __version__:
         raise PluginNotFound(
             f"{kind} library '{library}' is of streamseg {record.get('version')}, expected "
-            f"{__version__}. {next_step}"
+            f"{__version__}. {next_step()}"
         )
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     if record.get("sha256") != digest:
         raise PluginNotFound(
             f"{kind} library '{library}' has SHA-256 {digest}, expected {record.get('sha256')} "
-            f"from its build: it was changed or damaged. {next_step}"
+            f"from its build: it was changed or damaged. {next_step()}"
         )
     return library
 

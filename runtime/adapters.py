@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import StreamsegError
+from streamseg.installation import package_command
 from streamseg.runtime.step_result import StepResult
 
 if TYPE_CHECKING:
@@ -69,5 +70,5 @@ def _require(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise StreamsegError(
-            f"this needs {package} ({error}). Run: pip install {package}"
+            f"this needs {package} ({error}). Run: {package_command(package)}"
         ) from None

@@ -10,6 +10,7 @@ import pytest
 
 from streamseg import doctor
 from streamseg.doctor import Finding, examine, missing_for
+from streamseg.installation import install_command
 from streamseg.runtime.backends.gpu import Gpu, find_gpu
 from tests.runtime.backends.conftest import MakeMachine, make_cuda, make_machine  # noqa: F401
 from tests.runtime.backends.fake_cuda import cudaError_t
@@ -150,7 +151,7 @@ def test_openvino_is_found_with_its_devices_and_precision() -> None:
         version = metadata.version("openvino")
     except metadata.PackageNotFoundError:
         assert not entry.ok
-        assert entry.fix == "pip install 'streamseg[openvino]'"
+        assert entry.fix == install_command("openvino")
         assert not found("OpenVINO extension", examine()).ok
         return
     assert entry.ok

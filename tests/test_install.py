@@ -83,7 +83,10 @@ def test_wheel_runs_without_torch(distributions: tuple[Path, Path], tmp_path: Pa
     assert "run" in help_text
     (tmp_path / "x.pth").write_bytes(b"weights")  # paths are checked before what is installed
     for arguments, hint in (
-        (["export", "x.pth", "--size", "64x64", "-o", "b"], "pip install 'streamseg[export,cpu]'"),
+        (
+            ["export", "x.pth", "--size", "64x64", "-o", "b"],
+            f"pip install '{distributions[1]}[export,cpu]'",
+        ),
         (["run", "b", "x.mp4", "--out", "o.mp4"], "no such video: x.mp4"),
     ):
         done = subprocess.run(
@@ -103,7 +106,7 @@ try:
 except BackendError as error:
     print(error)
 """
-    assert "pip install 'streamseg[cpu]'" in run(python, "-c", missing, cwd=tmp_path)
+    assert f"pip install '{distributions[1]}[cpu]'" in run(python, "-c", missing, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.12"])

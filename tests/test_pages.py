@@ -1,62 +1,57 @@
-"""The quick start and the tutorials run as they stand, and the errors of docs/faq.md exist.
+"""Commands in the documents exist with their options, and so do the errors of docs/faq.md.
 
-Blocks marked ``console`` and ``python`` are run, in the order of the page, in one folder. Blocks
-marked ``bash`` need a device or data that this machine lacks.
+.ci/newcomer.py runs the commands of README, quick start and tutorials in a fresh environment.
 """
 
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from streamseg.cli.main import cli
 from tests.conftest import ROOT
 from tests.test_rooms import modules
 
-PAGES = ["quickstart.md", "tutorials/engine.md", "tutorials/camera.md", "tutorials/int8.md"]
-BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Smaller pictures and fewer frames, for time.
-SHORTER = (("256x512", "128x256"), ("frames=60", "frames=6"), ("frames=20", "frames=6"))
+BLOCK = re.compile(r"^( *)```(?:console|bash)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def steps(page: str) -> list[tuple[str, str]]:
-    """(language, text) of what a page runs, a command each."""
-    found: list[tuple[str, str]] = []
-    for language, text in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8")):
-        lines = text.strip().splitlines() if language == "console" else [text]
-        found += [(language, line) for line in lines]
-    return found
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of every ``streamseg`` command in a page's blocks."""
+    for _, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|", line):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["streamseg"]:
+                    yield words[1:]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, tmp_path: Path) -> None:
-    (tmp_path / "samples").symlink_to(ROOT / "samples")
-    (tmp_path / "out").mkdir()
-    program = tmp_path / "streamseg"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamseg.cli.main "$@"\n')
-    program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
-    ran = 0
-    for language, text in steps(page):
-        if text.startswith("pip install"):
-            continue  # tests/test_install.py installs
-        for long, short in SHORTER:
-            text = text.replace(long, short)
-        command = ["bash", "-ec", text] if language == "console" else [sys.executable, "-c", text]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-        ran += 1
-    assert ran >= 3
-    written = [path for path in (tmp_path / "out").iterdir() if path.suffix == ".mp4"]
-    assert written
-    assert all(path.stat().st_size > 1000 for path in written)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_of_the_page_exist(page: Path) -> None:
+    context = click.Context(cli)
+    for words in commands(page):
+        command = cli.get_command(context, words[0])
+        assert command is not None, words
+        known = {
+            name for option in command.params for name in (*option.opts, *option.secondary_opts)
+        }
+        known |= {"--help", "--version"}
+        used = {word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
+        assert used <= known, f"streamseg {words[0]}: {used - known}"
+
+
+def test_newcomer_runs_readme_quick_start_and_tutorials() -> None:
+    script = (ROOT / ".ci/newcomer.py").read_text(encoding="utf-8")
+    pages = ["README.md", "docs/quickstart.md"]
+    pages += [f"docs/tutorials/{path.name}" for path in (ROOT / "docs/tutorials").glob("*.md")]
+    assert [page for page in pages if f'"{page}"' not in script] == []
+    assert "make newcomer\n" in (ROOT / ".ci/run").read_text()
 
 
 def messages() -> str:

@@ -44,16 +44,5 @@ def write_clip(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def test_commands_are_run_by_tests_of_pages_or_by_the_demo() -> None:
-    run = (ROOT / "docs/quickstart.md").read_text() + (
-        ROOT / "docs/tutorials/engine.md"
-    ).read_text()
-    shown = [line for block in blocks("console") for line in block.splitlines()]
-    assert len(shown) == 4
-    for line in shown:
-        assert line.replace("out/street", "out/small") in run or line in run, line
-    assert "make demo\n" in (ROOT / ".ci/run").read_text()
-
-
 def test_picture_is_small() -> None:
     assert (ROOT / "docs/images/state.webp").stat().st_size < 3e6

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from streamseg.export.models.mamba import TemporalBlocks, TemporalLayer
 from streamseg.export.windows import WindowGeometry
+from streamseg.installation import package_command
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ def find_kernels() -> FusedKernels | None:
     except ImportError as error:
         _log.warning(
             "temporal blocks run by the reference scan, which is slow: %s. "
-            "For training on CUDA: pip install mamba-ssm causal-conv1d",
+            "For training on CUDA: %s",
             error,
+            package_command("mamba-ssm", "causal-conv1d"),
         )
         return None
     return FusedKernels(scan, conv)

@@ -19,11 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError
+from streamseg.installation import package_command
 from streamseg.runtime.backends.dlpack import export_capsule
 
-INSTALL = (
-    "pip install 'cuda-bindings>=12.9,<13' for a CUDA 12 driver, 'cuda-bindings>=13' for CUDA 13"
-)
 DEVICE = 0  # everything runs on the first GPU; CUDA_VISIBLE_DEVICES chooses which that is
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU is out of memory: close other programs that use it, or "
@@ -115,7 +113,11 @@ def open_cuda() -> Cuda:
     try:
         bindings = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendError(f"cuda-python is not installed ({error}). Run: {INSTALL}") from None
+        raise BackendError(
+            f"cuda-python is not installed ({error}). "
+            f"Run: {package_command('cuda-bindings>=12.9,<13')} for a CUDA 12 driver, "
+            f"{package_command('cuda-bindings>=13')} for CUDA 13"
+        ) from None
     cuda = Cuda(bindings)
     if cuda.call("cudaGetDeviceCount") == 0:
         raise BackendError("CUDA finds no GPU on this machine. Run: streamseg doctor")

@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 
 from streamseg.errors import BackendError, StreamsegError
+from streamseg.installation import install_command
 from streamseg.runtime.backends import choices
 from streamseg.runtime.backends.interface import BackendOptions, Executable, plan_step
 from streamseg.runtime.backends.onnxruntime import load_onnxruntime
@@ -77,8 +78,8 @@ def _load(name: str, bundle: Bundle, options: BackendOptions) -> Executable:
     if name == "onnxruntime":
         if options.precision != "fp32":
             raise BackendError(
-                f"precision '{options.precision}' needs OpenVINO. Run: pip install "
-                "'streamseg[openvino]'"
+                f"precision '{options.precision}' needs OpenVINO. "
+                f"Run: {install_command('openvino')}"
             )
         options = replace(options, precision=None)
     return _LOADERS[name](bundle, options)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.installation import install_command
 from streamseg.plugins.loader import find_library
 from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
@@ -32,7 +33,6 @@ ELEMENT_TYPES = {
 }
 # The fused kernel takes five times as long as the Add and LayerNormalization that it replaces.
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
-INSTALL = "pip install 'streamseg[cpu]' (or 'streamseg[cuda]'; the two overwrite each other)"
 
 
 def import_onnxruntime() -> Any:
@@ -44,7 +44,10 @@ def import_onnxruntime() -> Any:
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise BackendError(f"ONNX Runtime is not installed ({error}). Run: {INSTALL}") from None
+        raise BackendError(
+            f"ONNX Runtime is not installed ({error}). Run: {install_command('cpu')} "
+            "(or [cuda] in place of [cpu]; the two overwrite each other)"
+        ) from None
 
 
 def open_cpu_session(content: bytes, settings: Any) -> Any:

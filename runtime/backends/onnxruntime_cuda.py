@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamseg.errors import BackendError, PluginNotFound
+from streamseg.installation import install_command
 from streamseg.plugins.loader import find_ort_cuda_library
 from streamseg.runtime.backends.cuda import Cuda, open_cuda
 from streamseg.runtime.backends.gpu import find_gpu
@@ -29,10 +30,6 @@ from streamseg.runtime.bundle.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = (
-    "pip install 'streamseg[cuda]' in an environment without the package onnxruntime, which it "
-    "replaces; for JetPack 6 PyPI has none, see docs/jetson.md"
-)
 TF32_SINCE = (1, 18)  # ONNX Runtime that can switch TF32 off
 GRAPHS_SINCE = (1, 18)  # ONNX Runtime that keeps several CUDA graphs in a session
 
@@ -49,7 +46,9 @@ def load_onnxruntime_cuda(bundle: Bundle, options: BackendOptions) -> Executable
     runtime = import_onnxruntime()
     if PROVIDER not in runtime.get_available_providers():
         raise BackendError(
-            f"ONNX Runtime {runtime.__version__} has no CUDA provider. Run: {INSTALL}"
+            f"ONNX Runtime {runtime.__version__} has no CUDA provider. "
+            f"Run: {install_command('cuda')} in an environment without the package onnxruntime, "
+            "which it replaces; for JetPack 6 PyPI has none, see docs/jetson.md"
         )
     gpu = find_gpu()
     if gpu is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.installation import install_command, package_command
 from streamseg.plugins.loader import find_openvino_library
 from streamseg.runtime.backends.bfloat16 import product_times
 from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
@@ -55,7 +56,7 @@ def import_openvino() -> Any:
         return importlib.import_module("openvino")
     except ImportError as error:
         raise BackendError(
-            f"OpenVINO is not installed ({error}). Run: pip install 'streamseg[openvino]'"
+            f"OpenVINO is not installed ({error}). Run: {install_command('openvino')}"
         ) from None
 
 
@@ -288,7 +289,8 @@ def _inline(content: bytes) -> bytes:
         inliner = importlib.import_module("onnx.inliner")
     except ImportError as error:
         raise BackendError(
-            f"OpenVINO without the native operators needs onnx ({error}). Run: pip install onnx"
+            f"OpenVINO without the native operators needs onnx ({error}). "
+            f"Run: {package_command('onnx')}"
         ) from None
     message = importlib.import_module("google.protobuf.message")
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamseg.errors import BundleError
 from streamseg.files import whole_folder
+from streamseg.installation import package_command
 from streamseg.runtime.bundle.manifest import parse_manifest
 
 HUB_SCHEME = "hf:"
@@ -83,7 +84,8 @@ def _download(source: str, repository: str, name: str, revision: str | None) -> 
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise BundleError(
-            f"{source} needs huggingface_hub: pip install huggingface_hub. {_by_hand(repository)}"
+            f"{source} needs huggingface_hub. Run: {package_command('huggingface_hub')}. "
+            f"{_by_hand(repository)}"
         ) from None
     try:
         return Path(hf_hub_download(repository, name, revision=revision))

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from streamseg.errors import BackendError, PluginNotFound
+from streamseg.installation import install_command, package_command
 from streamseg.runtime.backends.engine_files import FLAVOURS
 from streamseg.runtime.backends.gpu import find_gpu
 
@@ -137,7 +138,7 @@ def _onnxruntime() -> Finding:
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        return Finding("ONNX Runtime", False, str(error), "pip install 'streamseg[cpu]'")
+        return Finding("ONNX Runtime", False, str(error), install_command("cpu"))
     providers = ", ".join(
         name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()
     )
@@ -150,12 +151,10 @@ def _cuda_provider() -> Finding:
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
-        return Finding(subject, False, "no ONNX Runtime", "pip install 'streamseg[cuda]'")
+        return Finding(subject, False, "no ONNX Runtime", install_command("cuda"))
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         return Finding(subject, True, "in this build")
-    fix = (
-        "pip uninstall onnxruntime, then pip install 'streamseg[cuda]'; PyPI has none for JetPack 6"
-    )
+    fix = f"pip uninstall onnxruntime, then {install_command('cuda')}; PyPI has none for JetPack 6"
     return Finding(subject, False, "not in this build", fix)
 
 
@@ -165,14 +164,14 @@ def _cuda_python() -> Finding:
         importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         fix = (
-            "pip install 'streamseg[jetpack6]', '[jetpack7]' or '[tensorrt]': cuda-bindings 12.9 "
-            "for CUDA 12 drivers, 13 for CUDA 13"
+            f"{install_command('tensorrt')}, on a Jetson [jetpack6] or [jetpack7]: "
+            "cuda-bindings 12.9 for CUDA 12 drivers, 13 for CUDA 13"
         )
         return Finding("cuda-python", False, str(error), fix)
     gpu = find_gpu()
     version = str(bindings.__version__)
     if gpu is not None and int(version.split(".")[0]) > int(gpu.driver.split(".")[0]):
-        fix = f"pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
+        fix = package_command(f"cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}")
         return Finding("cuda-python", False, f"{version}, the driver has CUDA {gpu.driver}", fix)
     if gpu is None:
         return Finding("cuda-python", True, f"{version}, not tried: no GPU")
@@ -194,7 +193,7 @@ def _openvino() -> list[Finding]:
     backend = importlib.import_module("streamseg.runtime.backends.openvino")
     products = importlib.import_module("streamseg.runtime.backends.bfloat16")
     extension = "OpenVINO extension"
-    install = "pip install 'streamseg[openvino]'"
+    install = install_command("openvino")
     try:
         runtime = backend.import_openvino()
         core = runtime.Core()
@@ -260,7 +259,7 @@ def _tensorrt() -> Finding:
         return Finding("TensorRT", True, f"{flavour} {version}")
     fix = (
         "on Jetson: make the venv with --system-site-packages, so that it sees JetPack's tensorrt; "
-        "on a PC: pip install tensorrt"
+        f"on a PC: {package_command('tensorrt')}"
     )
     return Finding("TensorRT", False, "; ".join(reasons), fix)
 

@@ -109,7 +109,7 @@ def test_missing_package_is_named_before_anything_runs(tmp_path, capsys, monkeyp
         importlib.util, "find_spec", lambda name: None if name == "accelerate" else find(name)
     )
     assert train("-o", tmp_path / "run") == 2
-    assert "needs accelerate: pip install 'streamseg[export,train]'" in capsys.readouterr().err
+    assert "needs accelerate. Run: pip install -e " in capsys.readouterr().err
 
 
 def test_footage_without_labels_is_refused(tmp_path, capsys):

@@ -18,6 +18,7 @@ from streamseg.cli.value_types import PLACE
 from streamseg.doctor import board_state
 from streamseg.errors import ExportError
 from streamseg.export.engine_options import ENGINE_PRECISIONS, EngineOptions
+from streamseg.installation import package_command
 from streamseg.option_fields import option, precision_option
 from streamseg.redaction import redact
 from streamseg.runtime.backends.interface import OPENVINO_PRECISIONS, BackendOptions
@@ -145,7 +146,7 @@ def command(
     try:
         from streamseg.export.engine_build import build_engines
     except ImportError as error:
-        raise ExportError(f"build needs onnx ({error}). Run: pip install onnx") from None
+        raise ExportError(f"build needs onnx ({error}). Run: {package_command('onnx')}") from None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}

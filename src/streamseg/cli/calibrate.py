@@ -16,13 +16,12 @@ from streamseg.cli.value_types import PLACE
 from streamseg.errors import DatasetError, ExportError
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import phase_progress
+from streamseg.installation import install_command
 from streamseg.runtime.bundle.bundle import check_target, read_bundle
 from streamseg.runtime.bundle.claims import describe_parity
 
 if TYPE_CHECKING:
     from streamseg.calibration.calibrating import Calibrated
-
-ONNX_HINT = "calibration needs onnx ({}). Run: pip install 'streamseg[export]'"
 
 
 def print_calibrated(result: Calibrated, console: Console) -> None:
@@ -108,7 +107,9 @@ def command(
         from streamseg.calibration.calibrating import calibrate
         from streamseg.calibration.observation import read_ranges
     except ImportError as error:
-        raise ExportError(ONNX_HINT.format(error)) from None
+        raise ExportError(
+            f"calibration needs onnx ({error}). Run: {install_command('export')}"
+        ) from None
     chosen = replace(
         options,
         classes_by=shown.classes_by,

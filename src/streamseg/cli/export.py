@@ -16,6 +16,7 @@ from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export.export_options import ExportOptions
+from streamseg.installation import install_command
 from streamseg.runtime.bundle.bundle import MANIFEST, check_target
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
 from streamseg.runtime.bundle.state import state_bytes
@@ -23,7 +24,12 @@ from streamseg.runtime.bundle.state import state_bytes
 if TYPE_CHECKING:
     from streamseg.export.step import WeightsOrigin
 
-TORCH_HINT = "export needs PyTorch and transformers ({}). Run: pip install 'streamseg[export,cpu]'"
+
+def describe_missing(error: ImportError) -> str:
+    """The message where PyTorch or transformers cannot be imported."""
+    return (
+        f"export needs PyTorch and transformers ({error}). Run: {install_command('export', 'cpu')}"
+    )
 
 
 def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
@@ -48,7 +54,7 @@ def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
         from streamseg.export.bundle_smoothing import remember_bundle
         from streamseg.export.smoothing import PRESETS
     except ImportError as error:
-        raise ExportError(TORCH_HINT.format(error)) from None
+        raise ExportError(describe_missing(error)) from None
     with show_phases(f"adding the memory to {bundle}"):
         manifest = remember_bundle(bundle, out, PRESETS[memory], logits=logits)
     state = state_bytes(manifest.state)
@@ -113,7 +119,7 @@ def export(
         from streamseg.export import export_bundle, load_model
         from streamseg.export.size_advice import advise, propose
     except ImportError as error:
-        raise ExportError(TORCH_HINT.format(error)) from None
+        raise ExportError(describe_missing(error)) from None
     size, memory = options.size, options.memory
     phase(f"reading {checkpoint}")
     model = load_model(checkpoint, settings=settings)

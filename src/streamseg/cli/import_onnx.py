@@ -12,10 +12,9 @@ from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import ExportError
 from streamseg.export.import_options import ImportOptions
+from streamseg.installation import install_command
 from streamseg.runtime.bundle.bundle import check_target
 from streamseg.runtime.bundle.claims import describe_parity
-
-HINT = "import needs onnx and ONNX Runtime ({}). Run: pip install 'streamseg[export,cpu]'"
 
 
 def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
@@ -57,7 +56,9 @@ def command(graph: Path, out: Path, options: ImportOptions) -> None:
         from streamseg.export.import_spec import ImportSpec, match_states, read_frame, read_output
         from streamseg.export.onnx_import import graph_inputs, import_onnx, load_graph
     except ImportError as error:
-        raise ExportError(HINT.format(error)) from None
+        raise ExportError(
+            f"import needs onnx and ONNX Runtime ({error}). Run: {install_command('export', 'cpu')}"
+        ) from None
     states = _pairs(options.state, "--state")
     constants = _numbers(options.constant, "--constant")
     source = read_frame(options.frame)

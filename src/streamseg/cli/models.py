@@ -9,7 +9,7 @@ import click
 
 from streamseg.cli.catalogue_options import CatalogueOptions
 from streamseg.cli.dataclass_options import dataclass_options
-from streamseg.cli.export import TORCH_HINT, require_checkpoint
+from streamseg.cli.export import describe_missing, require_checkpoint
 from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import SETTINGS
 from streamseg.cli.results import json_option
@@ -69,13 +69,13 @@ def command(
             try:
                 lines = list(describe_checkpoint(checkpoint, settings, options.size))
             except ImportError as error:
-                raise ExportError(TORCH_HINT.format(error)) from None
+                raise ExportError(describe_missing(error)) from None
             for line in lines:
                 click.echo(line)
             return
         try:
             from streamseg.cli.catalogue_tables import print_catalogue
         except ImportError as error:
-            raise ExportError(TORCH_HINT.format(error)) from None
+            raise ExportError(describe_missing(error)) from None
         phase("counting the work of each model")
         print_catalogue(options, json_path)

@@ -26,6 +26,7 @@ from streamseg.cli.streams import (
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import ServeError, domain_error
+from streamseg.installation import install_command
 from streamseg.runtime.stream import OpeningOptions
 from streamseg.serving.page_options import TOKEN_VARIABLE, PageOptions
 
@@ -156,4 +157,4 @@ def require_server() -> None:
     """Raise ServeError where the extra is not installed."""
     for module in REQUIRED:
         if importlib.util.find_spec(module) is None:
-            raise ServeError(f"{module} is not installed. Run: pip install 'streamseg[serve]'")
+            raise ServeError(f"{module} is not installed. Run: {install_command('serve')}")

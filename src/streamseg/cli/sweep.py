@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from streamseg.cli.dataclass_options import dataclass_options, grouped
-from streamseg.cli.export import TORCH_HINT, require_checkpoint
+from streamseg.cli.export import describe_missing, require_checkpoint
 from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
@@ -58,7 +58,7 @@ def command(
     try:
         from streamseg.evaluation.sweep import name_variant, parse_variant, sweep
     except ImportError as error:
-        raise CheckpointError(TORCH_HINT.format(error)) from None
+        raise CheckpointError(describe_missing(error)) from None
     chosen = [{}, *(parse_variant(text) for text in variants)]
     with frame_progress(None) as advance:
         rows = sweep(

@@ -19,6 +19,7 @@ from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import DatasetOptions
+from streamseg.installation import install_command
 from streamseg.training.config import (
     ClipConfig,
     NetworkConfig,
@@ -35,7 +36,7 @@ def require_packages() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise TrainingError(
-            f"training needs {', '.join(missing)}: pip install 'streamseg[export,train]'"
+            f"training needs {', '.join(missing)}. Run: {install_command('export', 'train')}"
         )
 
 
