@@ -86,7 +86,7 @@ def write_page(path: Path, python: str, ends: list[dict[str, object]]) -> None:
         "# Version ranges",
         "",
         f"Tests of the main path on Python {python} with the oldest (`lowest-direct`) and the "
-        "newest releases that `pyproject.toml` allows for `[cpu,export]`, by `make version-ranges`.",
+        "newest releases that `pyproject.toml` allows for `[cpu,export]`.",
         "",
         f"| package | {' | '.join(heads)} |",
         "|---" * (len(heads) + 1) + "|",
