@@ -188,7 +188,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=src $(BIN)/mypy -p streamseg
-	MYPYPATH=src $(BIN)/mypy samples/camera_demo.py samples/side_by_side.py samples/two_drives.py
+	$(BIN)/python .ci/examples.py build/examples
+	MYPYPATH=src $(BIN)/mypy samples/camera_demo.py samples/side_by_side.py samples/two_drives.py build/examples
 	$(BIN)/codespell $$(git ls-files '*.md' '*.py' '*.toml' '*.sh' '*.cpp' '*.h' '*.ts' '*.html')
 
 # Checkpoint -> bundle -> a drawn drive, and two drives with a cut; installs only what this needs.

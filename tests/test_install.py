@@ -14,6 +14,11 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from tests.conftest import ROOT
 from tests.test_rooms import ROOMS as FOLDERS
 
@@ -130,3 +135,36 @@ def test_runtime_resolves_on_aarch64(
         "--target", tmp_path, "--only-binary=:all:", "--implementation=cp",
         f"--python-version={version}", *options, *requirements,
     )  # fmt: skip
+
+
+def run_lines(name: str) -> list[str]:
+    """The RUN instructions of a Dockerfile at the root."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^RUN (.+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda", "Dockerfile.jetson"])
+def test_containers_name_extras_and_files_that_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.findall(r"^ARG EXTRAS?=(.+)$", text, re.MULTILINE)
+    extras += re.findall(r"\[([a-z,0-9]+)\]", text)
+    assert extras
+    used = {extra for entry in extras for extra in entry.split(",")}
+    assert used <= set(declared["optional-dependencies"])
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        assert all((ROOT / part).exists() for part in source.split())
+    for line in run_lines(name):
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+
+
+def test_install_line_of_the_dockerfile_installs_the_page(
+    distributions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    make_venv(tmp_path / "venv")
+    (line,) = [line for line in run_lines("Dockerfile") if line.startswith("pip install")]
+    (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    line = line.replace("/wheels", str(distributions[1].parent))
+    path = f"export PATH={tmp_path}/venv/bin:$PATH EXTRAS={extras}; "
+    run("bash", "-ec", path + line, cwd=tmp_path)
+    run("bash", "-ec", path + "pip check; streamseg serve --help", cwd=tmp_path)
