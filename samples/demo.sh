@@ -16,10 +16,19 @@ phase() { # title, command...
   printf '%4d s\n' $((SECONDS - start))
 }
 
+compile() { # the native operators, which the install below then finds; it builds what is missing
+  local version
+  version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/streamseg/_version.py)
+  cmake -S . -B build/native -DSTREAMSEG_VERSION="$version" && cmake --build build/native --parallel 2
+}
+
 install() {
+  compile &
+  local compiler=$! pip=("$venv/bin/python" -m pip install -q --no-compile)
   test -x "$venv/bin/python" || "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install -q "torch>=2.13,<2.14" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
-  "$venv/bin/python" -m pip install -q -e '.[cpu,export]'
+  "${pip[@]}" "torch>=2.13,<2.14" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
+  wait "$compiler" || true
+  "${pip[@]}" -e '.[cpu,export]'
 }
 
 streamseg=$venv/bin/streamseg
