@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_VERSION := 2.13.0
 
-.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-history verify-checkpoints test-runtime lint format demo demo-page picture screenshots newcomer install-matrix install-cell version-ranges lint-containers clean
+.PHONY: setup docs test-fast native openvino native-test native-sanitize native-aarch64 cuda tensorrt-headers tensorrt-rtx tensorrt-lean wheel wheel-aarch64 triton-server mamba-reference ort-matrix stream-tools browser-tools web-tools web-build cpp-tools ros-messages test test-opencv4 verify-long verify-soak verify-containment verify-engines verify-reliability verify-faults verify-history verify-temporal verify-families verify-prototypes verify-schedules verify-state-value verify-checkpoints test-runtime lint format demo demo-page picture screenshots newcomer install-matrix install-cell version-ranges lint-containers clean
 
 setup: $(STAMP)
 
@@ -157,7 +157,7 @@ test-opencv4: setup
 	PYTHONPATH=build/opencv4 $(BIN)/python -m pytest tests/runtime/video tests/runtime/sinks tests/runtime/session/test_cuts.py tests/runtime/sources/test_upright.py
 
 # What takes too long for every change; results are committed under benchmarks/results.
-verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints verify-history install-matrix version-ranges
+verify-long: verify-soak verify-containment verify-engines verify-reliability verify-checkpoints verify-history verify-temporal verify-prototypes verify-schedules install-matrix version-ranges
 verify-soak: setup
 	$(BIN)/python samples/smoothing_bundle.py out/soak --size 48x64
 	$(BIN)/python benchmarks/soak.py out/soak --frames 1000000
@@ -172,6 +172,23 @@ verify-history: setup
 	$(BIN)/streamseg eval samples/street/street.safetensors --size 256x512 --split test \
 	    --dataset 'synthetic:street?size=128x256&scenes=20&frames=40' --history 1,2,4,8,16,all \
 	    --json benchmarks/results/history.json -o out/history
+# Temporal metrics of the sample, with state and reset before every frame.
+DRAWN_TEST = synthetic:street?size=128x256&scenes=6&frames=30
+TEMPORAL = $(BIN)/streamseg eval samples/street/street.safetensors --size 256x512 --split test \
+    --dataset '$(DRAWN_TEST)' --mvc 2,4,8,16 --boundary --flow dis --per-clip
+verify-temporal: setup
+	$(TEMPORAL) --json benchmarks/results/temporal.json
+	$(TEMPORAL) --stateless --json benchmarks/results/temporal_reset.json
+# Small networks of the other families on the drawn streets: trained, then prototypes and schedules.
+verify-families: setup
+	$(BIN)/python benchmarks/families.py out/families
+verify-prototypes: setup
+	$(BIN)/python benchmarks/family_tables.py out/families --only prototypes
+verify-schedules: verify-families
+	$(BIN)/python benchmarks/family_tables.py out/families --only schedules
+# What the frame before knows that this one does not; CAMVID and CAMVID_WEIGHTS add real streets.
+verify-state-value: setup
+	$(BIN)/python benchmarks/state_value.py $(if $(CAMVID),--camvid $(CAMVID) --checkpoint $(CAMVID_WEIGHTS) --set window=10)
 # The reduced version, for CI.
 verify-faults: native
 	$(BIN)/python benchmarks/reliability.py --print-only
@@ -206,6 +223,8 @@ demo-page: demo
 picture: setup
 	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
 	$(BIN)/python samples/side_by_side.py out/street 'synthetic:clean?size=256x512&seed=2000000' -o docs/images/state.webp
+	rm -rf out/street-gated && $(BIN)/streamseg export out/street --memory gated -o out/street-gated
+	$(BIN)/python samples/side_by_side.py out/street-gated 'synthetic:street?size=256x512&seed=2000000' -o docs/images/memory.webp --frames 32
 
 # The other pictures of docs/images, taken by headless Chromium.
 screenshots: docs browser-tools

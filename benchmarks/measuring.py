@@ -81,17 +81,19 @@ def summarise(milliseconds: list[float]) -> dict[str, float]:
     }
 
 
-def write_results(name: str, content: Mapping[str, Any], table: str) -> None:
+def write_results(
+    name: str, content: Mapping[str, Any], table: str, folder: Path = RESULTS
+) -> None:
     """Write ``results/<name>.json`` and ``results/<name>.md``, and print the table."""
-    write_json(name, content)
-    (RESULTS / f"{name}.md").write_text(table)
+    write_json(name, content, folder)
+    (folder / f"{name}.md").write_text(table)
     print(table)
 
 
-def write_json(name: str, content: Mapping[str, Any]) -> None:
+def write_json(name: str, content: Mapping[str, Any], folder: Path = RESULTS) -> None:
     """Write ``results/<name>.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def describe_head(machine: Mapping[str, Any]) -> str:

@@ -139,3 +139,24 @@ class Augmentation:
             np.uint8,
         )
         return image, label
+
+
+def erase(frames: Bytes, chance: float, draws: np.random.Generator) -> None:
+    """Take a rectangle out of some frames of a clip, in place; its first frame stays whole.
+
+    Each rectangle has a quarter to three quarters of a frame's height and width, and ImageNet's
+    mean colour, which is zero after normalisation.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        chance: of each frame after the first.
+        draws: two numbers a side are drawn for every frame, so that frames do not depend on others.
+    """
+    for frame in frames[1:]:
+        hit = draws.random() < chance
+        share, place = draws.uniform(0.25, 0.75, 2), draws.random(2)
+        if not hit:
+            continue
+        size = [max(1, round(share[axis] * frame.shape[axis])) for axis in (0, 1)]
+        top, left = (int(place[axis] * (frame.shape[axis] - size[axis] + 1)) for axis in (0, 1))
+        frame[top : top + size[0], left : left + size[1]] = _PAD

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import Dataset, IndexedClip, LabelledFrame
-from streamseg.training.augmentation import Augmentation
+from streamseg.training.augmentation import Augmentation, erase
 from streamseg.training.config import ClipConfig
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,10 @@ class ClipSampler:
         height, width = frames[-1].image.shape[:2]
         change = Augmentation.draw(self._config, (height, width), draws)
         pairs = [change.apply(frame.image, frame.label) for frame in frames]
-        return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+        images = np.stack([image for image, _ in pairs])
+        if self._config.erase:
+            erase(images, self._config.erase, np.random.default_rng((self._seed, 2, position)))
+        return images, np.stack([label for _, label in pairs])
 
     def _check_labels(self, clip: str, frame: LabelledFrame) -> None:
         if frame.label is None:

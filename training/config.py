@@ -19,7 +19,8 @@ ENCODERS = (
     *("dinov3_vits16", "dinov3_vitb16", "dinov2_vits14", "dinov2_vitb14"),
 )
 DEVICES = ("auto", "cpu", "cuda")
-MODELS = ("tv3s", "segformer", "cffm", "cffm++", "mrcfa", "mask2former", "mpvss")
+MODELS = ("tv3s", "segformer", "cffm", "cffm++", "mrcfa", "mask2former", "mpvss", "memory")
+TEACHERS = ("labels", "segmenter")
 SUPERVISION = ("last", "all")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PAPER_OFFSETS = (-9, -6, -3, 0)
@@ -32,7 +33,8 @@ class NetworkConfig:
     Attributes:
         model: "tv3s"; "segformer": the same encoder and decoder, frame by frame; "cffm", "mrcfa";
             "cffm++": the global branch over a trained CFFM; "mask2former"; "mpvss": the motion
-            network and two heads over a trained Mask2Former.
+            network and two heads over a trained Mask2Former; "memory": temporal blocks over a
+            bundle.
         encoder: a name of ``ENCODER_PRESETS``, or of ``MASK_ENCODERS`` for the last two.
         embed_dim: channels of the decoder and of the temporal blocks.
         layers, expand, states: of TV3S: temporal layers, ``d_inner / embed_dim``, states per
@@ -43,7 +45,10 @@ class NetworkConfig:
     """
 
     model: str = option(
-        "Family. cffm++ and mpvss start from --init.", default="tv3s", choices=MODELS, common=True
+        "Family. cffm++ and mpvss start from --init, memory needs --memory-for.",
+        default="tv3s",
+        choices=MODELS,
+        common=True,
     )
     encoder: str = option("Encoder.", default="mit_b1", choices=ENCODERS, common=True)
     embed_dim: int = option("Channels of decoder and temporal layers.", default=256, low=1)
@@ -68,6 +73,7 @@ class ClipConfig:
         scale: range of the random resize.
         flip: chance of a mirrored clip.
         photometric: random brightness, contrast, saturation and hue.
+        erase: chance that a frame after a clip's first loses a rectangle; its label stays.
         ignore_index: label value that is not scored.
     """
 
@@ -79,6 +85,13 @@ class ClipConfig:
     scale: tuple[float, float] = option("Range of the random resize.", default=(0.5, 2.0))
     flip: float = option("Probability of a mirrored clip.", default=0.5, low=0, high=1)
     photometric: bool = option("Vary brightness, contrast, saturation and hue.", default=True)
+    erase: float = option(
+        "Probability that a frame after the clip's first loses a rectangle, which only memory can "
+        "fill.",
+        default=0.0,
+        low=0,
+        high=1,
+    )
     ignore_index: int = option("Label value that is ignored.", default=255, low=0, high=255)
 
     def __post_init__(self) -> None:
@@ -149,6 +162,8 @@ class TrainConfig:
     def as_json(self) -> dict[str, Any]:
         """Plain values, tuples as lists."""
         plain = asdict(self)
+        if not self.clips.erase:  # records of earlier runs have no such entry
+            del plain["clips"]["erase"]
         return {key: _plain(value) for key, value in plain.items()}
 
     @classmethod
@@ -215,6 +230,8 @@ class TrainingData:
         cache: folder for decoded frames.
         init: checkpoint to start from.
         encoder_weights: ImageNet weights of the encoder.
+        memory_for: bundle whose network stays frozen; a memory for it is trained.
+        teacher: of a memory: the dataset's labels, or the segmenter's own on whole frames.
         class_weights: ``log``, or a JSON file of numbers.
         classes_by: how classes of ``init`` are matched.
         threads: CPU threads of PyTorch.
@@ -223,6 +240,12 @@ class TrainingData:
     cache: Path | None = option("Folder that keeps decoded frames.", default=None)
     init: Path | None = option("Checkpoint to start from (SegFormer or TV3S).", default=None)
     encoder_weights: Path | None = option("ImageNet weights of the encoder.", default=None)
+    memory_for: Path | None = option("Bundle to train a memory for; it stays frozen.", default=None)
+    teacher: str = option(
+        "What a memory learns: the labels, or what the frozen segmenter gives for whole frames.",
+        default="labels",
+        choices=TEACHERS,
+    )
     class_weights: str | None = option(
         "Weights of the classes: 'log' (1 / ln(1.1 + frequency)), or a JSON file of numbers.",
         default=None,
@@ -238,6 +261,12 @@ class TrainingData:
         check_options(self, TrainingError)
         if self.init and self.encoder_weights:
             raise TrainingError("--init fills the encoder too: leave out --encoder-weights")
+        if self.memory_for and (self.init or self.encoder_weights):
+            raise TrainingError(
+                "--memory-for trains over a bundle as it is: leave out --init and --encoder-weights"
+            )
+        if self.teacher != "labels" and not self.memory_for:
+            raise TrainingError("--teacher segmenter needs --memory-for BUNDLE")
         weights = self.class_weights
         if weights not in (None, "log") and not Path(str(weights)).is_file():
             raise TrainingError(

@@ -11,7 +11,7 @@ from streamseg.export.formats.key_map import below
 from streamseg.export.formats.layouts import is_training_only, translate_encoder
 from streamseg.export.models.encoder import encoder_keys
 from streamseg.export.models.resnet import ResNetSizes
-from streamseg.training.networks import Network
+from streamseg.training.networks import EncoderNetwork
 
 # Of the classifier on top.
 _UNUSED = re.compile(r"^(\w+\.)?(head|classifier|norm|layernorm|fc)\.")
@@ -20,7 +20,7 @@ _UNUSED = re.compile(r"^(\w+\.)?(head|classifier|norm|layernorm|fc)\.")
 _ADDED = re.compile(r"^(norm\d|pyramid)\.")
 
 
-def load_encoder(network: Network, path: Path) -> list[str]:
+def load_encoder(network: EncoderNetwork, path: Path) -> list[str]:
     """Fill the encoder from the weights of a classifier, or of a whole network.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from streamseg.evaluation.datasets import SegmentationClass
 from streamseg.export.checkpoint_files import Checkpoint, read_checkpoint
 from streamseg.export.families import family_layouts, family_named
 from streamseg.export.formats.key_map import below
+from streamseg.export.frame_graph import FrameGraph
+from streamseg.export.learned_memory import MemoryModel
 from streamseg.export.models.clip import ClipModel
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
@@ -45,11 +48,12 @@ from streamseg.training.reference_clips import (
 )
 
 # CFFM, CFFM++ and MRCFA are built on SegFormer, MPVSS on Mask2Former.
-Network = TV3S | SegFormer | Mask2Former
+EncoderNetwork = TV3S | SegFormer | Mask2Former
+Network = EncoderNetwork | MemoryModel
 SILENT_BIAS = -100.0
 """Classifier bias of a class that never wins: far below any score, and within float16."""
 _TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
-_QUERIES = "sem_seg_head.predictor.class_embed."
+_QUERIES, _ADDED = "sem_seg_head.predictor.class_embed.", "memory.write."
 _GLOBAL, _RETRIEVED = "decode_head.linear_pred3.", "decode_head.deco4."
 _CLASSIFIERS = (_TEMPORAL, _FRAME, _GLOBAL, _RETRIEVED, "decode_head.conv_seg.", _QUERIES)
 
@@ -58,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 def build_network(
     config: NetworkConfig, classes: Sequence[SegmentationClass], *, seed: int
-) -> Network:
+) -> EncoderNetwork:
     """The network with weights drawn from ``seed``.
 
     Raises:
@@ -74,7 +78,7 @@ def build_network(
     settings = resolve_settings(config).values
     normalisation = {name: settings[name] for name in ("mean", "std")}
     torch.manual_seed(seed)
-    network: Network
+    network: EncoderNetwork
     if config.model in REFERENCE_MODELS:
         network = build_reference_model(config, len(classes), settings)
     elif config.model in MASK_MODELS:
@@ -84,15 +88,7 @@ def build_network(
         frame_sizes = SegFormerConfig(encoder, config.embed_dim, len(classes), **normalisation)
         network = SegFormer(frame_sizes, drop_path=config.drop_path)
     else:
-        blocks = BlocksConfig(
-            config.embed_dim,
-            layers=config.layers,
-            d_inner=config.expand * config.embed_dim,
-            d_state=config.states,
-            dt_rank=max(1, config.embed_dim // 16),
-            window=settings["window"],
-            shift=settings["shift"],
-        )
+        blocks = blocks_config(config, settings)
         sizes = TV3SConfig(ENCODER_PRESETS[config.encoder], blocks, len(classes), **normalisation)
         network = TV3S(sizes, drop_path=config.drop_path)
     network.classes = tuple(
@@ -104,6 +100,31 @@ def build_network(
     return network
 
 
+def blocks_config(config: NetworkConfig, settings: Mapping[str, Any]) -> BlocksConfig:
+    """Sizes of temporal blocks; window and shift are settings."""
+    return BlocksConfig(
+        config.embed_dim,
+        layers=config.layers,
+        d_inner=config.expand * config.embed_dim,
+        d_state=config.states,
+        dt_rank=max(1, config.embed_dim // 16),
+        window=settings["window"],
+        shift=settings["shift"],
+    )
+
+
+def build_memory(config: NetworkConfig, bundle: Path, *, seed: int) -> MemoryModel:
+    """A memory for a bundle, with weights drawn from ``seed``.
+
+    Raises:
+        CheckpointError: a setting is unknown or out of range.
+        ExportError: the bundle has no scores that a memory could change.
+    """
+    settings = resolve_settings(config).values
+    torch.manual_seed(seed)
+    return MemoryModel(FrameGraph(bundle), blocks_config(config, settings))
+
+
 def check_clips(network: Network, clips: ClipConfig) -> None:
     """Raise where a network cannot be trained on such clips.
 
@@ -111,6 +132,8 @@ def check_clips(network: Network, clips: ClipConfig) -> None:
         TrainingError: the offsets are not its references.
         ExportError: the crop is not a size that it takes.
     """
+    if isinstance(network, MemoryModel):
+        network.check_size(clips.crop)
     if isinstance(network, ClipModel):
         check_offsets(network, clips.offsets)
         network.check_size(clips.crop)
@@ -125,9 +148,11 @@ def resolve_settings(config: NetworkConfig, path: Path | None = None) -> Resolve
         CheckpointError: a setting is unknown, out of range, or in contradiction to the file.
     """
     stated = read_checkpoint(path, layouts=family_layouts()).stated if path is not None else {}
+    # The blocks of a memory are those of TV3S.
+    model = "tv3s" if config.model == "memory" else config.model
     return resolve(
-        family_named(config.model).settings,
-        family=config.model,
+        family_named(model).settings,
+        family=model,
         encoder=config.encoder,
         stated=stated,
         given=config.settings,
@@ -196,7 +221,7 @@ def silence_absent(network: Network, pixels: NDArray[np.int64]) -> None:
         pixels: labelled pixels of each class.
     """
     absent = torch.from_numpy(pixels == 0)
-    for name in (_FRAME, _TEMPORAL, _RETRIEVED, _QUERIES):
+    for name in (_FRAME, _TEMPORAL, _RETRIEVED, _QUERIES, _ADDED):
         bias = dict(network.named_parameters()).get(name + "bias")
         if bias is not None:
             bias[: len(absent)][absent.to(bias.device)] = SILENT_BIAS
@@ -263,6 +288,8 @@ class ClipNetwork(nn.Module):
         """
         if isinstance(self.network, Mask2Former):
             return detect_clips(self.network, frames)
+        if isinstance(self.network, MemoryModel):
+            return self.network.forward_clip(frames), None
         if isinstance(self.network, TV3S):
             run = self._run_fused if frames.is_cuda and find_kernels() is not None else None
             temporal, auxiliary, _ = self.network.forward_clip(frames, run_blocks=run)

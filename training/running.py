@@ -27,8 +27,16 @@ from streamseg.training.config import (
 )
 from streamseg.training.encoders import load_encoder
 from streamseg.training.loop import TrainReport, build_accelerator, train
-from streamseg.training.networks import Network, build_network, resolve_settings, start_from
+from streamseg.training.networks import (
+    EncoderNetwork,
+    Network,
+    build_memory,
+    build_network,
+    resolve_settings,
+    start_from,
+)
 from streamseg.training.saving import RunFolder
+from streamseg.training.teaching import require_same_classes, teach
 
 logger = logging.getLogger(__name__)
 
@@ -65,33 +73,48 @@ def start_run(
     """
     if data.threads:
         torch.set_num_threads(data.threads)
+    if data.memory_for:
+        config = replace(config, network=replace(config.network, model="memory"))
     model = config.network.model
     if model in _STARTED and not data.init:
         raise TrainingError(f"{model} trains {_STARTED[model]}: give --init CHECKPOINT")
+    if model == "memory" and not data.memory_for:
+        raise TrainingError("memory trains temporal blocks over a bundle: give --memory-for BUNDLE")
     network_config = replace(config.network, settings=_settings(config.network, data.init))
     config = replace(config, network=network_config)
     accelerator = build_accelerator(config, options.device)
+    if data.memory_for and data.teacher == "segmenter":
+        dataset = teach(dataset, data.memory_for, erase=config.clips.erase)
     with accelerator.main_process_first():
         dataset = _prepare(dataset, data.cache, show=accelerator.is_main_process)
     weights = _class_weights(data.class_weights, dataset, config.clips)
     config = replace(config, class_weights=weights)
-    network = build_network(config.network, dataset.classes, seed=config.seed)
-    _start_weights(network, data, show=accelerator.is_main_process)
+    network: Network
+    if data.memory_for:
+        network = build_memory(config.network, data.memory_for, seed=config.seed)
+        require_same_classes(network, dataset, classes_by=data.classes_by)
+    else:
+        network = _build(config, data, dataset, show=accelerator.is_main_process)
     if accelerator.is_main_process:
         content = {
             **config.as_json(),
             **record,
-            "init": _name(data.init or data.encoder_weights),
+            "init": _name(data.init or data.encoder_weights or data.memory_for),
+            **({"teacher": data.teacher} if data.memory_for else {}),
         }
         folder.start(content, resume=options.resume, command_line=command_line)
     accelerator.wait_for_everyone()
-    drawn = dataset.name == "synthetic" and not data.init and not data.encoder_weights
+    started = data.init or data.encoder_weights or data.memory_for
+    drawn = dataset.name == "synthetic" and not started
     license_ = options.license or (SYNTHETIC_LICENSE if drawn else "unknown")
     options = replace(options, license=license_)
     return train(network, dataset, config, folder, options, accelerator=accelerator)
 
 
-def _start_weights(network: Network, data: TrainingData, *, show: bool) -> None:
+def _build(
+    config: TrainConfig, data: TrainingData, dataset: Dataset, *, show: bool
+) -> EncoderNetwork:
+    network = build_network(config.network, dataset.classes, seed=config.seed)
     if data.encoder_weights:
         load_encoder(network, data.encoder_weights)
     if data.init:
@@ -103,6 +126,7 @@ def _start_weights(network: Network, data: TrainingData, *, show: bool) -> None:
                 len(missing),
                 summarise(dict.fromkeys(missing)),
             )
+    return network
 
 
 def _settings(config: NetworkConfig, init: Path | None) -> dict[str, Any]:

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from streamseg.calibration.calibrating import calibrate
+from streamseg.calibration.plan import CalibrationOptions
+from streamseg.cli.main import run
 from streamseg.errors import BackendError, EngineMismatch
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import engine_build, engine_verification
 from streamseg.export.engine_build import BuiltEngine, NetworkSummary, build_engines
 from streamseg.export.engine_options import EngineOptions
@@ -21,6 +25,8 @@ from streamseg.export.parity import moving_pattern
 from streamseg.runtime.backends.engine_files import engine_cache, read_record, sidecar_of
 from streamseg.runtime.stream import open_stream
 from tests.conftest import TinyBundle
+from tests.evaluation.models import write_bundle
+from tests.evaluation.trees import make_camvid
 from tests.export import tiny
 from tests.export.faulty_engines import FAULTS, Fault, read_as_tensorrt
 from tests.runtime.backends.conftest import (
@@ -207,3 +213,26 @@ def test_damaged_verification_is_refused(
 def test_bars_follow_the_precision() -> None:
     assert engine_verification.BARS["fp32"][:2] == (0.999, 1e-3)
     assert engine_verification.BARS["fp16"][0] == 0.995
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_accuracy_of_an_int8_engine_is_measured_by_the_command_that_scores_the_bundle(
+    broken: bool, on: Callable[..., Machine], tmp_path: Path
+) -> None:
+    """Over the fake engine; the oracle is the same INT8 graph in ONNX Runtime."""
+    write_bundle(tmp_path / "plain", logits=False)
+    root = make_camvid(tmp_path / "camvid")
+    settings = CalibrationOptions(clips=1, clip_frames=2, native=False, drift_frames=4)
+    bundle, data = tmp_path / "int8", f"camvid:{root}"
+    calibrate(tmp_path / "plain", bundle, open_dataset(data, "train"), settings)
+    machine = on(bundle, FAULTS["state not fed back"] if broken else None)
+    build_on(machine, unverified=broken)
+    figures = {}
+    for backend in ("tensorrt", "onnxruntime"):
+        out = tmp_path / f"{backend}.json"
+        with pytest.raises(SystemExit) as code:
+            run(["eval", str(bundle), "--backend", backend, "--no-native", "--dataset", data,
+                 "--json", str(out)])  # fmt: skip
+        assert code.value.code == 0
+        figures[backend] = json.loads(out.read_text())["per_class"]
+    assert (figures["tensorrt"] == figures["onnxruntime"]) != broken

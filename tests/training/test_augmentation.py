@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamseg.training.augmentation import Augmentation, Tone
+from streamseg.training.augmentation import Augmentation, Tone, erase
 from streamseg.training.config import ClipConfig
 
 PLAIN = ClipConfig(crop=(24, 40), scale=(1.0, 1.0), flip=0.0, photometric=False)
@@ -84,3 +84,23 @@ def test_tone_changes_colours_by_the_given_factors():
     assert (Tone(hue=60).apply(red) == (0, 200, 0)).all()
     assert (Tone(saturation=0.0).apply(red) == 200).all()
     assert Tone().apply(red) is red
+
+
+def test_erased_frames_lose_one_rectangle_and_the_first_stays_whole() -> None:
+    frames = np.random.default_rng(0).integers(1, 100, (200, 16, 24, 3), np.uint8)
+    erased = frames.copy()
+    erase(erased, 0.5, np.random.default_rng(1))
+    assert np.array_equal(erased[0], frames[0])
+    changed = (erased != frames).any(-1)
+    hit = changed.any((1, 2))
+    assert 0.4 < hit.mean() < 0.6
+    for frame, lost in zip(erased[hit], changed[hit], strict=True):
+        rows, columns = np.flatnonzero(lost.any(1)), np.flatnonzero(lost.any(0))
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        assert lost[box].all()
+        assert (frame[box] == (124, 116, 104)).all()
+        assert 4 <= len(rows) <= 12
+        assert 6 <= len(columns) <= 18
+    again = frames.copy()
+    erase(again, 0.5, np.random.default_rng(1))
+    assert np.array_equal(again, erased)

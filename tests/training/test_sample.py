@@ -90,3 +90,20 @@ def test_history_table_is_made_by_one_command(tmp_path):
         ("all", 3, 3),
     ]
     assert all(row["miou"] > 0.3 for row in rows)
+
+
+def test_temporal_table_is_made_by_one_command(tmp_path):
+    """The commands of ``make verify-temporal``, at a small size."""
+    drawn = "synthetic:street?size=128x256&scenes=1&frames=3"
+    found = {}
+    for reset in (False, True):
+        out = tmp_path / f"{reset}.json"
+        arguments = ["eval", str(WEIGHTS), "--size", "256x512", "--split", "test"]
+        arguments += ["--dataset", drawn, "--mvc", "2", "--boundary", "--flow", "dis"]
+        with pytest.raises(SystemExit) as code:
+            run([*arguments, *(["--stateless"] if reset else []), "--json", str(out)])
+        assert code.value.code == 0
+        found[reset] = json.loads(out.read_text())
+    for name in ("mvc2", "tc", "boundary_f"):
+        assert 0 < found[True][name] < found[False][name] < 1, name
+    assert found[False]["flicker_rate"] < found[True]["flicker_rate"]

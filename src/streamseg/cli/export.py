@@ -15,7 +15,7 @@ from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import CheckpointError, ExportError
-from streamseg.export.export_options import ExportOptions
+from streamseg.export.export_options import SMOOTHED, ExportOptions
 from streamseg.installation import install_command
 from streamseg.runtime.bundle.bundle import MANIFEST, check_target
 from streamseg.runtime.bundle.claims import PARITY_MEANING, describe_assumed, describe_parity
@@ -49,14 +49,15 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
 
 
 def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
-    """Write ``out``: the bundle with a smoothed memory."""
+    """Write ``out``: the bundle with a smoothed or a learned memory."""
     try:
         from streamseg.export.bundle_smoothing import remember_bundle
         from streamseg.export.smoothing import PRESETS
     except ImportError as error:
         raise ExportError(describe_missing(error)) from None
     with show_phases(f"adding the memory to {bundle}"):
-        manifest = remember_bundle(bundle, out, PRESETS[memory], logits=logits)
+        chosen = PRESETS.get(memory, Path(memory))
+        manifest = remember_bundle(bundle, out, chosen, logits=logits)
     state = state_bytes(manifest.state)
     click.echo(f"{out}: {bundle} with memory '{memory}', state {state:,} bytes")
     click.echo(f"  parity {describe_parity(manifest.parity)}")
@@ -100,6 +101,8 @@ def command(checkpoint: str, out: Path, options: ExportOptions, settings: dict[s
         check_target(out)
         give_memory(Path(checkpoint), out, memory, logits=logits)
         return
+    if options.memory not in (None, *SMOOTHED):
+        raise click.UsageError("a learned memory joins the BUNDLE that it was trained for")
     require_checkpoint(checkpoint)
     check_target(out)
     with show_phases("loading PyTorch") as phase:
