@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,22 +11,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import BackendError, FrameMismatch, StreamsegError
-from streamseg.option_fields import check_options, option, option_fields
-from streamseg.runtime.backends import BACKENDS, BackendOptions, Executable, load_executable
-from streamseg.runtime.backends.arrays import is_device_array, stream_handle, view_device_array
+from streamseg.runtime.backends import BackendOptions, Executable, load_executable
+from streamseg.runtime.backends.arrays import stream_handle, view_device_array
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
 from streamseg.runtime.step_result import DeviceStepResult, StepResult
 from streamseg.runtime.stepper import Stepper
-from streamseg.runtime.video.confidence import confidence_of
-from streamseg.runtime.video.resize import FitMode, FittedFrame, FrameFitter
+from streamseg.runtime.thread_guard import ThreadGuard
+from streamseg.runtime.video.confidence import ConfidenceMaps
+from streamseg.runtime.video.frame_check import check_frame
+from streamseg.runtime.video.resize import FitMode, FittedFrame, FrameFitter, fit_frames
 
 if TYPE_CHECKING:
     from streamseg.runtime import Event, RunReport, StatePolicy
@@ -70,17 +70,18 @@ class Stream:
         self.identity = identity
         self.reuse = reuse
         self.token = object()  # of the last result; another one once its buffers may change
-        self._entered = threading.RLock()
+        self._guard = ThreadGuard()
         self._executable = executable
         self._owner = owner
         self._mode: FitMode = "letterbox" if letterbox else "stretch"
         self._lane = executable.new_lane()
+        self._make_fitter = partial(fit_frames, manifest.frame, self._mode)
         self._stepper = Stepper(manifest, self._lane, given)
         self._under_way: deque[_Begun] = deque()
         self._fitter: FrameFitter | None = None
         self._fitter_ahead: FrameFitter | None = None  # of the thread that calls fit_ahead
         self._shown: FrameFitter | None = None  # of the last result
-        self._confidence: tuple[FrameFitter, npt.NDArray[np.uint8]] | None = None
+        self._confidence = ConfidenceMaps(self._make_fitter)
         self._finished_at = 0.0
         self._closed = False
 
@@ -329,12 +330,7 @@ class Stream:
             )
         if self._shown is None:
             raise StreamsegError("no frame was segmented yet")
-        if self._confidence is None or self._confidence[0].frame_size != self._shown.frame_size:
-            fitter = self._make_fitter(self._shown.frame_size)
-            self._confidence = fitter, np.empty_like(self._lane.labels)
-        fitter, inner = self._confidence
-        confidence_of(logits, inner)
-        return fitter.restore(inner)
+        return self._confidence.draw(logits, self._shown.frame_size)
 
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a new video."""
@@ -402,7 +398,7 @@ class Stream:
 
     def close(self) -> None:
         """Release buffers and backend; closing twice is fine."""
-        with self._entered:  # waits for another thread's step
+        with self._guard.wait():  # for another thread's step
             if not self._closed:
                 self._lane.close()
                 if self._owner:
@@ -431,16 +427,9 @@ class Stream:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._entered.acquire(blocking=False):
-            raise StreamsegError(
-                "another thread is using this stream; give each thread a stream of its own "
-                "(Stream.sibling)"
-            )
-        try:
+        with self._guard.enter():
             self._require_open()
             yield
-        finally:
-            self._entered.release()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -450,50 +439,6 @@ class Stream:
         if self._fitter is None or self._fitter.frame_size != frame_size:
             self._fitter = self._make_fitter(frame_size)
         return self._fitter
-
-    def _make_fitter(self, frame_size: tuple[int, int]) -> FrameFitter:
-        spec = self.manifest.frame
-        red, green, blue = (round(value) for value in spec.mean)
-        return FrameFitter(
-            frame_size, (spec.height, spec.width), self._mode, fill=(red, green, blue)
-        )
-
-
-def check_frame(frame: npt.NDArray[np.uint8]) -> None:
-    """Raise FrameMismatch unless ``frame`` is uint8 ``[height, width, 3]``."""
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-        got = getattr(frame, "dtype", type(frame).__name__)
-        hint = "; a frame in device memory goes to step_device" if is_device_array(frame) else ""
-        raise FrameMismatch(f"frame is {got}, expected a uint8 array [height, width, 3]{hint}")
-    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise FrameMismatch(f"frame is {list(frame.shape)}, expected [height, width, 3] RGB")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpeningOptions(BackendOptions):
-    """How a bundle is opened: the arguments of ``streamseg.open``.
-
-    Raises:
-        BackendError: a value is out of its range.
-    """
-
-    backend: str = option(
-        "Backend that runs the graphs.", default="auto", choices=BACKENDS, common=True
-    )
-    letterbox: bool | None = option(
-        "Keep the aspect ratio of frames, or stretch them.",
-        default=None,
-        opposite="stretch",
-        unset="as the bundle says",
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self, BackendError)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Argument of ``streamseg.open`` -> its value."""
-        return {entry.name: getattr(self, entry.name) for entry in option_fields(OpeningOptions)}
 
 
 def open_stream(

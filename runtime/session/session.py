@@ -25,7 +25,8 @@ from streamseg.runtime.session.snapshots import (
 )
 from streamseg.runtime.sources import Frame
 from streamseg.runtime.step_result import StepResult
-from streamseg.runtime.stream import Stream, check_frame
+from streamseg.runtime.stream import Stream
+from streamseg.runtime.video.frame_check import check_frame
 from streamseg.runtime.video.resize import Image
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import SourceError
+from streamseg.runtime.bundle.manifest import FrameSpec
 
 Image: TypeAlias = NDArray[np.uint8]
 Size: TypeAlias = tuple[int, int]
@@ -204,3 +205,9 @@ class FrameFitter:
             raise SourceError(
                 f"{name} is {array.dtype} {list(array.shape)}; expected uint8 {list(shape)}"
             )
+
+
+def fit_frames(spec: FrameSpec, mode: FitMode, frame_size: tuple[int, int]) -> FrameFitter:
+    """The fitter of frames of a size to a bundle's frame; margins have its mean colour."""
+    red, green, blue = (round(value) for value in spec.mean)
+    return FrameFitter(frame_size, (spec.height, spec.width), mode, fill=(red, green, blue))

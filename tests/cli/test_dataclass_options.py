@@ -23,10 +23,11 @@ from streamseg.cli.subcommand import Subcommand, split_examples
 from streamseg.errors import BundleError
 from streamseg.option_fields import PRECISIONS, option_fields
 from streamseg.runtime.loop.decoding import Pacing
+from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.snapshots import SnapshotPlan
 from streamseg.runtime.sources import SourceOptions
-from streamseg.runtime.stream import OpeningOptions, open_stream
+from streamseg.runtime.stream import open_stream
 from tests.conftest import ROOT
 
 # What differs from command to command is what is written; that it is the result does not.

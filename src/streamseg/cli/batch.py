@@ -15,8 +15,8 @@ from streamseg.cli.phases import show_phases
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.option_fields import OFF
+from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.session.policy import StatePolicy
-from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,8 +18,8 @@ from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import StreamsegError
 from streamseg.files import check_place
+from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.sinks.outputs import OutputOptions
-from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,10 +16,10 @@ from streamseg.runtime.loop.fleet import Attachment, Fleet
 from streamseg.runtime.loop.member import Member
 from streamseg.runtime.loop.roster import StreamEntry
 from streamseg.runtime.loop.stream_metrics import StreamMetrics
+from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.sinks import Sink
 from streamseg.runtime.sinks.outputs import WRITTEN, OutputOptions
 from streamseg.runtime.sources import Source
-from streamseg.runtime.stream import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.console import Console

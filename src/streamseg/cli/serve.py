@@ -27,7 +27,7 @@ from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import ServeError, domain_error
 from streamseg.installation import install_command
-from streamseg.runtime.stream import OpeningOptions
+from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.serving.page_options import TOKEN_VARIABLE, PageOptions
 
 if TYPE_CHECKING:
