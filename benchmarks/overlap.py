@@ -26,7 +26,7 @@ from streamseg.runtime.session.policy import StatePolicy
 
 SIZE = (720, 1280)
 COUNTS = (1, 4)
-UNDER_WAY = "streamseg.runtime.loop.round_robin.MOST_UNDER_WAY"
+UNDER_WAY = "streamseg.runtime.loop.round_robin.AHEAD"
 
 
 def write_clip(path: Path) -> None:
@@ -46,7 +46,7 @@ def write_clip(path: Path) -> None:
 
 def measure(bundle: Path, clip: Path, *, count: int, under_way: int, seconds: float) -> float:
     """Label maps a second of ``count`` streams, after all have begun."""
-    with patch(UNDER_WAY, under_way), streamseg.open_fleet(bundle, threads=1) as fleet:
+    with patch(UNDER_WAY, under_way - 1), streamseg.open_fleet(bundle, threads=1) as fleet:
         for number in range(count):
             address = f"{clip}#loop&decode-threads=1"
             fleet.add(f"s{number}", address, policy=StatePolicy(scene_cut=float("inf")))

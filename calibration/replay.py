@@ -145,7 +145,7 @@ class TappedExecutable(OnnxRuntimeExecutable):
             name: _open_session(_with_outputs(content, self._taps[name]), options)
             for name, content in {**bundle.graphs, **graphs}.items()
         }
-        super().__init__(import_onnxruntime(), sessions, bundle.manifest, "replay")
+        super().__init__(import_onnxruntime(), sessions, bundle.manifest, description="replay")
 
     def new_lane(self) -> TappedLane:
         """Make the buffers of the stream."""

@@ -96,6 +96,11 @@ class Stream:
         return self._stepper.step
 
     @property
+    def parallel(self) -> int:
+        """Steps of different streams over this executable that run at once."""
+        return self._executable.parallel
+
+    @property
     def depth(self) -> int:
         """Steps that may be under way at once."""
         return self._lane.depth
@@ -453,6 +458,7 @@ def open_stream(
     engine: str | os.PathLike[str] | None = None,
     device: str | None = None,
     precision: str | None = None,
+    parallel: int | None = None,
 ) -> Stream:
     """Open a bundle for streaming; exported as ``streamseg.open``.
 
@@ -470,6 +476,8 @@ def open_stream(
         engine: TensorRT engine file, or the folder of several; ``None`` searches the cache.
         device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``.
         precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        parallel: steps of this stream's siblings that run at once, each on ``threads`` threads;
+            only on the CPU.
     Raises:
         BundleError: the bundle is damaged or disagrees with its graphs.
         EngineMismatch: an engine is missing, damaged or of another machine.
@@ -484,6 +492,7 @@ def open_stream(
         engine=None if engine is None else Path(engine),
         device=device,
         precision=precision,
+        parallel=parallel,
     )
     executable = load_executable(opened, backend, options)
     if letterbox is None:

@@ -141,6 +141,6 @@ def measure(executables: Mapping[str, Executable], manifest: Manifest) -> Measur
 
 def _record_of(bundle: Bundle, options: BackendOptions) -> Path:
     """Where the choice for this bundle, machine, set of versions and options is remembered."""
-    facts = [bundle.identity, str(options.native), str(options.threads)]
+    facts = [bundle.identity, str(options.native), str(options.threads), str(options.parallel)]
     facts += [importlib.import_module(name).__version__ for name in _LOADERS]
     return choices.place_of(facts)

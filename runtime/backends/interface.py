@@ -56,6 +56,8 @@ class BackendOptions:
         precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bfloat16 where
             the processor multiplies it. ``None``: ``auto`` with the backend ``openvino``, ``fp32``
             where the backend is chosen.
+        parallel: steps of different streams that run at once, each on ``threads`` threads; only
+            on the CPU. ``None``: one.
         warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
 
@@ -73,6 +75,12 @@ class BackendOptions:
     )
     precision: str | None = precision_option(
         default=None, choices=OPENVINO_PRECISIONS, unset="auto with OpenVINO"
+    )
+    parallel: int | None = option(
+        "Steps of different streams that run at once, each on its own threads, on the CPU.",
+        default=None,
+        low=1,
+        unset="one a core, each on one thread, from as many streams as cores",
     )
     warn_unverified: bool = True
 
@@ -209,9 +217,11 @@ class Executable(ABC):
 
     Attributes:
         description: what runs, human-readable: backend, version, device, kernels.
+        parallel: steps of different lanes that run at once.
     """
 
     description: str
+    parallel: int = 1
 
     @abstractmethod
     def new_lane(self) -> Lane:

@@ -119,8 +119,13 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     kernels = "native kernels" if native else lowering_reason(options)
     counted = "default threads" if threads is None else f"{threads} threads"
     description = f"onnxruntime {runtime.__version__} CPU, {counted}, {kernels}"
+    parallel = options.parallel or 1
+    if parallel > 1:
+        description += f", {parallel} steps at once"
     logger.info("running on %s", description)
-    return OnnxRuntimeExecutable(runtime, sessions, bundle.manifest, description)
+    return OnnxRuntimeExecutable(
+        runtime, sessions, bundle.manifest, description=description, parallel=parallel
+    )
 
 
 def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:
@@ -189,14 +194,20 @@ class OnnxRuntimeExecutable(Executable):
     """Sessions of one bundle; see ``load_onnxruntime``."""
 
     def __init__(
-        self, runtime: Any, sessions: dict[str, Any], manifest: Manifest, description: str
+        self,
+        runtime: Any,
+        sessions: dict[str, Any],
+        manifest: Manifest,
+        *,
+        description: str,
+        parallel: int = 1,
     ) -> None:
         self.runtime = runtime
         self.sessions = sessions
         self.manifest = manifest
-        self.description = description
-        # One thread: steps of all lanes run one after the other, as on a device.
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="streamseg-step")
+        self.description, self.parallel = description, parallel
+        # With one thread, steps of all lanes run one after the other, as on a device.
+        self.worker = ThreadPoolExecutor(parallel, thread_name_prefix="streamseg-step")
 
     def new_lane(self) -> OnnxRuntimeLane:
         """Make the buffers of one stream."""
@@ -209,7 +220,7 @@ class OnnxRuntimeExecutable(Executable):
 
 
 class OnnxRuntimeLane(HostLane):
-    """NumPy buffers that ONNX Runtime reads and writes in place, in the executable's thread.
+    """NumPy buffers that ONNX Runtime reads and writes in place, in the executable's threads.
 
     A binding is made the first time a plan occurs; carried state has two plans, which alternate.
     """
@@ -221,7 +232,7 @@ class OnnxRuntimeLane(HostLane):
         self._under_way: Future[None] | None = None
 
     def start(self, plan: StepPlan) -> None:
-        """Hand the plan's binding to the executable's thread."""
+        """Hand the plan's binding to the executable's threads."""
         if self._under_way is not None:
             raise BackendError("a step is under way; finish it before the next")
         session = self._executable.sessions.get(plan.graph)

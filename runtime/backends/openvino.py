@@ -118,8 +118,13 @@ def load_openvino(bundle: Bundle, options: BackendOptions) -> Executable:
     description = (
         f"openvino {release_of(setup.runtime)} {setup.device}, {taken}, {threads}, {kernels}"
     )
+    parallel = setup.config.get("NUM_STREAMS", 1)
+    if parallel > 1:
+        description += f", {parallel} steps at once"
     logger.info("running on %s", description)
-    return OpenVinoExecutable(setup.runtime, compiled, bundle.manifest, description)
+    return OpenVinoExecutable(
+        setup.runtime, compiled, bundle.manifest, description=description, parallel=parallel
+    )
 
 
 def set_up(options: BackendOptions) -> OpenVinoSetup:
@@ -140,9 +145,10 @@ def set_up(options: BackendOptions) -> OpenVinoSetup:
     if device == "CPU":
         # One stream of work, and threads that the system places: pinned ones of two processes
         # share cores while others idle.
-        config |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+        parallel = options.parallel or 1
+        config |= {"NUM_STREAMS": parallel, "ENABLE_CPU_PINNING": False}
         if options.threads is not None:
-            config["INFERENCE_NUM_THREADS"] = _require_threads(options.threads)
+            config["INFERENCE_NUM_THREADS"] = _require_threads(options.threads) * parallel
     elif options.threads is not None:
         raise BackendError(f"device '{device}' takes no number of threads; leave it out")
     return OpenVinoSetup(runtime, core, device, library, config, precision, reason)
@@ -347,12 +353,18 @@ class OpenVinoExecutable(Executable):
     """Compiled graphs of one bundle; see ``load_openvino``."""
 
     def __init__(
-        self, runtime: Any, compiled: dict[str, Any], manifest: Manifest, description: str
+        self,
+        runtime: Any,
+        compiled: dict[str, Any],
+        manifest: Manifest,
+        *,
+        description: str,
+        parallel: int = 1,
     ) -> None:
         self.runtime = runtime
         self.compiled = compiled
         self.manifest = manifest
-        self.description = description
+        self.description, self.parallel = description, parallel
 
     def new_lane(self) -> OpenVinoLane:
         """Make the buffers of one stream."""

@@ -73,7 +73,7 @@ class Fleet(RoundRobin):
         stop: threading.Event | None = None,
         on_event: EventHandler | None = None,
     ) -> None:
-        super().__init__(stay=stay, stop=stop)
+        super().__init__(stay=stay, stop=stop, parallel=stream.parallel)
         self.stream = stream
         self._on_event = on_event or log_event
 
@@ -197,9 +197,14 @@ def open_fleet(
     stay: bool = False,
     stop: threading.Event | None = None,
     on_event: EventHandler | None = None,
+    expected: int | None = None,
     **options: Any,
 ) -> Fleet:
     """Open a bundle for many streams; exported as ``streamseg.open_fleet``.
+
+    On the CPU, as many streams as cores or more are stepped at once, one a core with one thread
+    each: that segments more frames a second than all cores on one frame. ``threads`` or
+    ``parallel`` say otherwise.
 
     Args:
         bundle: folder that ``streamseg export`` wrote.
@@ -207,12 +212,15 @@ def open_fleet(
         stay: wait for further streams after the last one has left.
         stop: set it to end the iteration.
         on_event: gets the events of all streams, in whichever thread they happen.
+        expected: streams that will join; by default those of ``sources``.
         options: as of ``streamseg.open``: ``backend``, ``native``, ``threads``, ...
     Raises:
         BundleError, BackendError, PluginNotFound: as ``streamseg.open``.
         StreamsegError: an invalid name.
     """
-    fleet = Fleet(open_stream(bundle, **options), stay=stay, stop=stop, on_event=on_event)
+    shares = share_cores(len(sources or {}) if expected is None else expected, options)
+    stream = open_stream(bundle, **{**options, **shares})
+    fleet = Fleet(stream, stay=stay, stop=stop, on_event=on_event)
     try:
         for name, source in (sources or {}).items():
             fleet.add(name, source)
@@ -220,3 +228,13 @@ def open_fleet(
         fleet.close()
         raise
     return fleet
+
+
+def share_cores(streams: int, options: Mapping[str, Any]) -> dict[str, int]:
+    """Threads of a step and steps at once for so many streams, where the options name neither."""
+    cores = len(os.sched_getaffinity(0))
+    named = options.get("threads") is not None or options.get("parallel") is not None
+    on_cpu = options.get("device") in (None, "CPU")
+    if named or not on_cpu or not 1 < cores <= streams:
+        return {}
+    return {"threads": 1, "parallel": cores}

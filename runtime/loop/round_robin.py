@@ -13,7 +13,7 @@ from streamseg.errors import StreamsegError, domain_error
 from streamseg.runtime.loop.decoding import PATIENCE, WAIT
 from streamseg.runtime.loop.member import FleetFrame, Member
 
-MOST_UNDER_WAY = 2  # one step runs, and the host prepares the next
+AHEAD = 1  # steps begun beyond those that run: the host prepares the next
 
 
 class RoundRobin:
@@ -30,15 +30,18 @@ class RoundRobin:
 
     Args:
         stay: wait for further members after the last one has left.
+        parallel: steps of different members that run at once.
         stop: set it to end the iteration, as ``stop`` does.
 
     Attributes:
         failed: names of members that left because something of theirs failed.
     """
 
-    def __init__(self, *, stay: bool = False, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, *, stay: bool = False, stop: threading.Event | None = None, parallel: int = 1
+    ) -> None:
         self.failed: set[str] = set()
-        self._stay = stay
+        self._stay, self._most_under_way = stay, parallel + AHEAD
         self._members: dict[str, Member] = {}
         self._order: deque[Member] = deque()
         self._under_way: deque[Member] = deque()
@@ -109,7 +112,7 @@ class RoundRobin:
                 self._turn = time.monotonic()
                 self._wake.clear()
                 self._serve()
-                if self._begin_next() and len(self._under_way) < MOST_UNDER_WAY:
+                if self._begin_next() and len(self._under_way) < self._most_under_way:
                     continue
                 if self._under_way:
                     yield from self._finish_oldest()

@@ -143,6 +143,7 @@ def run_fleet(arguments: FleetArguments) -> int:
                     stop=request.event,
                     on_event=report,
                     reuse=True,
+                    expected=len(entries),
                     **arguments.opening.arguments,
                 )
             )

@@ -108,6 +108,7 @@ def command(
                     stop=request.event,
                     on_event=report,
                     reuse=True,
+                    expected=len(entries),
                     **opening.arguments,
                 )
             )

@@ -6,14 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import streamseg
 from streamseg.errors import SourceError, StreamsegError
+from streamseg.runtime.backends.onnxruntime import OnnxRuntimeLane
 from streamseg.runtime.loop.decoding import OpenSource
-from streamseg.runtime.loop.fleet import Fleet
+from streamseg.runtime.loop.fleet import Fleet, share_cores
 from streamseg.runtime.session.events import Event
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session
@@ -97,6 +99,65 @@ def test_every_stream_has_the_labels_that_it_has_alone(fleet: Fleet) -> None:
     for seed in range(5):
         np.testing.assert_array_equal(seen[f"s{seed}"], expected_labels(seed, 12))
     assert fleet.names == ()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_streams_stepped_at_once_have_the_labels_that_they_have_alone(
+    bundle: Path, backend: str
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    options = {"backend": backend, "threads": 1, "parallel": 3}
+    sources = {f"s{seed}": noise_of(seed, 12) for seed in range(5)}
+    seen: dict[str, list[Image]] = {name: [] for name in sources}
+    with streamseg.open_fleet(bundle, **options) as fleet:
+        assert fleet.stream.execution.endswith("3 steps at once")
+        for name, source in sources.items():
+            fleet.add(name, source, policy=NO_CUTS)
+        for done in fleet:
+            seen[done.stream].append(done.result.labels.copy())
+            assert done.result.step == done.frame.index
+    for seed in range(5):
+        np.testing.assert_array_equal(seen[f"s{seed}"], expected_labels(seed, 12))
+
+
+def test_parallel_steps_of_two_streams_overlap(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step waits for one of the other stream: one after the other none would end."""
+    both, run = threading.Barrier(2, timeout=20), OnnxRuntimeLane._run
+
+    def run_with_another(lane: OnnxRuntimeLane, *arguments: Any) -> None:
+        both.wait()
+        run(lane, *arguments)
+
+    monkeypatch.setattr(OnnxRuntimeLane, "_run", run_with_another)
+    with streamseg.open_fleet(bundle, backend="onnxruntime", threads=1, parallel=2) as fleet:
+        for seed in range(2):
+            fleet.add(f"s{seed}", noise_of(seed, 6), policy=NO_CUTS)
+        assert Counter(done.stream for done in fleet) == {"s0": 6, "s1": 6}
+        assert not fleet.failed
+
+
+@pytest.mark.parametrize(
+    ("streams", "options", "shares"),
+    [
+        (4, {}, {"threads": 1, "parallel": 4}),
+        (200, {"backend": "openvino", "device": "CPU"}, {"threads": 1, "parallel": 4}),
+        (3, {}, {}),  # a core would be idle
+        (4, {"threads": 2}, {}),
+        (4, {"parallel": 1}, {}),
+        (4, {"device": "GPU"}, {}),
+    ],
+)
+def test_as_many_streams_as_cores_get_a_core_each(
+    streams: int,
+    options: dict[str, Any],
+    shares: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 2, 3, 5})
+    assert share_cores(streams, options) == shares
 
 
 def test_addresses_are_opened_and_metrics_are_kept(fleet: Fleet, tmp_path: Path) -> None:
