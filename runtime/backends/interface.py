@@ -80,7 +80,7 @@ class BackendOptions:
         "Steps of different streams that run at once, each on its own threads, on the CPU.",
         default=None,
         low=1,
-        unset="one a core, each on one thread, from as many streams as cores",
+        unset="one, or one a core for as many streams where that is faster",
     )
     warn_unverified: bool = True
 

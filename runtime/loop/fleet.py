@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from streamseg.errors import StreamsegError
+from streamseg.runtime.loop.core_shares import share_cores
 from streamseg.runtime.loop.decoding import Decoder, OpenSource, Pacing
 from streamseg.runtime.loop.latency import LatencyWatch
 from streamseg.runtime.loop.member import Member, MemberOptions
@@ -202,9 +203,9 @@ def open_fleet(
 ) -> Fleet:
     """Open a bundle for many streams; exported as ``streamseg.open_fleet``.
 
-    On the CPU, as many streams as cores or more are stepped at once, one a core with one thread
-    each: that segments more frames a second than all cores on one frame. ``threads`` or
-    ``parallel`` say otherwise.
+    On the CPU, as many streams as cores or more may be stepped at once, one a core with one thread
+    each. Whether that segments more frames a second than all cores on one step is measured the
+    first time and remembered; with ``threads`` or ``parallel`` nothing is chosen.
 
     Args:
         bundle: folder that ``streamseg export`` wrote.
@@ -218,7 +219,8 @@ def open_fleet(
         BundleError, BackendError, PluginNotFound: as ``streamseg.open``.
         StreamsegError: an invalid name.
     """
-    shares = share_cores(len(sources or {}) if expected is None else expected, options)
+    count = len(sources or {}) if expected is None else expected
+    shares = share_cores(bundle, count, options)
     stream = open_stream(bundle, **{**options, **shares})
     fleet = Fleet(stream, stay=stay, stop=stop, on_event=on_event)
     try:
@@ -228,13 +230,3 @@ def open_fleet(
         fleet.close()
         raise
     return fleet
-
-
-def share_cores(streams: int, options: Mapping[str, Any]) -> dict[str, int]:
-    """Threads of a step and steps at once for so many streams, where the options name neither."""
-    cores = len(os.sched_getaffinity(0))
-    named = options.get("threads") is not None or options.get("parallel") is not None
-    on_cpu = options.get("device") in (None, "CPU")
-    if named or not on_cpu or not 1 < cores <= streams:
-        return {}
-    return {"threads": 1, "parallel": cores}

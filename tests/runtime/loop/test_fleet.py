@@ -15,7 +15,7 @@ import streamseg
 from streamseg.errors import SourceError, StreamsegError
 from streamseg.runtime.backends.onnxruntime import OnnxRuntimeLane
 from streamseg.runtime.loop.decoding import OpenSource
-from streamseg.runtime.loop.fleet import Fleet, share_cores
+from streamseg.runtime.loop.fleet import Fleet
 from streamseg.runtime.session.events import Event
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session
@@ -137,27 +137,6 @@ def test_parallel_steps_of_two_streams_overlap(
             fleet.add(f"s{seed}", noise_of(seed, 6), policy=NO_CUTS)
         assert Counter(done.stream for done in fleet) == {"s0": 6, "s1": 6}
         assert not fleet.failed
-
-
-@pytest.mark.parametrize(
-    ("streams", "options", "shares"),
-    [
-        (4, {}, {"threads": 1, "parallel": 4}),
-        (200, {"backend": "openvino", "device": "CPU"}, {"threads": 1, "parallel": 4}),
-        (3, {}, {}),  # a core would be idle
-        (4, {"threads": 2}, {}),
-        (4, {"parallel": 1}, {}),
-        (4, {"device": "GPU"}, {}),
-    ],
-)
-def test_as_many_streams_as_cores_get_a_core_each(
-    streams: int,
-    options: dict[str, Any],
-    shares: dict[str, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 2, 3, 5})
-    assert share_cores(streams, options) == shares
 
 
 def test_addresses_are_opened_and_metrics_are_kept(fleet: Fleet, tmp_path: Path) -> None:
