@@ -56,7 +56,7 @@ class BatchPlace:
 
         Raises:
             BatchError: the output is not on this machine, and no journal folder is given or
-                segments are asked for.
+                segments are requested.
         """
         filesystem, path = open_filesystem(output)
         local = is_local(filesystem)

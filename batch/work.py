@@ -72,7 +72,7 @@ class BatchRunOptions:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """What decides the results; a change of any of it does finished work anew.
+    """What decides the results; a change of any of it repeats finished work.
 
     Attributes:
         bundle: its folder, absolute.

@@ -221,7 +221,7 @@ class PatternSource:
             "value": ValueError("a bad value"),
             "memory": MemoryError(),
             "unicode": UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"),
-            "source": SourceError("broke off"),
+            "source": SourceError("connection lost"),
         }
         if self._fault in kinds:
             raise kinds[self._fault]

@@ -65,7 +65,7 @@ class TorchLane(Lane):
         """Nothing is left to do: the step is complete when it was begun."""
 
     def read_logits(self) -> None:
-        """None: ``scores`` are what a replay is asked for."""
+        """None: ``scores`` are what a replay needs."""
 
     def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
         """Refuse: frames come as tensors."""

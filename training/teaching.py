@@ -1,4 +1,4 @@
-"""A frozen segmenter as teacher: its own labels of whole frames in the place of a dataset's."""
+"""A frozen segmenter as teacher: its own labels of whole frames instead of a dataset's."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Clip(Protocol):
         """Read the frames in order.
 
         Raises:
-            DatasetError: a file is missing, damaged or breaks off.
+            DatasetError: a file is missing, damaged or cut off.
         """
 
 
@@ -167,7 +167,7 @@ class VideoClip:
                     decoded += 1
         except (av.error.FFmpegError, IndexError, OSError) as error:
             raise DatasetError(
-                f"{self.path} broke off after {decoded} frames: {error}. Download it again."
+                f"{self.path} is cut off after {decoded} frames: {error}. Download it again."
             ) from error
 
 

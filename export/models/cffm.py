@@ -120,8 +120,8 @@ class CFFM(ClipModel):
 class PrototypeAttention(nn.Module):
     """Every token attends to the prototypes; published key names.
 
-    ``proj``, the position table and the last two thirds of ``qkv`` stand in checkpoints and take
-    no part in the output.
+    ``proj``, the position table and the last two thirds of ``qkv`` are in checkpoints and do not
+    affect the output.
     """
 
     def __init__(self, width: int) -> None:

@@ -34,7 +34,7 @@ class CudaSession:
         session: ONNX Runtime's.
         captures: it keeps steps as CUDA graphs.
         host_inputs: inputs whose consumer may be on the host. ONNX Runtime copies these when they
-            are bound, so that they have to be bound anew for every step.
+            are bound, so that they have to be bound again for every step.
     """
 
     session: Any

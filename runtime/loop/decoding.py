@@ -143,7 +143,7 @@ class Decoder(threading.Thread):
             return frame
 
     def run(self) -> None:
-        """Read until the source ends, breaks off or ``halt`` is called."""
+        """Read until the source ends, fails or ``halt`` is called."""
         try:
             if self._open is not None:
                 self.source = self._open(self._halt)

@@ -238,7 +238,7 @@ class Session:
         self._saved = self.frames
         self._write(self._snapshot, Future(), self._run_job)
 
-    def request_reset(self, reason: str = "asked for") -> Future[Event]:
+    def request_reset(self, reason: str = "requested") -> Future[Event]:
         """Forget the state before the next frame; the future gives the event."""
         future: Future[Event] = Future()
 

@@ -56,7 +56,7 @@ class FFmpegReader:
     counted in ``corrupt``.
 
     Raises:
-        SourceError: no such file, not a video, no answer in time, or it breaks off.
+        SourceError: no such file, not a video, no answer in time, or it fails midway.
     """
 
     def __init__(self, address: SourceAddress) -> None:
@@ -254,9 +254,11 @@ class FFmpegReader:
             packet = next(self._packets, None)
         except av.error.FFmpegError as error:
             if self.live:
-                raise SourceError(f"{self._name} broke off: {self._reason(error, begin)}") from None
+                raise SourceError(
+                    f"{self._name} was interrupted: {self._reason(error, begin)}"
+                ) from None
             raise SourceError(
-                f"{self._name} breaks off after {self._position:.2f} s: {error.strerror}"
+                f"{self._name} is cut off after {self._position:.2f} s: {error.strerror}"
             ) from None
         if packet is not None and packet.pts is not None and packet.stream is self._stream:
             self._position = float(packet.pts * packet.time_base)

@@ -29,7 +29,7 @@ class SourceOptions:
         start: seconds of a file, folder or scene to skip.
         loop: restart where a file or folder ends; timestamps continue.
         fps: at most so many frames a second of source time, the others are skipped; for a
-            folder, whose images carry no times, its rate; a camera is asked for it.
+            folder, whose images carry no times, its rate; requested from a camera.
         realtime: give the frames of a file, folder or scene no sooner than their timestamps say,
             as a camera would.
         live: take an HTTP address for a live stream, or for a file; None: as its header says.

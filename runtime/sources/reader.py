@@ -1,4 +1,4 @@
-"""What a kind of source has to offer: pictures, one after the other, until it breaks off."""
+"""What a kind of source has to offer: pictures, one after the other, until it ends or fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reader(Protocol):
         """What reads and decodes, a phrase; empty where there is nothing to say."""
 
     def read(self) -> Picture | None:
-        """Next picture, None at the end; raises SourceError where the source breaks off."""
+        """Next picture, None at the end; raises SourceError where the source fails."""
 
     def close(self) -> None:
         """Release everything; called once."""

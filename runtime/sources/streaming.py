@@ -48,7 +48,7 @@ class Backoff:
 class StreamingSource:
     """Frames of a reader, in order, once; see ``Source`` for the contract.
 
-    A live reader that breaks off or ends is opened again as the options say. ``stop`` and
+    A live reader that fails or ends is opened again as the options say. ``stop`` and
     ``close`` may be called from any thread: a reader in use is released by the thread that uses
     it, as soon as its read returns.
 

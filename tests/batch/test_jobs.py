@@ -461,11 +461,11 @@ def test_video_interrupted_while_read_leaves_nothing(
 
     def broken(*given: Any, **options: Any) -> None:
         if next(count) == 3:
-            raise SourceError("breaks off after 0.4 s")
+            raise SourceError("is cut off after 0.4 s")
         begin(*given, **options)
 
     monkeypatch.setattr("streamseg.runtime.stream.Stream.begin", broken)
     with InlineExecutor(settings) as executor:
         report = make_batch(bundle, f"{tmp_path}/in/*/*.mp4", out, settings).run(executor)
-    assert report.failures == {"cam0/00.mp4": "breaks off after 0.4 s"}
+    assert report.failures == {"cam0/00.mp4": "is cut off after 0.4 s"}
     assert not list(out.rglob("*.png"))

@@ -74,7 +74,7 @@ def test_blur_contrast_and_jpeg_are_those_of_scipy_and_pillow(tmp_path: Path) ->
     assert np.abs(got - np.asarray(Image.open(path)).astype(int)).mean() < 2
 
 
-def test_labels_stay_and_the_notes_say_what_was_done(camvid: Path) -> None:
+def test_labels_stay_and_the_notes_list_the_corruption(camvid: Path) -> None:
     dataset = open_dataset(f"camvid:{camvid}", "val")
     corrupted = corrupt_dataset(dataset, Corruption.parse("fog:4:7"))
     before, after = dataset.clips[0][3], corrupted.clips[0][3]

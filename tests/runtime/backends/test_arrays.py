@@ -210,7 +210,7 @@ def test_numpy_and_other_arrays_are_distinguished() -> None:
         view_device_array([1, 2])
 
 
-def test_our_arrays_speak_the_protocols_themselves() -> None:
+def test_our_arrays_support_the_protocols() -> None:
     asked: list[int] = []
     ours = DeviceArray(0x7000, (4, 6), "uint8", 0x99, asked.append)
     frame = view_device_array(ours, consumer=0x55)

@@ -146,7 +146,7 @@ def test_without_a_limit_nothing_is_late() -> None:
 
 
 @pytest.mark.parametrize(("when_behind", "prepared"), [("wait", 30), ("drop", 0)])
-def test_frames_are_prepared_beside_the_step_where_none_is_dropped(
+def test_frames_are_prepared_beside_the_step_of_sources_that_wait(
     when_behind: str, prepared: int
 ) -> None:
     threads = []
