@@ -5,8 +5,10 @@
 
 For each bundle, over three periods of its schedule: labels and state of host frames, one by one and
 two under way, and of frames of torch and CuPy in device memory; the same clip again after a reset
-and after a restore, bit for bit. Then times of ``Stream.step``, of two steps under way and of
-``step_device``. ``--rehearse`` puts the CPU backend instead of the GPU and times nothing.
+and after a restore, bit for bit; and what cuDNN writes to standard error meanwhile. Then times of
+``Stream.step``, of two steps under way and of ``step_device``; of float16 bundles also with
+``use_tf32=0``, which takes tensor cores from float16 convolutions. ``--rehearse`` puts the CPU
+backend instead of the GPU and times nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +16,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
 import streamseg
+from streamseg.runtime.backends import onnxruntime_cuda
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.stream import Stream
 
@@ -87,6 +93,24 @@ def of_cupy(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
             frame.set(image, stream=side)
             labels = cupy.from_dlpack(stream.step_device(frame, stream=side).labels)
             yield cupy.asnumpy(labels, stream=side)
+
+
+@contextlib.contextmanager
+def lines_of_cudnn() -> Iterator[list[str]]:
+    """Lines about cuDNN that libraries write to standard error meanwhile; they are passed on."""
+    found: list[str] = []
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield found
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            text = caught.read().decode(errors="replace")
+            sys.stderr.write(text)
+            found += [line for line in text.splitlines() if "cudnn" in line.lower()]
 
 
 Play = Callable[[Stream, Frames], Iterator[NDArray[np.uint8]]]
@@ -156,7 +180,21 @@ def milliseconds(play: Play, stream: Stream, images: Frames) -> float:
     return statistics.median(runs[1:])
 
 
-def times(path: Path, backend: str) -> dict[str, float]:
+def times(path: Path, backend: str) -> dict[str, Any]:
+    found: dict[str, Any] = times_of_plays(path, backend)
+    if path.name.endswith("fp16"):
+        other = onnxruntime_cuda.OnnxRuntimeCudaExecutable
+        with (
+            mock.patch.object(other, "_multiplies_float32", new=True),
+            lines_of_cudnn() as lines,
+            streamseg.open(path, backend=backend) as stream,
+        ):
+            figure = milliseconds(one_by_one, stream, clip(stream, CALLS))
+        found["with use_tf32=0"] = {"Stream.step": figure, "lines of cuDNN": lines}
+    return found
+
+
+def times_of_plays(path: Path, backend: str) -> dict[str, float]:
     with streamseg.open(path, backend=backend) as stream:
         images = clip(stream, CALLS)
         found = {
@@ -180,6 +218,8 @@ def misses(name: str, entry: dict[str, Any]) -> list[str]:
                 found.append(f"{name}, {part}: state {figures['state']:.2e} > {state}")
         if part.endswith("identical") and not figures:
             found.append(f"{name}: not {part}")
+        if part == "lines of cuDNN" and figures:
+            found.append(f"{name}: cuDNN wrote {len(figures)} lines, the first: {figures[0]}")
     return found
 
 
@@ -200,7 +240,9 @@ def main() -> int:
                 continue
             try:
                 if part == "parity":
-                    entry: Any = check(path, backend, device=not arguments.rehearse)
+                    with lines_of_cudnn() as lines:
+                        entry: Any = check(path, backend, device=not arguments.rehearse)
+                    entry["lines of cuDNN"] = lines
                     missed += misses(path.name, entry)
                 else:
                     entry = times(path, backend)

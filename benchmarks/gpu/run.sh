@@ -27,21 +27,25 @@ part() { # name, seconds at most, command...: a part that fails must not cost th
   timeout "$((most < left ? most : left))" "$@" || failed+=("$name")
 }
 
+# What prepare.sh packed, from pieces that came one by one.
+carry=build/gpu_carry
+if compgen -G "$carry/carry.tar.part*" > /dev/null; then
+  benchmarks/gpu/pieces.sh join "$carry"
+  tar -xf "$carry/carry.tar"
+  rm "$carry"/carry.tar*
+fi
+
 # The interpreter with torch, with this checkout instead of an installed package.
-python=python3
+python=${PYTHON:-python3}
 [[ -x .venv/bin/python ]] && python=$PWD/.venv/bin/python
 if [[ $what != --twin ]]; then
   command -v nvidia-smi > /dev/null || { echo "run.sh: no GPU here; try: run.sh --twin" >&2; exit 2; }
   if [[ ! -x .venv/bin/python ]]; then
     rm -rf build/gpu_path && mkdir -p build/gpu_path/streamseg
     ln -s "$PWD"/src/streamseg/* build/gpu_path/streamseg/
-    shopt -s nullglob
-    if [[ -d .whl_onnxruntime ]]; then benchmarks/gpu/pieces.sh join .whl_onnxruntime; fi
-    wheels=(.whl/*.whl .whl_onnxruntime/*.whl)
-    if ((${#wheels[@]})); then
-      python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu_site "${wheels[@]}"
+    if [[ ! -d build/gpu_site ]] && compgen -G ".whl/*.whl" > /dev/null; then
+      "$python" -m pip install -q --no-index --no-deps --no-compile --target build/gpu_site .whl/*.whl
     fi
-    shopt -u nullglob
     export PYTHONPATH=$PWD/build/gpu_path:$PWD/build/gpu_site
   fi
 fi
@@ -58,6 +62,7 @@ build() { # folder, CMake options
 : > "$out/build.log"
 cmake -S . -B build/native >> "$out/build.log"
 cmake --build build/native --parallel >> "$out/build.log"
+echo "== operators for the CPU are built ($((SECONDS)) s)"
 export STREAMSEG_OPS=$PWD/build/native/libstreamseg_ops.so
 
 if [[ $what == --twin ]]; then
@@ -65,6 +70,8 @@ if [[ $what == --twin ]]; then
   build/cuda_twin/kernel_bench --parity | tee "$out/kernels.json"
   OMP_NUM_THREADS=1 "$python" benchmarks/gpu/measure.py --out "$out/torch.json" \
     --twin build/cuda_twin/libstreamseg_cuda_twin.so
+  OMP_NUM_THREADS=1 "$python" benchmarks/gpu/frame_peers.py --out "$out/frame_peers.json" \
+    --bundles "${BUNDLES:-build/gpu_bundles}" --rehearse
   if [[ -d ${BUNDLES:-build/gpu_bundles} ]]; then
     OMP_NUM_THREADS=1 "$python" benchmarks/gpu/cuda_backend.py "${BUNDLES:-build/gpu_bundles}" \
       --out "$out/onnxruntime_cuda.json" --rehearse
@@ -78,6 +85,7 @@ build build/cuda_plain -DSTREAMSEG_PLAIN_EXP2=ON &
 STREAMSEG_NATIVE=1 "$python" setup.py -q build_native --inplace >> "$out/build.log" 2>&1
 STREAMSEG_CUDA=1 "$python" setup.py -q build_cuda --inplace >> "$out/build.log" 2>&1
 wait
+echo "== everything is built ($((SECONDS)) s)"
 if grep -E "[1-9][0-9]* bytes spill" "$out/build.log"; then failed+=("spills"); fi
 
 if [[ $what != second ]]; then
@@ -111,12 +119,14 @@ if [[ $what != first ]]; then
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck; do
       part "compute-sanitizer $tool" 40 bash -c "set -o pipefail; compute-sanitizer --tool $tool \
-        --error-exitcode 1 build/cuda/kernel_bench --parity 2>&1 | tail -5 | tee '$out/sanitizer_$tool.txt'"
+        --error-exitcode 1 build/cuda/kernel_bench --parity 2>&1 | tail -5 | tee -a '$out/sanitizer.txt'"
     done
   fi
   part "training step in float16" 40 "$python" benchmarks/gpu/training_step.py --out "$out/training.json"
+  part "peers of a frame" 140 "$python" benchmarks/gpu/frame_peers.py --out "$out/frame_peers.json"
   part "PyCUDA" 100 benchmarks/gpu/pycuda.sh "$python" "$out"
 fi
+echo "== $((SECONDS)) s in all"
 if [[ ${#failed[@]} -gt 0 ]]; then
   printf 'run.sh: failed: %s\n' "${failed[@]}" >&2
   exit 1

@@ -176,11 +176,21 @@ class OnnxRuntimeCudaExecutable(Executable):
     def _providers(self, capture: bool) -> list[Any]:
         """Float32 stays float32: without the option ONNX Runtime rounds products to TF32."""
         options = {"device_id": "0", "user_compute_stream": str(int(self.steps))}
-        if self._version >= TF32_SINCE:
+        if self._version >= TF32_SINCE and self._multiplies_float32:
             options["use_tf32"] = "0"
         if capture:
             options["enable_cuda_graph"] = "1"
         return [(PROVIDER, options), "CPUExecutionProvider"]
+
+    @property
+    def _multiplies_float32(self) -> bool:
+        """Whether TF32 could change a result; the scan's lowering has a product in float32.
+
+        Elsewhere the option must not be set: with ``use_tf32=0`` ONNX Runtime takes tensor cores
+        from convolutions of every type. For some in float16 cuDNN then has no kernel, which prints
+        a red error before they get them back; others stay without (ONNX Runtime's conv.cc).
+        """
+        return self.manifest.precision_name != "fp16" or self._native is None
 
     def prepare(self) -> None:
         """Make the first lane's buffers, so that what cannot run or be captured shows now."""

@@ -129,6 +129,29 @@ def play_unnamed(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     return right
 
 
+def play_named(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
+    """An interface that says the frame is ready; the caller names the stream that it is made on.
+
+    The caller overwrites the frame there at once, and reads labels there.
+    """
+    frame, stream = Buffer(cuda, SHAPE), cuda.cudaStreamCreateWithFlags(1)[1]
+    warm(gpu, cpu)
+    seen: list[NDArray[np.uint8]] = []
+    wanted = []
+    try:
+        for image in frames(12, seed=6):
+            frame.stream = stream
+            frame.fill(image)
+            frame.stream = None
+            read_by_dlpack(cuda, gpu.step_device(frame, stream=int(stream)).labels, stream, seen)
+            wanted.append(cpu.step(image).labels.copy())
+        cuda.cudaDeviceSynchronize()
+    finally:
+        cuda.cudaStreamDestroy(stream)
+        frame.free()
+    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
 def play_elsewhere(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """The thread's current device is another one, and stays so."""
     cuda.cudaSetDevice(1)
@@ -148,6 +171,6 @@ COURSES: dict[str, Course] = {
     course.__name__.removeprefix("play_"): course
     for course in (
         *(play_host, play_siblings, play_device, play_torch),
-        *(play_reused, play_unnamed, play_elsewhere),
+        *(play_reused, play_unnamed, play_named, play_elsewhere),
     )
 }

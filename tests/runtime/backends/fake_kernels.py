@@ -114,6 +114,8 @@ def _check_places(
     areas = [(name, tensor.area) for name, tensor in (*inputs.items(), *outputs.items())]
     if scratch is not None:
         areas.append(("the workspace", scratch))
+        if not cuda.fits(scratch[0], scratch[1] - scratch[0]):
+            cuda.violate("the workspace does not fit into its allocation")
     for name, tensor in outputs.items():
         for other, area in areas:
             if other != name and overlap(tensor.area, area):

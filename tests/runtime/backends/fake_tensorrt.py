@@ -17,6 +17,7 @@ from tests.runtime.backends.fake_cuda import FakeCuda
 from tests.runtime.backends.fake_kernels import DeviceTensor, graph_work, tensor_kind
 
 MAGIC = b"fake engine "
+WORKSPACE = 1024
 
 
 def fake_engine(onnx_bytes: bytes, version: str) -> bytes:
@@ -77,7 +78,13 @@ class Registry:
 
 
 class FakeTensorRt(types.ModuleType):
-    """The module; ``workspace`` is the device memory of one execution context."""
+    """The module.
+
+    Attributes:
+        workspace: device memory of one execution context, in bytes.
+        workspaces: the same, by graph, where it differs.
+        blocks: address and size of the memory that each context was given, in order.
+    """
 
     DataType, TensorIOMode, ILogger = DataType, TensorIOMode, ILogger
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
@@ -87,7 +94,9 @@ class FakeTensorRt(types.ModuleType):
         self.__version__ = version
         self.cuda = cuda
         self.registry = Registry()
-        self.workspace = 1024
+        self.workspace = WORKSPACE
+        self.workspaces: dict[bytes, int] = {}
+        self.blocks: list[tuple[int, int]] = []
         self.strays = False  # captures go to another stream than the one asked for
         self.capturable = True
         self.contexts, self.most_contexts = 0, 1000
@@ -120,7 +129,7 @@ class Runtime:
 
 class Engine:
     def __init__(self, module: FakeTensorRt, log: ILogger, content: bytes) -> None:
-        self.module, self.log = module, log
+        self.module, self.log, self._content = module, log, content
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -150,7 +159,7 @@ class Engine:
 
     @property
     def device_memory_size_v2(self) -> int:
-        return self.module.workspace
+        return self.module.workspaces.get(self._content, self.module.workspace)
 
     def create_execution_context(self, how: Any) -> Any:
         strategy = how.strategy if isinstance(how, RuntimeConfig) else how
@@ -215,7 +224,8 @@ class Context:
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory % 256 == 0, "the workspace is not aligned"
-        assert size >= self.engine.device_memory_size_v2
+        assert size >= self.engine.device_memory_size_v2, "the workspace is too small"
+        self.engine.module.blocks.append((memory, size))
         self.workspace = (memory, memory + size)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:

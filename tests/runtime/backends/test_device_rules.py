@@ -10,7 +10,9 @@ import contextlib
 import functools
 import gc
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +21,17 @@ from streamseg.errors import StreamsegError
 from streamseg.runtime.backends import onnxruntime_cuda_lane as ort_lane
 from streamseg.runtime.backends.cuda import Cuda, DeviceArray
 from streamseg.runtime.backends.device_buffers import DeviceBuffers
-from streamseg.runtime.backends.device_lane import DeviceLane
 from streamseg.runtime.backends.tensorrt_lane import TensorRtLane
-from streamseg.runtime.bundle.state import StateSpec
 from streamseg.runtime.stream import Stream, open_stream
+from tests.runtime.backends import mutations
 from tests.runtime.backends.conftest import MakeCudaMachine, MakeMachine
 from tests.runtime.backends.courses import COURSES, play_host
 from tests.runtime.backends.fake_cuda import FakeCuda
-from tests.runtime.backends.fake_device import Work
+from tests.runtime.backends.fake_device import IllegalAddress, Work
+from tests.runtime.backends.fake_tensorrt import WORKSPACE
+from tests.runtime.backends.mutations import Mutate
 from tests.runtime.backends.test_tensorrt import frames
 
-Mutate = Callable[[pytest.MonkeyPatch], None]
 SEEDS = range(6)
 
 
@@ -51,194 +53,67 @@ def open_pair(
     return open_it
 
 
-@pytest.mark.parametrize("course", COURSES)
-def test_the_product_passes(open_pair: Any, course: str) -> None:
+@pytest.mark.parametrize(
+    ("course", "integrated"),
+    [*((course, False) for course in COURSES), ("host", True), ("torch", True)],
+)
+def test_the_product_passes(open_pair: Any, course: str, integrated: bool) -> None:
     for seed in SEEDS:
-        gpu, cpu, cuda = open_pair(seed)
+        gpu, cpu, cuda = open_pair(seed, integrated=integrated)
         with gpu, cpu:
             assert COURSES[course](gpu, cpu, cuda), seed
         assert cuda.violations == []
 
 
-def is_caught(open_pair: Any, course: str) -> str:
-    """What gave a mutation away; empty when nothing did."""
+def is_caught(open_pair: Any, course: str, message: str = "") -> str:
+    """What gave a mutation away with the first seed that has it; empty when nothing did."""
     for seed in SEEDS:
-        cuda = None
         streams: list[Stream] = []
         try:
             gpu, cpu, cuda = open_pair(seed)
             streams = [gpu, cpu]
             noticed = [] if COURSES[course](gpu, cpu, cuda) else ["labels or state differ"]
-        except (StreamsegError, AssertionError, ValueError) as error:
+        except (StreamsegError, IllegalAddress, AssertionError, ValueError) as error:
             noticed = [f"{type(error).__name__}: {error}"]
         finally:
             for stream in streams:
                 with contextlib.suppress(Exception):
                     stream.close()
-            found = list(cuda.violations) if cuda is not None else []
-            if cuda is not None:
-                cuda.violations.clear()
-                cuda.lost = cuda.lost or cuda.cudaError_t.cudaErrorIllegalAddress
+            cuda = sys.modules["cuda.bindings.runtime"]  # also where opening failed
+            assert isinstance(cuda, FakeCuda)
+            found = list(dict.fromkeys(cuda.violations))
+            cuda.violations.clear()
+            cuda.lost = cuda.lost or cuda.cudaError_t.cudaErrorIllegalAddress
             gc.collect()
-            if cuda is not None:
-                cuda.violations.clear()
-        if noticed or found:
-            return "; ".join([*noticed, *found[:3]])
+            cuda.violations.clear()
+        text = "; ".join([*noticed, *found])
+        if text and re.search(message, text):
+            return text
     return ""
 
 
-def skip(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
-    monkeypatch.setattr(owner, name, lambda *_, **__: None)
-
-
-def no_wait_for_the_upload(patch: pytest.MonkeyPatch) -> None:
-    real = Cuda.wait_event
-
-    def wait_event(self: Cuda, stream: Any, event: Any) -> None:
-        uploads = {int(slot.uploaded) for slot in SLOTS}
-        if int(event) not in uploads:
-            real(self, stream, event)
-
-    remember_slots(patch)
-    patch.setattr(Cuda, "wait_event", wait_event)
-
-
-SLOTS: list[Any] = []
-
-
-def remember_slots(patch: pytest.MonkeyPatch) -> None:
-    SLOTS.clear()
-    real = DeviceBuffers._new_slot
-
-    def new_slot(self: DeviceBuffers, index: int) -> Any:
-        SLOTS.append(real(self, index))
-        return SLOTS[-1]
-
-    patch.setattr(DeviceBuffers, "_new_slot", new_slot)
-
-
-def no_order_between_step_and_download(patch: pytest.MonkeyPatch) -> None:
-    def order(self: Cuda, before: Any, after: Any, event: Any) -> None:  # noqa: ARG001
-        self.call("cudaEventRecord", event, before)
-
-    patch.setattr(Cuda, "order", order)
-
-
-def no_wait_for_the_labels(patch: pytest.MonkeyPatch) -> None:
-    real = Cuda.call
-
-    def call(self: Cuda, name: str, *arguments: Any) -> Any:
-        if name == "cudaEventSynchronize":
-            return None
-        return real(self, name, *arguments)
-
-    patch.setattr(Cuda, "call", call)
-
-
-def one_slot_for_all(patch: pytest.MonkeyPatch) -> None:
-    def advance(self: DeviceLane) -> None:
-        self.frame = self._buffers.slots[0].frame[0]
-
-    patch.setattr(DeviceLane, "_advance", advance)
-
-
-def state_in_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StateSpec, "write_index", lambda self, step: self.read_index(step))
-
-
-def half_the_memory(patch: pytest.MonkeyPatch) -> None:
-    real = DeviceBuffers.allocate
-
-    def allocate(self: DeviceBuffers, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        array = real(self, (*shape[:-1], -(-shape[-1] // 2)), dtype)
-        return DeviceArray(array.pointer, shape, dtype)
-
-    patch.setattr(DeviceBuffers, "allocate", allocate)
-
-
-def unaligned_memory(patch: pytest.MonkeyPatch) -> None:
-    real = DeviceBuffers.allocate
-
-    def allocate(self: DeviceBuffers, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        array = real(self, (*shape[:-1], shape[-1] + 2), dtype)
-        return DeviceArray(array.pointer + 2, shape, dtype)
-
-    patch.setattr(DeviceBuffers, "allocate", allocate)
-
-
-def state_not_zeroed(patch: pytest.MonkeyPatch) -> None:
-    skip(patch, DeviceBuffers, "clear")
-
-
-def no_current_device(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cuda, "device", lambda _: contextlib.nullcontext())
-
-
-def no_order_before_the_step(patch: pytest.MonkeyPatch) -> None:
-    """Nothing waits for the producer's stream."""
-    change_frame(patch, after=0)
-
-
-def no_order_after_the_step(patch: pytest.MonkeyPatch) -> None:
-    """The producer's stream waits for nothing."""
-    change_frame(patch, before=0x5150)
-
-
-def stream_taken_as_known(patch: pytest.MonkeyPatch) -> None:
-    """Version 2 taken for version 3: what the product did until now."""
-    change_frame(patch, known=True)
-
-
-def owner_let_go_at_once(patch: pytest.MonkeyPatch) -> None:
-    change_frame(patch, owner=None)
-
-
-def change_frame(patch: pytest.MonkeyPatch, **changes: Any) -> None:
-    from dataclasses import replace
-
-    real = DeviceLane._begin_device
-
-    def begin(self: DeviceLane, plan: Any, slot: Any, frame: Any) -> None:
-        if changes.get("before") and frame.before:
-            # A stream of nobody's.
-            made = self._cuda.api.queues
-            made.setdefault(0x5150, type(made[1])(0x5150, 0))
-        real(self, plan, slot, replace(frame, **changes))
-
-    patch.setattr(DeviceLane, "_begin_device", begin)
-
-
-def consumers_do_not_wait(patch: pytest.MonkeyPatch) -> None:
-    skip(patch, DeviceLane, "_admit")
-
-
-def labels_overwritten_under_their_reader(patch: pytest.MonkeyPatch) -> None:
-    real = DeviceLane._admit
-
-    def admit(self: DeviceLane, slot: Any, use: int, consumer: int) -> None:
-        real(self, slot, use, consumer)
-        slot.consumers.clear()
-
-    patch.setattr(DeviceLane, "_admit", admit)
-
-
+READING = "(step|copy on the device)"  # what reads a frame of another library
 MUTATIONS: list[tuple[Mutate, str, str]] = [
-    # Mutation, course, what gives it away.
-    (no_wait_for_the_upload, "host", "race"),
-    (no_order_between_step_and_download, "host", "race"),
-    (no_wait_for_the_labels, "host", "differ|written|race"),
-    (one_slot_for_all, "host", "page-locked memory was written|race"),
-    (state_in_place, "host", "overlaps"),
-    (half_the_memory, "host", "does not fit|out of|overlaps|illegal|Illegal"),
-    (unaligned_memory, "host", "not aligned|unaligned"),
-    (state_not_zeroed, "host", "differ"),
-    (no_current_device, "elsewhere", "not current|InvalidResourceHandle"),
-    (no_order_before_the_step, "device", "race"),
-    (no_order_after_the_step, "reused", "race"),
-    (stream_taken_as_known, "unnamed", "race|differ"),
-    (owner_let_go_at_once, "torch", "race|input 'frame' changed|differ"),
-    (consumers_do_not_wait, "torch", "race"),
-    (labels_overwritten_under_their_reader, "torch", "race"),
+    # Mutation, course, what the rule says that it breaks.
+    (mutations.no_wait_for_the_upload, "host", "race: step and upload"),
+    (mutations.no_order_between_step_and_download, "host", "race: download and step"),
+    (mutations.no_wait_for_the_labels, "host", "labels or state differ"),
+    (mutations.one_slot_for_all, "host", "page-locked memory was written"),
+    (mutations.state_in_place, "host", "output '.*' overlaps"),
+    (mutations.half_the_memory, "host", "cudaErrorIllegalAddress"),
+    (mutations.state_past_its_memory, "host", "'.*' does not fit into the allocation"),
+    (mutations.unaligned_memory, "host", "not aligned|lies at an unaligned address"),
+    (mutations.state_not_zeroed, "host", "labels or state differ"),
+    (mutations.no_current_device, "elsewhere", "device is not current|InvalidResourceHandle"),
+    (mutations.no_order_before_the_step, "device", f"race: {READING} and producer"),
+    (mutations.no_order_after_the_step, "reused", f"race: producer and {READING}"),
+    (mutations.stream_taken_as_known, "unnamed", f"race: {READING} and producer"),
+    (mutations.stream_of_the_caller_ignored, "named", f"race: {READING} and producer"),
+    (mutations.interface_before_dlpack, "torch", f"race: {READING} and producer"),
+    (mutations.owner_let_go_at_once, "torch", "race: producer and "),
+    (mutations.a_third_step_runs_ahead, "torch", "race: producer and "),
+    (mutations.consumers_do_not_wait, "torch", "race: consumer and step"),
+    (mutations.labels_overwritten_under_their_reader, "torch", "race: step and consumer"),
 ]
 
 
@@ -253,56 +128,89 @@ def test_a_mutation_is_caught(
     message: str,
 ) -> None:
     mutate(monkeypatch)
-    found = is_caught(open_pair, course)
-    assert found, "nothing noticed it"
-    assert re.search(message, found), found
+    assert is_caught(open_pair, course, message), is_caught(open_pair, course)
+
+
+def test_frames_read_in_place_that_change_before_their_step_are_caught(
+    open_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an integrated GPU the frame that the host writes is the one that the step reads."""
+    mutations.no_wait_for_the_labels(monkeypatch)
+    integrated = functools.partial(open_pair, integrated=True)
+    assert is_caught(integrated, "host", "input 'frame' changed"), is_caught(integrated, "host")
+
+
+@pytest.mark.parametrize(
+    ("mutate", "size", "message"),
+    [
+        (mutations.memory_of_the_smallest_graph, None, "the workspace is too small"),
+        (mutations.memory_of_graphs_half_as_large, WORKSPACE, "the workspace does not fit"),
+        (mutations.memory_of_graphs_in_the_labels, 48, "output 'labels' overlaps 'the workspace'"),
+    ],
+)
+def test_memory_of_graphs_that_is_wrong_is_caught(
+    make_machine: MakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    mutate: Mutate,
+    size: int | None,
+    message: str,
+) -> None:
+    mutate(monkeypatch)
+    if size is not None:
+        monkeypatch.setattr(mutations, "WORKSPACE", size)
+
+    def open_pair(seed: int) -> tuple[Stream, Stream, FakeCuda]:
+        trt = make_machine(seed=seed)
+        trt.build()
+        trt.trt.workspace = size or 512
+        if size is None:
+            trt.trt.workspaces = {trt.bundle.graphs["key"]: 4096}
+        gpu = open_stream(trt.bundle.path, backend="tensorrt")
+        return gpu, open_stream(trt.bundle.path, backend="onnxruntime", native=False), trt.cuda
+
+    assert is_caught(open_pair, "host", message), is_caught(open_pair, "host")
+
+
+RULES = (
+    # What a fake records, and the test here in which a mutation makes it record that.
+    ("the stream's device is not current in this thread", "no_current_device"),
+    ("race: {work.name} and {access.name}", "no_wait_for_the_upload"),
+    ("race: a copy to the host and {access.name}", "bound_without_waiting"),
+    ("memory was released under {access.name}", "released_under_a_queued_step"),
+    ("page-locked memory was written while its upload was pending", "one_slot_for_all"),
+    ("a captured graph has no nodes: its replay does nothing", "without_nodes"),
+    ("input '{name}' changed {when}", "change_before_their_step"),
+    ("'{name}' does not fit into the allocation at its address", "state_past_its_memory"),
+    ("'{name}' lies at an unaligned address", "unaligned_memory"),
+    ("output '{name}' overlaps '{other}'", "state_in_place"),
+    ("the workspace does not fit into its allocation", "memory_of_graphs"),
+)
+
+
+def test_every_violation_that_a_fake_records_has_its_mutation() -> None:
+    """Whoever adds a rule names the test that breaks the product with it."""
+    folder, here = Path(__file__).parent, Path(__file__).read_text()
+    recorded = [
+        text
+        for fake in sorted(folder.glob("fake_*.py"))
+        for text in re.findall(r"""violate\(\s*f?"(.*?)"\s*\)""", fake.read_text(), re.DOTALL)
+    ]
+    assert len(recorded) == len(RULES)
+    for text in recorded:
+        (test,) = [test for rule, test in RULES if rule in text]
+        assert re.search(rf"(def test_\w*{test}|mutations\.{test}\b)", here), test
 
 
 # What only one backend can do wrong.
 
 
-def bind_the_host_frame_once(patch: pytest.MonkeyPatch) -> None:
-    """The stale frames of the backend until now: a host value, bound when the plan is first met."""
-    real = ort_lane.CapturedBuffers._bind
-
-    def bind(self: Any, entry: Any, plan: Any, slot: Any) -> Any:
-        step = real(self, entry, plan, slot)
-        value = self._executable.runtime.OrtValue.ortvalue_from_numpy(slot.frame)
-        step.binding.bind_ortvalue_input("frame", value)
-        return step
-
-    patch.setattr(ort_lane.CapturedBuffers, "_bind", bind)
-
-
-def one_graph_for_every_phase(patch: pytest.MonkeyPatch) -> None:
-    real = ort_lane.CapturedBuffers._options
-
-    def options(self: Any, capture: bool) -> Any:
-        made = real(self, capture)
-        made.entries["gpu_graph_id"] = "1"
-        return made
-
-    patch.setattr(ort_lane.CapturedBuffers, "_options", options)
-
-
-def state_kept_after_the_warm_up(patch: pytest.MonkeyPatch) -> None:
-    skip(patch, ort_lane.CapturedBuffers, "reset")
-    real = DeviceBuffers.clear
-    once: set[int] = set()
-
-    def clear(self: DeviceBuffers) -> None:
-        if id(self) not in once:
-            once.add(id(self))
-            real(self)
-
-    patch.setattr(DeviceBuffers, "clear", clear)
-    # Frames that are not black leave something in the state.
-    zero = Cuda.zero
-    patch.setattr(Cuda, "zero", lambda *a: None if a[1].dtype == "uint8" else zero(*a))
-
-
 @pytest.mark.parametrize(
-    "mutate", [bind_the_host_frame_once, one_graph_for_every_phase, state_kept_after_the_warm_up]
+    "mutate",
+    [
+        mutations.bind_the_host_frame_once,
+        mutations.one_graph_for_every_phase,
+        mutations.state_kept_after_the_warm_up,
+    ],
 )
 def test_a_mutation_of_the_onnxruntime_backend_is_caught(
     make_cuda_machine: MakeCudaMachine, monkeypatch: pytest.MonkeyPatch, mutate: Mutate
@@ -351,7 +259,7 @@ def test_a_workspace_that_two_streams_share_is_caught(
     real = DeviceBuffers.allocate
 
     def allocate(self: DeviceBuffers, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        if shape == (1024,):  # the workspace
+        if shape == (WORKSPACE,):  # the workspace
             return blocks.setdefault(id(self.cuda.api), real(self, shape, dtype))
         return real(self, shape, dtype)
 
@@ -436,7 +344,7 @@ def test_memory_released_under_a_queued_step_is_caught(
     make_machine: MakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream is closed with steps under way, and nobody waits for them."""
-    skip(monkeypatch, DeviceBuffers, "settle")
+    mutations.skip(monkeypatch, DeviceBuffers, "settle")
     real = Cuda.synchronize
     closing: list[bool] = []
 

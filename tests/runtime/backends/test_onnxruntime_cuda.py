@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.runtime.backends.conftest import CudaMachine, MakeCudaMachine
 from tests.runtime.backends.fake_cuda import cudaError_t
 from tests.runtime.backends.test_device_frames import Buffer, read_labels
 from tests.runtime.backends.test_tensorrt import frames, run, same
-from tests.runtime.toy import HEIGHT, WIDTH, write_toy_bundle
+from tests.runtime.toy import HEIGHT, MANIFEST, WIDTH, write_toy_bundle
 
 PERIOD = 12  # steps after which the toy's plans recur; two slots fit into it
 
@@ -231,6 +232,45 @@ def test_native_true_requires_the_library(machine: CudaMachine, tmp_path: Path) 
         streamseg.open(machine.path, backend="cuda", native=True, library=tmp_path / "absent.so")
     with pytest.raises(BackendError, match="opens no engine; use --backend tensorrt"):
         streamseg.open(machine.path, backend="cuda", engine=tmp_path)
+
+
+class Settings:
+    """Session options that take any operator library."""
+
+    log_severity_level = 2
+
+    def register_custom_ops_library(self, path: str) -> None:
+        """Nothing to load."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "native", "version", "told"),
+    [
+        ("float32", True, "1.31.1", "0"),
+        ("float32", True, "1.17.3", None),
+        ("float16", True, "1.31.1", None),
+        ("float16", False, "1.31.1", "0"),
+    ],
+)
+def test_tf32_is_switched_off_where_the_graph_multiplies_float32(
+    make_cuda_machine: MakeCudaMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    native: bool,
+    version: str,
+    told: str | None,
+) -> None:
+    """``use_tf32=0`` takes tensor cores from float16 too, so only where float32 is multiplied."""
+    machine = make_cuda_machine(version)
+    written = machine.path / MANIFEST
+    content = json.loads(written.read_text())
+    content["precision"] = {"layers": precision, "rest": "float32"}
+    written.write_text(json.dumps(content))
+    monkeypatch.setattr(machine.runtime, "SessionOptions", Settings, raising=False)
+    monkeypatch.setattr(backend, "find_ort_cuda_library", lambda _: "ours.so")
+    with streamseg.open(machine.path, backend="cuda", native=native):
+        found = {session.options.get("use_tf32") for session in machine.runtime.sessions}
+    assert found == {told}
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,26 @@ def test_each_phase_is_captured_once_and_replayed(machine: Machine) -> None:
         assert machine.cuda.calls["cudaGraphLaunch"] == 64
 
 
+def test_one_block_of_memory_serves_a_lanes_graphs_and_fits_the_largest(
+    make_machine: MakeMachine,
+) -> None:
+    machine = make_machine()
+    machine.build()
+    trt, graphs = machine.trt, machine.bundle.graphs
+    trt.workspaces = {content: 768 * place for place, content in enumerate(graphs.values(), 1)}
+    gpu, cpu = open_both(machine)
+    with gpu, cpu:
+        assert len(trt.blocks) == len(graphs)
+        (block,) = set(trt.blocks)
+        assert block[1] == 768 * len(graphs)
+        assert same(run(gpu, frames(20)), run(cpu, frames(20)))
+        with gpu.sibling():
+            own = set(trt.blocks[len(graphs) :])
+            assert len(own) == 1
+            assert own != {block}, "their steps overlap"
+        assert len(trt.blocks) == 2 * len(graphs), "nothing is made during steps"
+
+
 def test_a_step_allocates_nothing(machine: Machine) -> None:
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
         run(stream, frames(16))
