@@ -244,7 +244,7 @@ class Settings:
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "version", "told"),
+    ("precision", "native", "version", "switch"),
     [
         ("float32", True, "1.31.1", "0"),
         ("float32", True, "1.17.3", None),
@@ -258,7 +258,7 @@ def test_tf32_is_switched_off_where_the_graph_multiplies_float32(
     precision: str,
     native: bool,
     version: str,
-    told: str | None,
+    switch: str | None,
 ) -> None:
     """``use_tf32=0`` takes tensor cores from float16 too, so only where float32 is multiplied."""
     machine = make_cuda_machine(version)
@@ -270,7 +270,7 @@ def test_tf32_is_switched_off_where_the_graph_multiplies_float32(
     monkeypatch.setattr(backend, "find_ort_cuda_library", lambda _: "ours.so")
     with streamseg.open(machine.path, backend="cuda", native=native):
         found = {session.options.get("use_tf32") for session in machine.runtime.sessions}
-    assert found == {told}
+    assert found == {switch}
 
 
 @pytest.mark.parametrize(
