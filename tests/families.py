@@ -12,6 +12,7 @@ import numpy as np
 import streamseg
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.bundle.bundle import digest
+from streamseg.runtime.step_result import StepResult
 from streamseg.runtime.stream import Stream
 
 MOST_FRAMES = 24
@@ -19,11 +20,18 @@ MOST_FRAMES = 24
 
 @dataclass(frozen=True)
 class Recording:
-    """A bundle whose given states are files, frames ``[N, H, W, 3]``, labels ``[N, H, W]``."""
+    """A bundle whose given states are files, and a run of it.
+
+    Attributes:
+        frames: ``[N, H, W, 3]``.
+        labels: ``[N, H, W]``.
+        margins: ``[N, H, W]``, the best logit less the second.
+    """
 
     bundle: Path
     frames: np.ndarray
     labels: np.ndarray
+    margins: np.ndarray
 
 
 def record(exported: Path, folder: Path, *, native: bool) -> Recording:
@@ -36,8 +44,15 @@ def record(exported: Path, folder: Path, *, native: bool) -> Recording:
         frame = stream.manifest.frame
         count = min(_period_of(stream) + 2, MOST_FRAMES)
         frames = rng.integers(0, 256, (count, frame.height, frame.width, 3), np.uint8)
-        labels = np.stack([stream.step(image).labels.copy() for image in frames])
-    return Recording(bundle, frames, labels)
+        steps = [_labels_and_margins(stream.step(image)) for image in frames]
+    labels, margins = (np.stack(part) for part in zip(*steps, strict=True))
+    return Recording(bundle, frames, labels, margins)
+
+
+def _labels_and_margins(result: StepResult) -> tuple[np.ndarray, np.ndarray]:
+    assert result.logits is not None
+    second, best = np.partition(result.logits, -2, axis=0)[-2:]
+    return result.labels.copy(), best - second
 
 
 def _give(bundle: Path) -> None:

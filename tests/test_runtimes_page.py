@@ -34,6 +34,15 @@ def commands(runtime: str) -> list[str]:
     return lines
 
 
+def test_links_exist_and_every_family_is_in_the_table() -> None:
+    links = re.findall(r"\]\(([^)#]+)", PAGE)
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    table = PAGE.partition("| | what ran |")[0]
+    for name in ("TV3S", "SegFormer", "CFFM", "CFFM++", "MRCFA", "MPVSS", "Mask2Former", "VidEoMT"):
+        assert name in table, name
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkout's parts, a bundle and a clip; what commands write stays in it."""

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "content.h"
 #include "streamseg/streamseg.h"
 
 namespace streamseg::core {
@@ -15,7 +16,7 @@ namespace streamseg::core {
 class Memory {
  public:
   virtual ~Memory() = default;
-  virtual void* allocate(size_t bytes) = 0;
+  virtual void* allocate(size_t bytes) = 0;  // zero at first
   virtual void release(void* data) noexcept = 0;
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
@@ -52,7 +53,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   // Throws Failure where the graph is refused. `digest` is that of `content`.
-  virtual void open_graph(const std::string& name, const std::vector<uint8_t>& content, const std::string& digest) = 0;
+  virtual void open_graph(const std::string& name, const Content& content, const std::string& digest) = 0;
   virtual std::unique_ptr<Lane> new_lane() = 0;
   virtual Memory& memory() = 0;
 };

@@ -38,6 +38,7 @@ void* CudaMemory::allocate(size_t bytes) {
   Pointer data = 0;
   enter();
   call("cuMemAlloc_v2", &data, bytes);
+  clear(reinterpret_cast<void*>(data), bytes);
   return reinterpret_cast<void*>(data);
 }
 

@@ -2,9 +2,10 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
-#include <fstream>
 
+#include "content.h"
 #include "failure.h"
 #include "sha256.h"
 
@@ -14,7 +15,7 @@ namespace {
 constexpr size_t kMaxManifest = size_t{16} << 20;
 
 // Refuses links anywhere below the folder: they could point anywhere.
-std::vector<uint8_t> read_inside(const std::string& folder, const std::string& name, size_t limit = SIZE_MAX) {
+Content read_inside(const std::string& folder, const std::string& name, size_t limit = SIZE_MAX) {
   std::string path = folder;
   for (size_t begin = 0; begin <= name.size();) {
     const size_t end = std::min(name.find('/', begin), name.size());
@@ -23,20 +24,12 @@ std::vector<uint8_t> read_inside(const std::string& folder, const std::string& n
     struct stat info {};
     if (lstat(path.c_str(), &info) != 0) fail_bundle("the bundle has no " + path);
     if (S_ISLNK(info.st_mode)) fail_bundle(path + " is a link; a bundle holds plain files only");
-    if (begin > name.size() && (!S_ISREG(info.st_mode) || static_cast<size_t>(info.st_size) > limit)) {
-      fail_bundle(path + " is not a plain file, or is too large");
-    }
+    if (begin > name.size() && !S_ISREG(info.st_mode)) fail_bundle(path + " is not a plain file");
   }
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) fail_bundle("cannot read " + path);
-  std::vector<uint8_t> content(static_cast<size_t>(file.tellg()));
-  file.seekg(0);
-  file.read(reinterpret_cast<char*>(content.data()), static_cast<std::streamsize>(content.size()));
-  if (!file) fail_bundle("cannot read " + path);
-  return content;
+  return Content(path, limit);
 }
 
-std::vector<uint8_t> read_verified(const std::string& folder, const std::string& name, const Manifest& manifest) {
+Content read_verified(const std::string& folder, const std::string& name, const Manifest& manifest) {
   auto content = read_inside(folder, name);
   const std::string found = digest(content.data(), content.size());
   if (found != manifest.files.at(name)) {
@@ -46,20 +39,25 @@ std::vector<uint8_t> read_verified(const std::string& folder, const std::string&
   return content;
 }
 
+void require_unchanged(const Content& content, const std::string& folder, const std::string& name) {
+  if (content.changed()) fail_bundle(folder + "/" + name + " was changed while it was opened; open the bundle again");
+}
+
 Manifest read_manifest(const std::string& folder) {
   const auto content = read_inside(folder, "manifest.json", kMaxManifest);
   return parse_manifest(std::string(content.begin(), content.end()));
 }
 
 // The values of a .npy file (little-endian, C order) for a state.
-std::vector<uint8_t> read_npy(const std::vector<uint8_t>& file, const StateSpec& spec) {
+std::vector<uint8_t> read_npy(const Content& content, const StateSpec& spec) {
+  const uint8_t* file = content.data();
   const std::string subject = "the values of state '" + spec.name + "' ";
-  if (file.size() < 12 || std::memcmp(file.data(), "\x93NUMPY", 6) != 0) fail_bundle(subject + "are not a .npy file");
+  if (content.size() < 12 || std::memcmp(file, "\x93NUMPY", 6) != 0) fail_bundle(subject + "are not a .npy file");
   const bool wide = file[6] > 1;
   const size_t start = wide ? 12 : 10;
   size_t length = file[8] | static_cast<size_t>(file[9]) << 8;
   if (wide) length |= static_cast<size_t>(file[10]) << 16 | static_cast<size_t>(file[11]) << 24;
-  if (file.size() < start + length || file.size() - start - length != spec.bytes()) {
+  if (content.size() < start + length || content.size() - start - length != spec.bytes()) {
     fail_bundle(subject + "have another size than its shape");
   }
   static const std::map<int, std::string> types = {{1, "<f4"}, {2, "|u1"}, {6, "<i4"}, {7, "<i8"}, {10, "<f2"}};
@@ -68,13 +66,12 @@ std::vector<uint8_t> read_npy(const std::vector<uint8_t>& file, const StateSpec&
     shape += (i ? ", " : "") + std::to_string(spec.shape[i]);
   }
   shape += spec.shape.size() == 1 ? ",)" : ")";
-  const std::string header(file.begin() + static_cast<ptrdiff_t>(start),
-                           file.begin() + static_cast<ptrdiff_t>(start + length));
+  const std::string header(file + start, file + start + length);
   for (const std::string& part : {"'descr': '" + types.at(spec.element_type) + "'",
                                   std::string("'fortran_order': False"), "'shape': " + shape}) {
     if (header.find(part) == std::string::npos) fail_bundle(subject + "are not of its type and shape");
   }
-  return {file.begin() + static_cast<ptrdiff_t>(start + length), file.end()};
+  return {file + start + length, content.end()};
 }
 
 }  // namespace
@@ -86,11 +83,15 @@ Network::Network(const std::string& folder, const streamseg_options& options)
     const auto content = read_verified(folder, graph.file, manifest_);
     joined += name + ":" + manifest_.files.at(graph.file) + "\n";
     backend_->open_graph(name, content, manifest_.files.at(graph.file));
+    require_unchanged(content, folder, graph.file);
   }
   identity_ = digest(reinterpret_cast<const uint8_t*>(joined.data()), joined.size());
   for (const auto& spec : manifest_.state) {
     if (spec.init.rfind("file:", 0) != 0) continue;
-    given_[spec.name] = read_npy(read_verified(folder, spec.init.substr(5), manifest_), spec);
+    const std::string file = spec.init.substr(5);
+    const auto content = read_verified(folder, file, manifest_);
+    given_[spec.name] = read_npy(content, spec);
+    require_unchanged(content, folder, file);
   }
 }
 

@@ -93,7 +93,7 @@ void Library::check(Status* status, const std::string& subject) const {
   throw Failure(STREAMSEG_BACKEND_FAILED, subject + ": " + reason);
 }
 
-void Library::open_graph(const std::string& name, const std::vector<uint8_t>& content) {
+void Library::open_graph(const std::string& name, const Content& content) {
   Session* session = nullptr;
   check(api_->get<8, Status*(const Env*, const void*, size_t, const SessionOptions*, Session**)>()(
             env_, content.data(), content.size(), options_, &session),

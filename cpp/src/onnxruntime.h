@@ -37,7 +37,7 @@ class Library {
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  void open_graph(const std::string& name, const std::vector<uint8_t>& content);
+  void open_graph(const std::string& name, const Content& content);
   Session* session(const std::string& name) const { return sessions_.at(name); }
 
   // A tensor over memory of the caller, which must outlive it.

@@ -1,4 +1,5 @@
 // Backends over ONNX Runtime: on the host, and on a CUDA device by bindings.
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -10,15 +11,24 @@ namespace {
 
 class HostMemory : public Memory {
  public:
-  void* allocate(size_t bytes) override { return ::operator new(bytes, kAlignment); }
-  void release(void* data) noexcept override { ::operator delete(data, kAlignment); }
+  // Large blocks of calloc are zero pages that the system gives when they are first touched: opening
+  // does not wait for them. The block's own address stands before the aligned one.
+  void* allocate(size_t bytes) override {
+    void* block = std::calloc(bytes + kAlignment, 1);
+    if (block == nullptr) throw std::bad_alloc();
+    const auto address = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+    void* data = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+    static_cast<void**>(data)[-1] = block;
+    return data;
+  }
+  void release(void* data) noexcept override { std::free(static_cast<void**>(data)[-1]); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void clear(void* data, size_t bytes) override { std::memset(data, 0, bytes); }
   bool on_host() const override { return true; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr size_t kAlignment = 64;
 };
 
 // The tensors of a step, wrapped for ONNX Runtime.
@@ -101,7 +111,7 @@ template <class KindOfMemory, class KindOfStep, bool kCuda>
 class OrtBackend : public Backend {
  public:
   explicit OrtBackend(const streamseg_options& options) : library_(options, kCuda) {}
-  void open_graph(const std::string& name, const std::vector<uint8_t>& content, const std::string&) override {
+  void open_graph(const std::string& name, const Content& content, const std::string&) override {
     library_.open_graph(name, content);
   }
   std::unique_ptr<Lane> new_lane() override { return std::make_unique<OrtLane<KindOfStep>>(library_); }

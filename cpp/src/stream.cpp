@@ -24,7 +24,7 @@ size_t read_index(const StateSpec& spec, uint64_t step, int64_t age) {
 
 }  // namespace
 
-Buffer::Buffer(Memory& memory, size_t bytes) : memory_(&memory), data_(memory.allocate(bytes)), bytes_(bytes) { clear(); }
+Buffer::Buffer(Memory& memory, size_t bytes) : memory_(&memory), data_(memory.allocate(bytes)), bytes_(bytes) {}
 
 Buffer::~Buffer() {
   if (data_ != nullptr) memory_->release(data_);

@@ -221,7 +221,7 @@ std::unique_ptr<Step> TensorRtLane::make_step(const std::string& graph, const st
 class TensorRt : public Backend {
  public:
   explicit TensorRt(const streamseg_options& options) : shared_(options) {}
-  void open_graph(const std::string& name, const std::vector<uint8_t>&, const std::string& digest) override {
+  void open_graph(const std::string& name, const Content&, const std::string& digest) override {
     const auto content = shared_.engines.read(name, digest);
     if (shared_.engines.needs_plugins()) shared_.load_plugins();
     shared_.memory.enter();

@@ -1,14 +1,16 @@
-// Plays the conformance set: conformance DATA ONNXRUNTIME [OPERATORS [BACKEND]].
+// Plays the conformance set on two threads: conformance DATA ONNXRUNTIME [OPERATORS [BACKEND]].
 // Exits 1 when a label differs.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fit.h"
@@ -26,16 +28,23 @@ nlohmann::json read_json(const std::string& path) {
   return nlohmann::json::parse(content.begin(), content.end());
 }
 
-bool play(const std::string& folder, const streamseg_options& options) {
-  const auto about = read_json(folder + "/case.json");
-  const int height = about["height"], width = about["width"];
-  const auto frames = read_file(folder + "/frames.bin"), labels = read_file(folder + "/labels.bin");
+struct Case {
+  explicit Case(const std::string& folder)
+      : folder(folder),
+        about(read_json(folder + "/case.json")),
+        frames(read_file(folder + "/frames.bin")),
+        labels(read_file(folder + "/labels.bin")) {}
+  std::string folder;
+  nlohmann::json about;
+  std::vector<uint8_t> frames, labels;
+};
+
+bool play(const Case& played, streamseg::Stream stream) {
+  const int height = played.about["height"], width = played.about["width"];
   const size_t pixels = static_cast<size_t>(height) * static_cast<size_t>(width);
-  streamseg::Stream first(folder + "/bundle", options);
-  auto stream = first.sibling();
   std::map<std::string, std::vector<uint8_t>> kept;
   size_t step = 0;
-  for (const std::string action : about["actions"]) {
+  for (const std::string action : played.about["actions"]) {
     const auto space = action.find(' ');
     const std::string name = space == std::string::npos ? "" : action.substr(space + 1);
     if (action == "reset") {
@@ -45,17 +54,28 @@ bool play(const std::string& folder, const streamseg_options& options) {
     } else if (action.rfind("restore", 0) == 0) {
       stream.restore(kept.at(name));
     } else {
-      const uint8_t* data = frames.data() + step * pixels * 3;
+      const uint8_t* data = played.frames.data() + step * pixels * 3;
       const auto found = stream.step({data, height, width, width * 3, STREAMSEG_RGB});
-      if (std::memcmp(found.data(), labels.data() + step * pixels, pixels) != 0) {
-        std::printf("%s: labels of step %zu differ\n", folder.c_str(), step);
+      if (std::memcmp(found.data(), played.labels.data() + step * pixels, pixels) != 0) {
+        std::printf("%s: labels of step %zu differ\n", played.folder.c_str(), step);
         return false;
       }
       ++step;
     }
   }
-  std::printf("%s: %zu steps equal\n", folder.c_str(), step);
-  return step == about["steps"].get<size_t>();
+  return step == played.about["steps"].get<size_t>();
+}
+
+// Two streams of one network at once, each in a thread of its own.
+bool play_twice(const std::string& folder, const streamseg_options& options) {
+  const Case played(folder);
+  streamseg::Stream first(folder + "/bundle", options);
+  auto other = std::async(std::launch::async, [&, stream = first.sibling()]() mutable {
+    return play(played, std::move(stream));
+  });
+  const bool one = play(played, first.sibling()), two = other.get();
+  if (one && two) std::printf("%s: %zu steps equal\n", folder.c_str(), played.about["steps"].get<size_t>());
+  return one && two;
 }
 
 std::vector<std::string> cases_in(const std::string& data) {
@@ -96,6 +116,6 @@ int main(int count, char** values) {
   options.threads = 1;
   options.backend = count > 4 ? values[4] : nullptr;
   bool good = check_geometry(data + "/geometry.json");
-  for (const auto& folder : cases_in(data)) good = play(folder, options) && good;
+  for (const auto& folder : cases_in(data)) good = play_twice(folder, options) && good;
   return good ? 0 : 1;
 }

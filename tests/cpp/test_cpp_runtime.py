@@ -13,6 +13,7 @@ from tests.conformance.write_cases import FOLDER
 from tests.cpp.conftest import REQUIREMENTS, RUNTIME, Build, run
 
 pytestmark = REQUIREMENTS
+SANITIZERS = ["address,undefined", "thread"]
 CASES = len(list(FOLDER.glob("*/case.json")))
 
 
@@ -23,7 +24,7 @@ def test_conformance_set_is_reproduced(build: Build, *, operators: bool) -> None
     assert done.stdout.decode().count("16 steps equal") == CASES
 
 
-@pytest.mark.parametrize("sanitize", ["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitize", SANITIZERS)
 def test_conformance_is_clean_under_sanitizers(build: Build, sanitize: str) -> None:
     # What ONNX Runtime itself keeps until the process ends is not ours.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
@@ -50,7 +51,10 @@ def damaged(text: str, rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def test_damaged_manifests_are_refused_without_a_fault(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sanitize", SANITIZERS)
+def test_damaged_manifests_are_refused_without_a_fault(
+    build: Build, sanitize: str, tmp_path: Path
+) -> None:
     rng = random.Random(7)
     texts = [path.read_text() for path in sorted(FOLDER.glob("*/bundle/manifest.json"))]
     files = []
@@ -58,7 +62,7 @@ def test_damaged_manifests_are_refused_without_a_fault(build: Build, tmp_path: P
         files.append(tmp_path / f"{i}.json")
         files[-1].write_bytes(damaged(rng.choice(texts), rng))
     (tmp_path / "deep.json").write_text("[" * 50_000)
-    run(build("address,undefined") / "manifest_fuzz", *files, tmp_path / "deep.json")
+    run(build(sanitize) / "manifest_fuzz", *files, tmp_path / "deep.json")
 
 
 @pytest.mark.parametrize("name", ["carry", "operators"])

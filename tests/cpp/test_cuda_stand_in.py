@@ -36,9 +36,9 @@ FAULTS = {
         "if (false) check(api_->get<203, Status*(const IoBinding*)>()",
     ),
     "state is not cleared": (
-        "stream.cpp",
-        "bytes_(bytes) { clear(); }",
-        "bytes_(bytes) {}",
+        "cuda.cpp",
+        "  clear(reinterpret_cast<void*>(data), bytes);\n",
+        "",
     ),
     "state is copied by the host": (
         "stream.cpp",

@@ -71,6 +71,50 @@ def test_changed_file_is_refused(build: Build, tmp_path: Path) -> None:
     assert b"changed or damaged after export" in done.stderr
 
 
+WRITER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Another process writes a byte, the same one, into every file that is mapped at once. */
+void* mmap(void* place, size_t size, int protection, int flags, int file, off_t at) {
+  void* (*real)(void*, size_t, int, int, int, off_t) = dlsym(RTLD_NEXT, "mmap");
+  void* data = real(place, size, protection, flags, file, at);
+  char path[64];
+  if (file >= 0 && (flags & MAP_POPULATE) != 0) {
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    const int writer = open(path, O_WRONLY);
+    if (writer < 0 || pwrite(writer, data, 1, 0) != 1) return MAP_FAILED;
+    close(writer);
+  }
+  return data;
+}
+"""
+
+
+def test_file_that_changes_while_it_is_opened_is_refused(build: Build, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / "carry/bundle", tmp_path / "b")
+    (tmp_path / "writer.c").write_text(WRITER)
+    run("cc", "-shared", "-fPIC", "-o", tmp_path / "writer.so", tmp_path / "writer.c", "-ldl")
+    command = [
+        build() / "streamseg-run",
+        tmp_path / "b",
+        "--size",
+        "6x10",
+        "--onnxruntime",
+        RUNTIME,
+    ]
+    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "writer.so")}
+    done = subprocess.run(
+        [str(c) for c in command], capture_output=True, check=False, env=environment
+    )
+    assert done.returncode == 2
+    assert b"step.onnx was changed while it was opened" in done.stderr
+
+
 @needs_gstreamer
 def test_gstreamer_element_gives_the_labels_of_python(build: Build, tmp_path: Path) -> None:
     folder, bundle = build(), write_smoothing_bundle(tmp_path / "b", (48, 64))

@@ -92,13 +92,12 @@ def write(
     return module
 
 
-@pytest.fixture(scope="module")
-def matting(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+def write_matting(path: Path) -> nn.Module:
+    """The graph of a seeded matting network with a free size, at ``path``."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("matting") / "rvm.onnx"
     one = torch.zeros(1, 1, 1, 1)
     free = {name: {1: f"{name}c", 2: f"{name}h", 3: f"{name}w"} for name in STATES}
-    module = write(
+    return write(
         Matting(),
         (torch.rand(1, 3, *SIZE), *[one] * 4, torch.tensor([0.5])),
         path,
@@ -107,7 +106,12 @@ def matting(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
         output_names=["fgr", "pha", *STATES.values()],
         dynamic_axes={"src": {2: "height", 3: "width"}, **free},
     )
-    return module, path
+
+
+@pytest.fixture(scope="module")
+def matting(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    path = tmp_path_factory.mktemp("matting") / "rvm.onnx"
+    return write_matting(path), path
 
 
 @pytest.fixture(scope="module")

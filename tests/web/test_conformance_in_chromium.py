@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import streamseg
-from streamseg.export import export_bundle
 from tests.conformance.write_cases import FOLDER
-from tests.export import tiny
 from tests.web.conftest import DRIVER, PACKAGE, WriteSite, chromium, serving
 
 pytest.importorskip("selenium", reason="needs selenium")
@@ -157,25 +154,3 @@ def test_kernels_reproduce_the_case_of_the_operators(site_of: WriteSite, tmp_pat
         browser.get(url)
         found = expect_labels(browser, url, "operators", "bundle/", kernels=True)
     assert {len(timings) for timings in found["timings"]} == {9}
-
-
-@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "lowered"])
-def test_windowed_operators_give_the_labels_of_onnx_runtime(
-    site_of: WriteSite, tmp_path: Path, *, kernels: bool
-) -> None:
-    height, width = tiny.SIZE
-    export_bundle(tiny.build("tv3s"), tmp_path / "tv3s", size=tiny.SIZE, logits=True)
-    frames = np.random.default_rng(0).integers(0, 256, (5, height, width, 3), np.uint8)
-    with streamseg.open(tmp_path / "tv3s", native=False) as stream:
-        labels = np.stack([stream.step(frame).labels.copy() for frame in frames])
-    site = site_of(tmp_path / "tv3s", f"tv3s-{kernels}")
-    (site / "frames.bin").write_bytes(frames.tobytes())
-    actions = ["step", "snapshot a", "step", "step", "step", "step"]
-    about = {"height": height, "width": width, "actions": actions, "frames": "frames.bin"}
-    with serving(site) as (url, _), chromium(tmp_path / "profile") as browser:
-        browser.get(url)
-        found = play(browser, url, "bundle/", about, kernels=kernels)
-    assert (found["labels"] == labels).mean() > 0.999
-    assert len(np.unique(labels)) > 1
-    parts = {len(timings) for timings in found["timings"]}
-    assert parts == {9 if kernels else 1}

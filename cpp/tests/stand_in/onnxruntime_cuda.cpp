@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -46,6 +47,7 @@ Api table;
 int cuda_memory, cuda_options;
 std::set<void*> cuda_settings;  // session options with the provider
 std::set<void*> cuda_sessions;
+std::mutex mutex;
 std::map<void*, Tensor*> tensors;
 bool exact = false;
 void* host_memory = nullptr;
@@ -93,7 +95,8 @@ void* make_session(const void* env, const void* content, size_t size, void* sett
   return status;
 }
 void* wrap_host(void* data, size_t bytes, const int64_t* shape, size_t rank, int type, void** out) {
-  if (host_memory == nullptr) entry<void*(int, int, void**)>(69)(1, 0, &host_memory);
+  static std::once_flag made;
+  std::call_once(made, [] { entry<void*(int, int, void**)>(69)(1, 0, &host_memory); });
   return entry<void*(const void*, void*, size_t, const int64_t*, size_t, int, void**)>(49)(host_memory, data, bytes, shape,
                                                                                          rank, type, out);
 }
@@ -103,12 +106,20 @@ void* wrap(const void* info, void* data, size_t bytes, const int64_t* shape, siz
   if (!stand_in_holds(address, bytes)) return refuse("a tensor outside the device's memory");
   auto* bytes_of = reinterpret_cast<uint8_t*>(stand_in::to_host(address));
   void* status = wrap_host(bytes_of, bytes, shape, rank, type, out);
+  const std::lock_guard<std::mutex> guard(mutex);
   if (status == nullptr) tensors[*out] = new Tensor{*out, bytes_of, bytes, {shape, shape + rank}, type};
   return status;
 }
+Tensor* tensor_of(const void* value) {
+  const std::lock_guard<std::mutex> guard(mutex);
+  return tensors.at(const_cast<void*>(value));
+}
 void release_value(void* value) {
-  delete tensors[value];
-  tensors.erase(value);
+  delete tensor_of(value);
+  {
+    const std::lock_guard<std::mutex> guard(mutex);
+    tensors.erase(value);
+  }
   entry<void(void*)>(96)(value);
 }
 void* run_plainly(void*, const void*, const char* const*, void* const*, size_t, const char* const*, size_t, void**) {
@@ -128,13 +139,13 @@ bool read_by_host(const std::string& name) {
 }
 void* bind_input(void* handle, const char* name, const void* value) {
   auto* binding = static_cast<Binding*>(handle);
-  Tensor* tensor = tensors.at(const_cast<void*>(value));
+  Tensor* tensor = tensor_of(value);
   binding->inputs[name] = tensor;
   if (read_by_host(name)) binding->copied[name].assign(tensor->bytes, tensor->bytes + tensor->size);
   return nullptr;
 }
 void* bind_output(void* handle, const char* name, const void* value) {
-  static_cast<Binding*>(handle)->outputs[name] = tensors.at(const_cast<void*>(value));
+  static_cast<Binding*>(handle)->outputs[name] = tensor_of(value);
   return nullptr;
 }
 void* run_with_binding(void* session, const void*, const void* handle) {
