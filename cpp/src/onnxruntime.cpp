@@ -63,6 +63,10 @@ void Library::register_operators(const char* path) {
   const SharedLibrary operators(path, std::string("the operator library (") + path + ")");
   auto* call = operators.find<Status*(SessionOptions*, const ApiBase*)>("RegisterCustomOps");
   check(call(options_, base_), operators.subject());
+  // The lowerings that the graph brings as functions are not needed, and looking for functions to inline takes time.
+  check(api_->get<130, Status*(SessionOptions*, const char*, const char*)>()(
+            options_, "session.disable_aot_function_inlining", "1"),
+        "options of ONNX Runtime");
 }
 
 bool Library::at_least(int minor) const {

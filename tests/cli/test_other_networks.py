@@ -76,7 +76,7 @@ def write_gru(path: Path, precision: str) -> None:
     export_bundle(model, path, size=own_networks.SIZE, logits=True, precision=precision)
 
 
-def write_matting(path: Path, precision: str) -> None:
+def write_matting(path: Path, _: str) -> None:
     graph = path.with_name("rvm.onnx")
     test_onnx_import.write_matting(graph)
     import_onnx(graph, path, test_onnx_import.MATTING, size=test_onnx_import.SIZE)
