@@ -322,6 +322,7 @@ setup(
     include_package_data=False,
     package_data={
         "streamseg": ["py.typed"],
+        "streamseg.export": ["published_tables.json"],
         "streamseg.serving": ["page/*.html", "page/*.css", "page/*.js"],
         "streamseg.web": ["page/*.html", "page/*.css", "dist/*.js", "kernels.wasm"],
     },

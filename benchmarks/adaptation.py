@@ -7,7 +7,6 @@ The drawn streets need neither. Writes benchmarks/results/adaptation.{json,md}.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,19 +14,27 @@ from typing import Any
 
 import numpy as np
 from measuring import describe_machine, write_results
+from scored_networks import (
+    CAMVID_CLIPS,
+    CAMVID_SIZE,
+    STREET_CLIPS,
+    STREET_SIZE,
+    STREETS,
+    load_camvid,
+    load_street,
+    make_parser,
+)
 
 import streamseg
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.scores import evaluate
 from streamseg.evaluation.segmenter import Output, Segmenter
-from streamseg.export import export_bundle, load_checkpoint
+from streamseg.export import export_bundle
 from streamseg.runtime.session.adaptation import Adaptation
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import Session
 from streamseg.runtime.sources import Frame
 
-STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
-STREETS = "synthetic:street?size=256x512&scenes=2&frames=40"
 THRESHOLDS = (None, 16.0, 24.0, 40.0, 80.0)
 
 
@@ -117,23 +124,17 @@ def format_table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--camvid", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__).parse_args()
     clips = {}
     with tempfile.TemporaryDirectory() as folder:
         street = Path(folder) / "street"
-        export_bundle(load_checkpoint(STREET), street, size=(256, 512))
-        clips["drawn streets, 2 of 40 frames"] = measure(street, STREETS, "val")
+        export_bundle(load_street(), street, size=STREET_SIZE)
+        clips[STREET_CLIPS] = measure(street, STREETS, "val")
         if arguments.camvid is not None:
-            settings = dict(text.split("=", 1) for text in arguments.set)
             bundle = Path(folder) / "camvid"
-            model = load_checkpoint(arguments.checkpoint, settings=settings)
-            export_bundle(model, bundle, size=(352, 480))
+            export_bundle(load_camvid(arguments), bundle, size=CAMVID_SIZE)
             dataset = f"camvid:{arguments.camvid}"
-            clips["CamVid val, 15 frames a second"] = measure(bundle, dataset, "val")
+            clips[CAMVID_CLIPS] = measure(bundle, dataset, "val")
     result = {"machine": describe_machine(1), "streets": STREETS, "clips": clips}
     write_results("adaptation", result, format_table(result))
 

@@ -12,7 +12,6 @@ are TV3S's, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -21,13 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import RESULTS, describe_machine, time_interleaved, write_results
+from scored_networks import (
+    CAMVID_CLIPS,
+    CAMVID_SIZE,
+    STREET_CLIPS,
+    STREET_SIZE,
+    STREETS,
+    load_camvid,
+    load_street,
+    make_parser,
+)
 
 import streamseg
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
-from streamseg.export import export_bundle, load_checkpoint
+from streamseg.export import export_bundle
 from streamseg.export.bundle_smoothing import remember_bundle
 from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig
 from streamseg.export.models.resnet import RESNET_PRESETS
@@ -36,8 +45,6 @@ from streamseg.export.step import StepModel
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.state import state_bytes
 
-STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
-STREETS = "synthetic:street?size=256x512&scenes=2&frames=40"
 NONE = "none"
 ROUNDS = 9
 
@@ -149,10 +156,7 @@ def format_tables(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--camvid", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser = make_parser(__doc__)
     parser.add_argument("--only-mask2former", action="store_true")
     arguments = parser.parse_args()
     if arguments.only_mask2former:
@@ -160,15 +164,13 @@ def main() -> None:
         return
     gain, cost = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        street = export_all(load_checkpoint(STREET), Path(folder) / "street", (256, 512))
-        gain["drawn streets, 2 of 40 frames"] = measure_gain(street, STREETS, "val")
+        street = export_all(load_street(), Path(folder) / "street", STREET_SIZE)
+        gain[STREET_CLIPS] = measure_gain(street, STREETS, "val")
         cost["street sample"] = measure_cost(street)
         if arguments.camvid is not None:
-            settings = dict(text.split("=", 1) for text in arguments.set)
-            model = load_checkpoint(arguments.checkpoint, settings=settings)
-            paths = export_all(model, Path(folder) / "camvid", (352, 480))
+            paths = export_all(load_camvid(arguments), Path(folder) / "camvid", CAMVID_SIZE)
             dataset = f"camvid:{arguments.camvid}"
-            gain["CamVid val, 15 frames a second"] = measure_gain(paths, dataset, "val")
+            gain[CAMVID_CLIPS] = measure_gain(paths, dataset, "val")
             gain["CamVid test Seq05VD, one frame a second"] = measure_gain(paths, dataset, "test")
             cost["CamVid network"] = measure_cost(paths)
     result = {

@@ -50,20 +50,11 @@ FIGURES = tuple(field.name for field in fields(PublishedRow))[3:]
 """Names of the figures of a row."""
 
 
-def _rows(table: PublishedTable) -> tuple[PublishedRow, ...]:
-    columns = table.columns.split()
-    found = []
-    for line in table.text.split("\n"):
-        if not line.strip():
-            continue
-        number, name, *texts = line.split()
-        values = [None if text == "-" else float(text) for text in texts]
-        figures = dict(zip(columns, values, strict=True))
-        found.append(PublishedRow(name, table, int(number), **figures))
-    return tuple(found)
-
-
-PUBLISHED = tuple(row for table in TABLES for row in _rows(table))
+PUBLISHED = tuple(
+    PublishedRow(table=table, **dict(zip(table.columns, values, strict=True)))
+    for table in TABLES
+    for values in table.rows
+)
 
 
 def rows_of(name: str) -> tuple[PublishedRow, ...]:

@@ -20,9 +20,10 @@ from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.published import FIGURES, PUBLISHED, PublishedRow, rows_of
 from streamseg.export.published_differences import CostTable, compare_row, counting_places
-from streamseg.export.published_tables import CFFM_PLUS, MPVSS, MRCFA, TV3S
+from streamseg.export.published_tables import PAPERS
 from tests.conftest import SHARED
 
+TV3S, CFFM_PLUS, MPVSS, MRCFA = (PAPERS[name] for name in ("TV3S", "CFFM_PLUS", "MPVSS", "MRCFA"))
 SIZE = (480, 864)
 # Millions at 124 classes, as published.
 PARAMETERS = {
