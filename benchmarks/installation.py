@@ -40,7 +40,7 @@ PROBES = {
     "": "import streamseg.cli.main; assert streamseg.__version__",
     "cpu": CONFORMANCE.format(data=DATA, backend="onnxruntime", options="{}"),
     "openvino": CONFORMANCE.format(
-        data=DATA, backend="openvino", options="dict(precision='f32', native=False)"
+        data=DATA, backend="openvino", options="dict(precision='fp32', native=False)"
     ),
     "cuda": "import onnxruntime as o, cuda.bindings.runtime\n"
     "assert 'CUDAExecutionProvider' in o.get_available_providers()",
