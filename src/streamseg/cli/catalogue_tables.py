@@ -146,7 +146,7 @@ def entry_json(entry: Entry, costs: CostTable) -> dict[str, Any]:
     published = []
     for row in entry.row.published:
         table = asdict(row.table)
-        del table["text"], table["columns"]
+        del table["rows"], table["columns"]
         published.append(
             {
                 "paper": table.pop("paper"),
