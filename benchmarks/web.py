@@ -1,7 +1,9 @@
 """Time the street sample in headless Chromium: kernels between sessions, against plain lowering.
 
 Needs chromedriver and web/node_modules (make web-tools). One thread, as in a page of a static host.
-Writes benchmarks/results/web.json and web.md.
+The rest of the network is also profiled by operator. Writes benchmarks/results/web.json and web.md.
+
+    python -m benchmarks.web out/street --int8 out/street-int8
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +54,48 @@ const [name, size, done] = arguments;
   done({ total, timings, snapshot: performance.now() - copied });
 })().catch((error) => done({ error: String(error) }));
 """
+# ONNX Runtime Web prints its profile to the console.
+PROFILE = """
+const [file, name, size, rounds, done] = arguments;
+(async () => {
+  const ort = await import("/ort/ort.wasm.min.mjs");
+  const content = new Uint8Array(await (await fetch(file)).arrayBuffer());
+  const options = { executionProviders: ["wasm"], enableProfiling: true };
+  const session = await ort.InferenceSession.create(content, options);
+  for (let i = 0; i < rounds; i++) {
+    const frame = Uint8Array.from({ length: size }, (_, at) => (at * 31 + i) % 251);
+    const feeds = { [name]: new ort.Tensor("uint8", frame, session.inputMetadata[0].shape) };
+    await session.run(feeds);
+  }
+  session.endProfiling();
+  done({});
+})().catch((error) => done({ error: String(error) }));
+"""
+
+
+def profile(browser: Any, size: int, rounds: int) -> dict[str, tuple[int, float]]:
+    """Operator -> nodes of it and milliseconds a step, in the part before the temporal layers."""
+    browser.get_log("browser")
+    arguments = ("/bundle/web/step.0.onnx", "frame", size, rounds + 2)
+    assert "error" not in browser.execute_async_script(PROFILE, *arguments)
+    events = []
+    for entry in browser.get_log("browser"):
+        text = entry["message"].partition(' "')[2]
+        line = json.loads(f'"{text}').strip().rstrip(",") if text else ""
+        events += [json.loads(line)] if line.startswith("{") else []
+    runs = [event for event in events if event["name"] == "model_run"][2:]
+    totals = [Counter[str]() for _ in runs]
+    counts = Counter[str]()
+    for event in events:
+        if event["cat"] != "Node" or not event["name"].endswith("kernel_time"):
+            continue
+        for total, run in zip(totals, runs, strict=True):
+            if run["ts"] <= event["ts"] <= run["ts"] + run["dur"]:
+                total[event["args"]["op_name"]] += event["dur"] / 1000
+                counts[event["args"]["op_name"]] += 1
+    medians = {name: statistics.median(total[name] for total in totals) for name in counts}
+    ordered = sorted(medians, key=lambda name: -medians[name])
+    return {name: (counts[name] // len(runs), round(medians[name], 1)) for name in ordered}
 
 
 def measure(bundle: Path, rounds: int) -> dict[str, object]:
@@ -66,10 +112,11 @@ def measure(bundle: Path, rounds: int) -> dict[str, object]:
             for _ in range(rounds + 2):
                 for name, found in steps.items():
                     found.append(browser.execute_async_script(STEP, name, size))
+            operators = profile(browser, size, rounds)
             version = browser.capabilities["browserVersion"]
-    return {"browser": f"Chromium {version}", "frame": opened.manifest.frame.shape} | summarise(
-        kinds, {name: found[2:] for name, found in steps.items()}
-    )
+    about = {"browser": f"Chromium {version}", "frame": opened.manifest.frame.shape}
+    summary = summarise(kinds, {name: found[2:] for name, found in steps.items()})
+    return about | summary | {"operators_ms": operators}
 
 
 def summarise(kinds: list[str], steps: dict[str, list[dict[str, object]]]) -> dict[str, object]:
@@ -101,12 +148,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="the street sample at 256x512, exported")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--int8", type=Path, help="the same, calibrated")
     arguments = parser.parse_args()
     result = measure(arguments.bundle, arguments.rounds)
+    if arguments.int8 is not None:
+        result["int8"] = measure(arguments.int8, arguments.rounds)
     result |= {"machine": describe_machine(1), "streamseg": __version__, "onnxruntime_web": VERSION}
     print(json.dumps(result, indent=1, default=str))
     (RESULTS / "web.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
-    (RESULTS / "web.md").write_text(PAGE.format(**result))
+    (RESULTS / "web.md").write_text(page(result))
+
+
+def page(result: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    text = PAGE.format(**result)
+    if "int8" in result:
+        text += INT8.format(**result["int8"])
+    text += OPERATORS
+    text += "".join(
+        f"| {name} | {count} | {milliseconds} |\n"
+        for name, (count, milliseconds) in result["operators_ms"].items()
+        if milliseconds >= 1
+    )
+    return text + "\nMade by `python -m benchmarks.web BUNDLE --int8 BUNDLE`.\n"
 
 
 PAGE = """# In the browser
@@ -123,8 +187,17 @@ PAGE = """# In the browser
 The temporal layers are {temporal_ratio} times faster than lowered, a step {step_ratio} times:
 {frames_per_second} frames a second. The kernels keep the state in their memory, so that a step
 copies none of it; one copy would cost {state_copy_ms} ms.
+"""
+INT8 = """
+Calibrated to INT8 (`streamseg calibrate`): a step {step_ms[kernels]} ms, {frames_per_second} frames
+a second.
+"""
+OPERATORS = """
+The part before the temporal layers by operator, from ONNX Runtime Web's own profile (medians;
+operators of 1 ms or more a step):
 
-Made by `python -m benchmarks.web BUNDLE`.
+| operator | nodes | ms a step |
+|---|---|---|
 """
 
 
