@@ -80,9 +80,11 @@ wheel: setup tensorrt-headers
 wheel-aarch64: setup
 	.ci/wheel aarch64 $(BIN)/python
 
-# A real RTSP server and GStreamer for the tests of live sources; they skip without.
+# A real RTSP server and GStreamer for the tests of live sources, an MQTT broker, an X server without
+# a screen; the tests skip without.
 STREAM_PACKAGES := ffmpeg python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
-  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly \
+  mosquitto xvfb
 stream-tools:
 	dpkg -s $(STREAM_PACKAGES) >/dev/null 2>&1 || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(STREAM_PACKAGES) >/dev/null; }

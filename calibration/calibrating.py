@@ -38,6 +38,7 @@ from streamseg.export.fusion import LAYER_PRECISIONS
 from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
 from streamseg.runtime.bundle.manifest import Manifest
+from streamseg.runtime.host import LoadMeter, processor_name
 
 PARITY_FRAMES = 16
 
@@ -176,6 +177,7 @@ def calibrate(
         if not report:
             return draft
         paths = [source, draft.folder, *also]
+        meter = LoadMeter()
         subjects = _measure(columns, paths, segments, test, options, watch)
         record = {**ranges.record, "method": options.method, "kept float": kept}
         page = Report(
@@ -185,6 +187,7 @@ def calibrate(
             machine=_machine(options),
             ranking=ranking,
             kept=kept,
+            load_note=meter.read().note,
         )
         pages.append(page)
         return draft.add(REPORT, render_report(page))
@@ -400,13 +403,4 @@ def _graph_bytes(path: Path) -> int:
 
 def _machine(options: CalibrationOptions) -> str:
     threads = options.threads or os.cpu_count()
-    return f"{_processor()}, {threads} threads, {platform.system()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    return f"{processor_name()}, {threads} threads, {platform.system()}"

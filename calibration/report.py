@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streamseg.calibration.quantisation import LayerError
+from streamseg.evaluation.difference_pictures import draw_difference, shown_classes
 from streamseg.evaluation.drift import Comparison
-from streamseg.evaluation.metrics import Scores
-from streamseg.evaluation.percentages import UNDEFINED, explain_undefined
-from streamseg.evaluation.plots import (
-    draw_class_bars,
-    draw_comparison,
-    draw_timeline,
-    has_matplotlib,
+from streamseg.evaluation.html_page import (
+    heading,
+    legend,
+    note,
+    page,
+    paragraph,
+    picture,
+    plot,
+    table,
 )
+from streamseg.evaluation.metrics import Scores
+from streamseg.evaluation.percentages import UNDEFINED
+from streamseg.evaluation.plots import draw_class_bars, draw_comparison, draw_timeline
 from streamseg.evaluation.scores import Evaluation
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
-code { background: #f4f4f4; padding: 0 .2rem }
-"""
 _WORST_LAYERS = 15
 
 
@@ -53,7 +45,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows; the first subject is the float32 reference."""
+    """Everything that the page shows; the first subject is the float32 reference.
+
+    ``load_note`` doubts the times where other programs ran meanwhile.
+    """
 
     title: str
     subjects: Sequence[Subject]
@@ -61,6 +56,7 @@ class Report:
     machine: str
     ranking: Sequence[LayerError] = field(default=())
     kept: Sequence[str] = field(default=())
+    load_note: str = ""
 
 
 def _number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -71,24 +67,6 @@ def _number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
 
 def _percent(scores: Scores | None, read: Callable[[Scores], float]) -> str:
     return "-" if scores is None else _number(read(scores), scale=100)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        joined = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-        return f"<tr>{joined}</tr>"
-
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
-
-
-def _picture(draw: Callable[[], Figure], caption: str) -> str:
-    text = html.escape(caption)
-    if not has_matplotlib():
-        return f"<p>{text}: no plot, because matplotlib is not installed.</p>"
-    buffer = io.BytesIO()
-    draw().savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _summary(report: Report) -> str:
@@ -123,7 +101,7 @@ def _summary(report: Report) -> str:
             ("state error over the run", [c.trend() if c else "-" for c in drifts]),
         ]
     head = ["", *(subject.name for subject in report.subjects)]
-    return _table(head, [[name, *cells] for name, cells in rows])
+    return table(head, [[name, *cells] for name, cells in rows])
 
 
 def _agreement(comparison: Comparison | None, *, last: bool = False) -> str:
@@ -140,14 +118,14 @@ def _last_error(comparison: Comparison | None) -> str:
 def _class_table(evaluations: Sequence[Evaluation]) -> str:
     names = evaluations[0].class_names
     rows = [
-        [name, *(_number(e.scores.iou[i], scale=100) for e in evaluations)]
+        [name, *(_number(e.scores.shown_iou[i], scale=100) for e in evaluations)]
         for i, name in enumerate(names)
     ]
-    return _table(["IoU, %", *(evaluation.subject for evaluation in evaluations)], rows)
+    return table(["IoU, %", *(evaluation.subject for evaluation in evaluations)], rows)
 
 
 def _reasons(evaluations: Sequence[Evaluation]) -> list[str]:
-    found = (line for entry in evaluations for line in explain_undefined(entry.undefined))
+    found = (line for entry in evaluations for line in entry.explanations)
     return list(dict.fromkeys(found))
 
 
@@ -162,29 +140,48 @@ def _drift_section(subject: Subject) -> str:
         else f"The first state error past {comparison.threshold:g}: {crossing.name} at frame "
         f"{crossing.frame} ({crossing.error:.2e})."
     )
-    picture = _picture(lambda: draw_comparison(comparison), f"drift of {subject.name}")
-    title = html.escape(f"Drift of {subject.name} over {len(comparison.frames)} frames")
-    return f"<h2>{title}</h2><p>{html.escape(told)}</p>{picture}"
+    title = f"Drift of {subject.name} over {len(comparison.frames)} frames"
+    drift = plot(lambda: draw_comparison(comparison), f"drift of {subject.name}")
+    return "".join([heading(title), paragraph(told), drift])
+
+
+def _examples(subject: Subject) -> str:
+    """Pictures of the first, the worst and the last frame: float32, INT8 and where they differ."""
+    comparison = subject.comparison
+    if comparison is None or not comparison.examples:
+        return ""
+    worst = comparison.worst_frame
+    pictures = [
+        picture(
+            draw_difference(frame, comparison),
+            f"Frame {frame.index}{', the worst' if frame.index == worst else ''}: "
+            f"{frame.agreement:.2%} of labels equal",
+        )
+        for frame in comparison.examples
+    ]
+    title = f"{subject.name} beside {comparison.a}"
+    return "".join([heading(title), legend(shown_classes(comparison)), *pictures])
 
 
 def render_report(report: Report) -> str:
     """The page as HTML without references to anything outside itself."""
     evaluations = [s.evaluation for s in report.subjects if s.evaluation is not None]
     parts = [
-        f"<h1>{html.escape(report.title)}</h1>",
         _summary(report),
-        f"<p>Measured on {html.escape(report.machine)}.</p>",
+        paragraph(f"Measured on {report.machine}."),
+        note(report.load_note),
+        *(_examples(subject) for subject in report.subjects),
     ]
     if evaluations:
         first = evaluations[0]
         parts += [
-            f"<h2>Accuracy on {html.escape(first.dataset)} {html.escape(first.split)}</h2>",
-            f"<p>Classes matched {html.escape(first.classes_matched)}.</p>",
-            *(f"<p>Labels: {html.escape(note)}.</p>" for note in first.notes),
-            _picture(lambda: draw_class_bars(evaluations), "IoU of each class"),
-            _picture(lambda: draw_timeline(evaluations), "mIoU over time"),
+            heading(f"Accuracy on {first.dataset} {first.split}"),
+            paragraph(f"Classes matched {first.classes_matched}."),
+            *(paragraph(f"Labels: {line}.") for line in first.notes),
+            plot(lambda: draw_class_bars(evaluations), "IoU of each class"),
+            plot(lambda: draw_timeline(evaluations), "mIoU over time"),
             _class_table(evaluations),
-            *(f"<p>{html.escape(line)}</p>" for line in _reasons(evaluations)),
+            *(paragraph(line) for line in _reasons(evaluations)),
         ]
     parts += [_drift_section(subject) for subject in report.subjects]
     if report.ranking:
@@ -193,17 +190,13 @@ def render_report(report: Report) -> str:
             for entry in report.ranking[:_WORST_LAYERS]
         ]
         parts += [
-            "<h2>Most sensitive layers</h2>",
-            "<p>Relative error of the scores when only this layer is INT8.</p>",
-            _table(["layer", "error", "kept as"], rows),
+            heading("Most sensitive layers"),
+            paragraph("Relative error of the scores when only this layer is INT8."),
+            table(["layer", "error", "kept as"], rows),
         ]
     rows = [[str(key), _listed(value)] for key, value in report.record.items()]
-    parts += ["<h2>How it was calibrated</h2>", _table(["", ""], rows)]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(report.title)}</title><style>{_STYLE}</style>{body}</html>\n"
-    )
+    parts += [heading("How it was calibrated"), table(["", ""], rows)]
+    return page(report.title, parts)
 
 
 def _listed(value: Any) -> str:

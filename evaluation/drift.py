@@ -22,7 +22,9 @@ from streamseg.evaluation.datasets import Clip
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.segmenter import Array, Segmenter
 from streamseg.option_fields import option
+from streamseg.runtime.bundle.manifest import ClassInfo
 
+_Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Trend = Literal["zero", "dies out", "saturates", "grows", "too short"]
 
 _ZERO = 1e-12
@@ -69,6 +71,21 @@ class FrameDifference:
 
 
 @dataclass(frozen=True)
+class ComparedFrame:
+    """A frame kept for pictures: (H, W, 3) uint8 RGB, and both (H, W) label maps in A's classes."""
+
+    index: int
+    image: NDArray[np.uint8]
+    a: NDArray[np.uint8]
+    b: NDArray[np.uint8]
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with equal labels."""
+        return float((self.a == self.b).mean())
+
+
+@dataclass(frozen=True)
 class Crossing:
     """The first state tensor past the threshold: at which frame, and by how much."""
 
@@ -79,7 +96,11 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All frames, in order, and what they show."""
+    """All frames, in order, and what they show.
+
+    ``examples`` are the first frame, the worst (fewest equal labels, the first of equals) and the
+    last, in order, each once; ``classes`` are A's, whose ids their labels have.
+    """
 
     a: str
     b: str
@@ -87,6 +108,19 @@ class Comparison:
     frames: tuple[FrameDifference, ...]
     classes_matched: str
     assumed: tuple[Mapping[str, Any], Mapping[str, Any]]
+    classes: tuple[ClassInfo, ...] = ()
+    examples: tuple[ComparedFrame, ...] = ()
+
+    @property
+    def worst_frame(self) -> int:
+        """Number of the frame with the fewest equal labels, the first of equals."""
+        agreement = [frame.agreement for frame in self.frames]
+        return agreement.index(min(agreement))
+
+    @property
+    def worst(self) -> ComparedFrame:
+        """That frame with its labels."""
+        return next(frame for frame in self.examples if frame.index == self.worst_frame)
 
     @property
     def first_crossing(self) -> Crossing | None:
@@ -129,6 +163,7 @@ class Comparison:
             "agreement": {
                 "mean": float(np.mean(agreement)),
                 "min": min(agreement),
+                "worst_frame": self.worst_frame,
                 "per_frame": agreement,
             },
             "logits_max": [frame.logits for frame in self.frames],
@@ -214,18 +249,49 @@ def compare(
     a.reset()
     b.reset()
     found: list[FrameDifference] = []
+    kept = _Examples()
     while True:
         before = len(found)
         for frame in clip:
             if frames is not None and len(found) >= frames:
                 break
-            found.append(_difference(a, b, match, frame.image))
+            difference, pair = _difference(a, b, match, frame.image)
+            kept.add(len(found), frame.image, pair)
+            found.append(difference)
             progress(clip.name)
         if frames is None or len(found) >= frames or len(found) == before:
             break
     return Comparison(
-        a.name, b.name, options.threshold, tuple(found), match.how, (a.assumed, b.assumed)
+        a.name,
+        b.name,
+        options.threshold,
+        tuple(found),
+        match.how,
+        (a.assumed, b.assumed),
+        a.classes,
+        kept.frames,
     )
+
+
+class _Examples:
+    """Keeps the first, the worst and the last frame of a comparison."""
+
+    def __init__(self) -> None:
+        self._first: ComparedFrame | None = None
+        self._worst: ComparedFrame | None = None
+        self._last: ComparedFrame | None = None
+
+    def add(self, index: int, image: NDArray[np.uint8], pair: _Pair) -> None:
+        frame = ComparedFrame(index, image, pair[0], pair[1])
+        self._first = self._first or frame
+        if self._worst is None or frame.agreement < self._worst.agreement:
+            self._worst = frame
+        self._last = frame
+
+    @property
+    def frames(self) -> tuple[ComparedFrame, ...]:
+        kept = {f.index: f for f in (self._first, self._worst, self._last) if f is not None}
+        return tuple(kept[index] for index in sorted(kept))
 
 
 def _named_classes(segmenter: Segmenter) -> NamedClasses:
@@ -234,9 +300,10 @@ def _named_classes(segmenter: Segmenter) -> NamedClasses:
 
 def _difference(
     a: Segmenter, b: Segmenter, match: ClassMatch, image: NDArray[np.uint8]
-) -> FrameDifference:
+) -> tuple[FrameDifference, _Pair]:
     first, second = a.step(image), b.step(image)
-    agreement = float((first.labels == match.translate(second.labels)).mean())
+    pair = first.labels.copy(), match.translate(second.labels).copy()
+    agreement = float((pair[0] == pair[1]).mean())
     largest = rms = None
     if first.logits is not None and second.logits is not None:
         if first.logits.shape != second.logits.shape:
@@ -247,7 +314,7 @@ def _difference(
         difference = match.reorder(second.logits) - first.logits
         largest = float(np.abs(difference).max())
         rms = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
-    return FrameDifference(agreement, largest, rms, _state_errors(a, b))
+    return FrameDifference(agreement, largest, rms, _state_errors(a, b)), pair
 
 
 def _state_errors(a: Segmenter, b: Segmenter) -> dict[str, float]:

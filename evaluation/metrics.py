@@ -116,7 +116,7 @@ class Scores:
     """Results over everything that was added; fractions, NaN where nothing defines a value.
 
     ``iou``, ``flicker`` and ``boundary`` have one entry a class, ``mvc`` and ``mvc_correct`` one
-    entry for each window length.
+    entry for each window length. ``labelled`` counts the labelled pixels of each class.
     """
 
     frames: int
@@ -132,6 +132,20 @@ class Scores:
     boundary: tuple[float, ...] = ()
     boundary_f: float = float("nan")
     tc: float = float("nan")
+    labelled: tuple[int, ...] = ()
+
+    @property
+    def shown_iou(self) -> tuple[float, ...]:
+        """``iou`` for tables: NaN also where a class is predicted and not in the labels.
+
+        Its IoU is 0, whatever the model knows of the class.
+        """
+        if not self.labelled:
+            return self.iou
+        return tuple(
+            value if count else float("nan")
+            for value, count in zip(self.iou, self.labelled, strict=True)
+        )
 
 
 def confusion(prediction: Labels, label: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -354,4 +368,5 @@ def pool(clips: Sequence[ClipScores], num_classes: int, *, vspw_script: bool = F
         boundary=tuple(float(value) for value in boundary),
         boundary_f=mean(boundary),
         tc=mean([clip.tc for clip in clips]),
+        labelled=tuple(int(count) for count in truth),
     )

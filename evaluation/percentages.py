@@ -65,3 +65,21 @@ def explain_undefined(reasons: dict[str, str]) -> list[str]:
     for name, reason in reasons.items():
         grouped.setdefault(reason, []).append(name.removeprefix("per_class."))
     return [f"{UNDEFINED} for {', '.join(names)}: {why}" for why, names in grouped.items()]
+
+
+def explain_absent(
+    scores: Scores, class_names: Sequence[str], *, vspw_script: bool = False
+) -> list[str]:
+    """Why classes that only predictions have show no IoU; no line where there are none."""
+    absent = [
+        name
+        for name, value, shown in zip(class_names, scores.iou, scores.shown_iou, strict=True)
+        if math.isnan(shown) and not math.isnan(value)
+    ]
+    if not absent:
+        return []
+    counted = "does not count in mIoU" if vspw_script else "counts as 0 in mIoU"
+    return [
+        f"{UNDEFINED} for {', '.join(absent)}: the class is in the predictions and not in the "
+        f"labels; it {counted}"
+    ]

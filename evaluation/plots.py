@@ -22,7 +22,7 @@ from streamseg.installation import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 Image = NDArray[np.uint8]
 
@@ -75,7 +75,7 @@ def draw_class_bars(evaluations: Sequence[Evaluation]) -> Figure:
     rows = np.arange(len(names))
     thickness = 0.8 / len(evaluations)
     for i, evaluation in enumerate(evaluations):
-        iou = np.array(evaluation.scores.iou) * 100
+        iou = np.array(evaluation.scores.shown_iou) * 100
         defined = ~np.isnan(iou)
         label = f"{evaluation.subject}: mIoU {percent(evaluation.scores.miou)} %"
         places = rows + i * thickness
@@ -129,23 +129,24 @@ def _sheet_row(worst: WorstFrame, classes: Sequence[SegmentationClass]) -> Image
         (colorize(worst.prediction, classes), f"prediction, mIoU {score.miou * 100:.1f} %"),
         (errors, f"wrong: {100 - score.pixel_accuracy * 100:.1f} % of pixels"),
     )
-    height = round(_SHEET_WIDTH * worst.label.shape[0] / worst.label.shape[1])
-    return np.hstack(
-        [
-            _caption(
-                np.asarray(
-                    cv2.resize(
-                        np.asarray(cell, np.uint8),
-                        (_SHEET_WIDTH, height),
-                        interpolation=cv2.INTER_NEAREST if i else cv2.INTER_AREA,
-                    ),
-                    np.uint8,
-                ),
-                text,
-            )
-            for i, (cell, text) in enumerate(cells)
-        ]
-    )
+    return label_cells(cells, worst.label.shape[0] / worst.label.shape[1])
+
+
+def label_cells(cells: Sequence[tuple[Image, str]], shape: float) -> Image:
+    """Pictures side by side, each with a caption above it.
+
+    Args:
+        cells: (H, W, 3) uint8 RGB pictures with their captions; the first is a photograph, the
+            others have flat colours.
+        shape: height over width of each.
+    """
+    size = (_SHEET_WIDTH, max(1, round(_SHEET_WIDTH * shape)))
+    columns = []
+    for i, (cell, text) in enumerate(cells):
+        mode = cv2.INTER_NEAREST if i else cv2.INTER_AREA
+        small = np.asarray(cv2.resize(cell, size, interpolation=mode), np.uint8)
+        columns.append(_caption(small, text))
+    return np.hstack(columns)
 
 
 def draw_worst(evaluation: Evaluation, classes: Sequence[SegmentationClass]) -> Image:
@@ -201,9 +202,28 @@ def draw_history(study: HistoryStudy) -> Figure:
 def draw_comparison(comparison: Comparison) -> Figure:
     """Label agreement above, relative state errors below, over the frames."""
     figure, axes = new_figure(10, 6)
+    axes.remove()
+    _draw_drift(figure, comparison)
+    return figure
+
+
+def draw_drift_and_frame(comparison: Comparison, frame: Image) -> Figure:
+    """As ``draw_comparison``, with the pictures of a frame below."""
+    width = 10.0
+    height = width * frame.shape[0] / frame.shape[1]
+    figure, axes = new_figure(width, 6 + height)
+    axes.remove()
+    above, below = figure.subfigures(2, 1, height_ratios=(6, height))
+    _draw_drift(above, comparison)
+    place = below.add_axes((0, 0, 1, 1))
+    place.set_axis_off()
+    place.imshow(frame, interpolation="none")
+    return figure
+
+
+def _draw_drift(figure: FigureBase, comparison: Comparison) -> None:
     from matplotlib import colormaps
 
-    axes.remove()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     above.plot([frame.agreement * 100 for frame in comparison.frames], linewidth=1)
     above.set(ylabel="equal labels, %", title=f"{comparison.b} against {comparison.a}")
@@ -217,4 +237,3 @@ def draw_comparison(comparison: Comparison) -> Figure:
     below.set(xlabel="frame", ylabel="relative state error", yscale="log", xmargin=0.01)
     if comparison.state_names:
         below.legend(fontsize=6, ncols=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure

@@ -36,7 +36,11 @@ from streamseg.evaluation.metrics import (
     Scores,
     SegmentationMetrics,
 )
-from streamseg.evaluation.percentages import undefined_figures
+from streamseg.evaluation.percentages import (
+    explain_absent,
+    explain_undefined,
+    undefined_figures,
+)
 from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.resampling import Interval, clip_values, confidence_intervals
 from streamseg.evaluation.segmenter import Output, Segmenter
@@ -103,6 +107,15 @@ class Evaluation:
     def undefined(self) -> dict[str, str]:
         """The figures that nothing defines, by their names in JSON, and why."""
         return undefined_figures(self.scores, self.class_names)
+
+    @property
+    def explanations(self) -> list[str]:
+        """One sentence for each reason why figures of tables are missing."""
+        vspw_script = self.options.vspw_script
+        return [
+            *explain_undefined(self.undefined),
+            *explain_absent(self.scores, self.class_names, vspw_script=vspw_script),
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The values under fixed keys: fractions, null where ``undefined`` says why."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -13,10 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from streamseg.errors import ExportError
 from streamseg.export.catalogue import Cost, known_rows
 from streamseg.export.palettes import read_classes
-from streamseg.runtime.bundle.manifest import Manifest
-from streamseg.runtime.stream import Stream, open_stream
-
-_STEPS = 10
+from streamseg.runtime.host import LoadMeter
+from streamseg.runtime.stream import open_stream
+from streamseg.runtime.timing import time_stream
 
 
 @dataclass(frozen=True)
@@ -70,35 +70,35 @@ BOARDS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A bundle timed on this machine.
+    """A bundle timed on this machine, or on another by ``streamseg bench --json``.
 
     Attributes:
         name: of its network in the catalogue.
-        manifest: the bundle's.
+        size: (H, W) of its frames.
+        classes: how many it has.
         backend: that ran it.
         ms: mean milliseconds a frame of the steady schedule.
+        machine: where, if that is another machine perhaps.
+        doubt: why the times may be wrong; empty where nothing speaks against them.
     """
 
     name: str
-    manifest: Manifest
+    size: tuple[int, int]
+    classes: int
     backend: str
     ms: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of its frames."""
-        return self.manifest.frame.height, self.manifest.frame.width
+    machine: str = ""
+    doubt: str = ""
 
 
-def find_entry(manifest: Manifest) -> str:
-    """The network of the catalogue that a bundle holds.
+def find_entry(description: Mapping[str, Any], classes: int) -> str:
+    """The network of the catalogue that a manifest's ``model`` describes.
 
     Raises:
         ExportError: it is of another size than any of them.
     """
-    wanted = {key: value for key, value in manifest.model.items() if key != "nodes"}
+    wanted = {key: value for key, value in description.items() if key != "nodes"}
     family = wanted.get("family")
-    classes = len(manifest.classes)
     with FakeTensorMode():
         for name, row in known_rows().items():
             if name.partition("/")[0] != family:
@@ -110,6 +110,49 @@ def find_entry(manifest: Manifest) -> str:
     raise ExportError(
         f"this bundle's {family} network is not one of the catalogue, so nothing can be scaled "
         "from it: give a bundle of a listed network (streamseg models)"
+    )
+
+
+def read_measured(path: Path) -> Measured:
+    """A bundle timed now, or the JSON that ``streamseg bench`` wrote here or on another machine.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        ExportError: its network is not in the catalogue, or the file is not of ``bench``.
+    """
+    return _read_record(path) if path.is_file() else measure_bundle(path)
+
+
+def _read_record(path: Path) -> Measured:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        size, classes, ms = record["size"], record["classes"], record["mean_ms"]
+        valid = (
+            isinstance(record["model"], dict)
+            and len(size) == 2
+            and all(type(value) is int and value > 0 for value in (*size, classes))
+            and type(ms) in (int, float)
+            and 0 < ms < float("inf")
+            and all(isinstance(record[key], str) for key in ("execution", "load_note"))
+            and isinstance(record["machine"]["processor"], str)
+        )
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        valid = False
+    if not valid:
+        raise ExportError(
+            f"{path} is not a measurement: expected a bundle, or what "
+            f"'streamseg bench BUNDLE --json {path.name}' writes"
+        )
+    return Measured(
+        find_entry(record["model"], classes),
+        (size[0], size[1]),
+        classes,
+        record["execution"],
+        float(ms),
+        record["machine"]["processor"],
+        record["load_note"],
     )
 
 
@@ -125,27 +168,14 @@ def measure_bundle(path: Path, *, seconds: float = 3.0) -> Measured:
         ExportError: its network is not in the catalogue.
     """
     with open_stream(path) as stream:
-        name = find_entry(stream.manifest)
-        return Measured(name, stream.manifest, stream.execution, _time_steps(stream, seconds))
-
-
-def _time_steps(stream: Stream, seconds: float) -> float:
-    frame_spec = stream.manifest.frame
-    shape = (frame_spec.height, frame_spec.width, 3)
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    period = max(row.every for row in stream.manifest.schedule)
-    warm = max(row.start for row in stream.manifest.schedule) + period
-    for spec in stream.manifest.state:
-        if spec.kind == "given":
-            stream.give(spec.name, np.zeros(spec.shape, spec.dtype))
-    for _ in range(warm):
-        stream.step(image)
-    steps, start = 0, time.perf_counter()
-    # Whole periods, so that key frames have their share.
-    while steps < _STEPS or steps % period or time.perf_counter() - start < seconds:
-        stream.step(image)
-        steps += 1
-    return (time.perf_counter() - start) / steps * 1000
+        frame, classes = stream.manifest.frame, len(stream.manifest.classes)
+        name = find_entry(stream.manifest.model, classes)
+        shape = (frame.height, frame.width, 3)
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        meter = LoadMeter()
+        timing = time_stream(stream, [image], seconds=seconds)
+        doubt = meter.read().note
+        return Measured(name, shape[:2], classes, stream.execution, timing.steps.mean, doubt=doubt)
 
 
 def estimate_ms(measured: Measured, own: Cost, other: Cost) -> float:

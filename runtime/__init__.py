@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.bundle.manifest import ClassInfo, Manifest
     from streamseg.runtime.bundle.state import StateSnapshot, StateSpec
     from streamseg.runtime.loop.fleet import Fleet, open_fleet
+    from streamseg.runtime.loop.live_view import LiveView
     from streamseg.runtime.loop.pipeline import RunReport, run_stream
     from streamseg.runtime.loop.recording import RecordOptions, record_stream
     from streamseg.runtime.session.events import Event
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceStepResult",
     "Event",
     "Fleet",
+    "LiveView",
     "Manifest",
     "RecordOptions",
     "RunReport",
@@ -56,6 +58,7 @@ __getattr__, __dir__ = offer(
         "DeviceStepResult": "runtime.step_result",
         "Event": "runtime.session.events",
         "Fleet": "runtime.loop.fleet",
+        "LiveView": "runtime.loop.live_view",
         "Manifest": "runtime.bundle.manifest",
         "RecordOptions": "runtime.loop.recording",
         "RunReport": "runtime.loop.pipeline",

@@ -30,7 +30,7 @@ from streamseg.runtime.video.frame_check import check_frame
 from streamseg.runtime.video.resize import FitMode, FittedFrame, FrameFitter, fit_frames
 
 if TYPE_CHECKING:
-    from streamseg.runtime import Event, RunReport, StatePolicy
+    from streamseg.runtime import Event, LiveView, RunReport, StatePolicy
     from streamseg.runtime.sources import Source
 
 
@@ -245,7 +245,7 @@ class Stream:
         labels: str | os.PathLike[str] | None = None,
         areas: str | os.PathLike[str] | None = None,
         sheet: str | os.PathLike[str] | None = None,
-        show: bool = False,
+        show: bool | LiveView = False,
         frames: int | None = None,
         policy: StatePolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -256,17 +256,18 @@ class Stream:
 
         Args:
             source: what ``streamseg.open_source`` takes, or what it returned.
-            out: overlay video (.mp4, .mov, .mkv).
+            out: overlay video (.mp4, .mov, .mkv), folder, or picture (.png, .jpg) of one frame.
             labels: folder for label maps, one 8-bit PNG a frame.
             areas: file to append each frame's share of every class to, JSON lines.
             sheet: contact sheet (.png).
-            show: open a window with the pictures; Escape, q or closing the window ends the run.
+            show: open a window with the pictures, which Escape or q ends; or a view such as the
+                page, from ``streamseg.serving.open_viewer``.
             frames: stop after so many.
             policy: what resets the state.
             on_event: gets resets, losses and other events; without it they are logged.
         Raises:
             SourceError: the source cannot be opened or read.
-            SinkError: an output cannot be written, or there is no display.
+            SinkError: an output cannot be written, or a window cannot be opened.
             BackendError: a step failed.
         """
         from streamseg import runtime  # the loop is above the stream

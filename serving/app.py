@@ -6,14 +6,15 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -22,12 +23,14 @@ from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.session.events import Event
 from streamseg.serving.access import COOKIE, Access
 from streamseg.serving.connections import Throttle
+from streamseg.serving.label_messages import greeting
 from streamseg.serving.prometheus import StreamCollector, expose
 from streamseg.serving.view import StreamView, Viewer
 
 BODY_LIMIT = 1024
 MOST_VIEWERS = 32
 MOST_SNAPSHOTS = 100
+STREAM_LEFT = b"the stream left"
 SEND_BUFFER = 1 << 17  # bytes
 SEND_SECONDS = 20.0  # a viewer that takes nothing for so long is cut off
 READ_SECONDS = 10.0
@@ -87,6 +90,8 @@ class PageApp:
         self._throttle = Throttle()
         self._sockets: set[web.WebSocketResponse] = set()
         self._viewers: set[Viewer] = set()
+        self._readers: dict[Viewer, web.WebSocketResponse] = {}
+        self._closing: set[asyncio.Future[bool]] = set()
         folder = files("streamseg.serving") / "page"
         # Read once: no request reaches the file system.
         self._pages = {name: (folder / name).read_bytes() for name in PAGES}
@@ -105,6 +110,7 @@ class PageApp:
                 web.get("/page.css", self._page("page.css"), allow_head=False),
                 web.post("/login", self._login),
                 web.get("/ws", self._watch, allow_head=False),
+                web.get("/labels", self._read_labels, allow_head=False),
                 web.get("/api/streams", self._streams, allow_head=False),
                 web.post("/api/reset", self._reset),
                 web.post("/api/snapshot", self._snapshot),
@@ -212,6 +218,45 @@ class PageApp:
         view = self.views.get(request.query.get("stream", ""))
         if view is None:
             view = next(iter(self.views.values()), None)
+        async with self._connect(request) as (socket, viewer):
+            viewer.tell(json.dumps({"hello": self._hello(view)}))
+            if view is not None:
+                view.attach(viewer)
+            try:
+                async for message in socket:
+                    if message.type is WSMsgType.TEXT:
+                        _obey(viewer, message.data)
+            finally:
+                if view is not None:
+                    view.detach(viewer)
+        return socket
+
+    async def _read_labels(self, request: web.Request) -> web.StreamResponse:
+        """Labels of one stream for a program; see docs/label-stream.md."""
+        name = request.query.get("stream")
+        view = next(iter(self.views.values()), None) if name is None else self.views.get(name)
+        if view is None:
+            names = ", ".join(self.views) or "none"
+            raise web.HTTPNotFound(text=f"no such stream; there are: {names}\n")
+        async with self._connect(request) as (socket, reader):
+            reader.tell(greeting(view.name, self._classes))
+            view.attach_reader(reader)
+            self._readers[reader] = socket
+            if self.views.get(view.name) is not view:  # it left during the handshake
+                self.remove(view)
+            try:
+                async for _ in socket:
+                    pass  # nothing that a client says means anything
+            finally:
+                del self._readers[reader]
+                view.detach_reader(reader)
+        return socket
+
+    @asynccontextmanager
+    async def _connect(
+        self, request: web.Request
+    ) -> AsyncIterator[tuple[web.WebSocketResponse, Viewer]]:
+        """A WebSocket whose viewer is sent what is newest, while inside."""
         if len(self._viewers) >= MOST_VIEWERS:
             raise web.HTTPServiceUnavailable(text=f"viewer limit of {MOST_VIEWERS} reached\n")
         socket = web.WebSocketResponse(
@@ -227,23 +272,15 @@ class PageApp:
         self._viewers.add(viewer)
         self._sockets.add(socket)
         self.watching.add(request.protocol)
-        viewer.tell(json.dumps({"hello": self._hello(view)}))
         sending = asyncio.create_task(_send(request, socket, viewer, wake))
-        if view is not None:
-            view.attach(viewer)
         try:
-            async for message in socket:
-                if message.type is WSMsgType.TEXT:
-                    _obey(viewer, message.data)
+            yield socket, viewer
         finally:
-            if view is not None:
-                view.detach(viewer)
             self._viewers.discard(viewer)
             self._sockets.discard(socket)
             self.watching.discard(request.protocol)
             self._dropped += viewer.dropped
             sending.cancel()
-        return socket
 
     def _hello(self, view: StreamView | None) -> dict[str, Any]:
         return {
@@ -267,7 +304,7 @@ class PageApp:
                 if self._viewers:
                     entries = [view.describe() for view in self.views.values()]
                     text = json.dumps({"streams": entries})
-                    for viewer in self._viewers:
+                    for viewer in self._viewers - set(self._readers):
                         viewer.tell(text)
 
         task = asyncio.create_task(tell())
@@ -275,13 +312,17 @@ class PageApp:
         task.cancel()
 
     def remove(self, view: StreamView) -> None:
-        """Forget a stream."""
+        """Forget a stream; sockets of programs that read its labels end."""
         if self.views.get(view.name) is view:
             del self.views[view.name]
+        for reader in view.readers:
+            closing = self._readers[reader].close(code=WSCloseCode.GOING_AWAY, message=STREAM_LEFT)
+            self._closing.add(task := asyncio.ensure_future(closing))
+            task.add_done_callback(self._closing.discard)
 
-    def show(self, view: StreamView, shot: bytes) -> None:
-        """Give a picture to all that look at the stream."""
-        for viewer in list(view.viewers):
+    def show(self, view: StreamView, shot: bytes | str) -> None:
+        """Give a picture to all that look at the stream, or labels to those that read them."""
+        for viewer in list(view.viewers if isinstance(shot, bytes) else view.readers):
             viewer.show(shot)
 
     def report(self, event: Event) -> None:
@@ -289,7 +330,7 @@ class PageApp:
         view = self.views.get(event.stream)
         if view is not None:
             text = view.report(event)
-            for viewer in list(view.viewers):
+            for viewer in [*view.viewers, *view.readers]:
                 viewer.tell(text)
 
 
@@ -342,8 +383,10 @@ async def _send(
         try:
             for text in texts:
                 await asyncio.wait_for(socket.send_str(text), SEND_SECONDS)
-            if shot is not None:
+            if isinstance(shot, bytes):
                 await asyncio.wait_for(socket.send_bytes(shot), SEND_SECONDS)
+            elif shot is not None:
+                await asyncio.wait_for(socket.send_str(shot), SEND_SECONDS)
         except (asyncio.TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()

@@ -186,7 +186,7 @@ class PageServer:
         """Show an event, from any thread."""
         self._call(lambda: self._app.report(event))
 
-    def _publish(self, view: StreamView, shot: bytes) -> None:
+    def _publish(self, view: StreamView, shot: bytes | str) -> None:
         self._call(lambda: self._app.show(view, shot))
 
     def _call(self, action: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -44,6 +44,17 @@ class Shot:
     labels: Image
     plain: Image | None
     figures: Mapping[str, Any]
+
+    def encode(self) -> bytes:
+        """The message; see ``encode_shot``."""
+        return encode_shot(self)
+
+
+class Encodable(Protocol):
+    """What the encoder makes a message of."""
+
+    def encode(self) -> bytes | str:
+        """The message: binary, or text."""
 
 
 def encode_shot(shot: Shot) -> bytes:
@@ -95,6 +106,9 @@ def areas(labels: Image) -> dict[int, float]:
     return {int(i): round(float(counts[i]) / labels.size, 5) for i in np.flatnonzero(counts)}
 
 
+Publish = Callable[[Any], None]
+
+
 class ShotEncoder(threading.Thread):
     """Encodes each stream's newest shot beside the step; a shot that waits too long is replaced.
 
@@ -105,12 +119,18 @@ class ShotEncoder(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="streamseg-page-encode", daemon=True)
         self.encoded = 0
-        self._waiting: dict[str, tuple[Shot, Callable[[bytes], None]]] = {}
+        self._waiting: dict[str, tuple[Encodable, Publish]] = {}
         self._change = threading.Condition()
         self._halted = False
 
-    def submit(self, stream: str, shot: Shot, publish: Callable[[bytes], None]) -> None:
-        """Encode ``shot`` when its turn comes, and hand the message to ``publish``."""
+    def submit(self, stream: str, shot: Encodable, publish: Publish) -> None:
+        """Encode ``shot`` when its turn comes, and hand the message to ``publish``.
+
+        Args:
+            stream: whose; of each one shot waits.
+            shot: picture or labels.
+            publish: called in the encoder's thread.
+        """
         with self._change:
             # A replaced shot keeps its place in the row, a new one goes to the end.
             self._waiting[stream] = (shot, publish)
@@ -126,9 +146,9 @@ class ShotEncoder(threading.Thread):
                 stream = next(iter(self._waiting))
                 shot, publish = self._waiting.pop(stream)
             try:
-                message = encode_shot(shot)
+                message = shot.encode()
             except Exception:  # one stream's picture must not end the pages of all
-                logger.exception("%s: a picture for the page cannot be encoded", stream)
+                logger.exception("%s: a message for the page cannot be encoded", stream)
                 continue
             self.encoded += 1
             publish(message)

@@ -18,6 +18,7 @@ from streamseg.runtime.sources import Frame
 from streamseg.runtime.stream import Stream
 from streamseg.runtime.video.resize import Image
 from streamseg.serving.flicker import FlickerMeter
+from streamseg.serving.label_messages import LabelFrame
 from streamseg.serving.shots import Shot, ShotEncoder
 
 EVENTS_KEPT = 100
@@ -32,11 +33,11 @@ class Viewer:
     def __init__(self, wake: Callable[[], None]) -> None:
         self.compares = False
         self.dropped = 0
-        self._shot: bytes | None = None
+        self._shot: bytes | str | None = None
         self._texts: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._wake = wake
 
-    def show(self, shot: bytes) -> None:
+    def show(self, shot: bytes | str) -> None:
         """Send this shot next; one that still waits is dropped."""
         self.dropped += self._shot is not None
         self._shot = shot
@@ -47,7 +48,7 @@ class Viewer:
         self._texts.append(text)
         self._wake()
 
-    def take(self) -> tuple[list[str], bytes | None]:
+    def take(self) -> tuple[list[str], bytes | str | None]:
         """What is to be sent now."""
         texts, shot = list(self._texts), self._shot
         self._texts.clear()
@@ -72,6 +73,7 @@ class StreamView:
         self._source = source
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self.viewers: set[Viewer] = set()
+        self.readers: set[Viewer] = set()  # of labels
         self._session = session
         self._lane: Stream | None = None
         self._kept, self._plain = FlickerMeter(), FlickerMeter()
@@ -88,17 +90,30 @@ class StreamView:
         with self._lock:
             self.viewers.discard(viewer)
 
+    def attach_reader(self, reader: Viewer) -> None:
+        """Begin to send the labels to a program."""
+        with self._lock:
+            self.readers.add(reader)
+
+    def detach_reader(self, reader: Viewer) -> None:
+        """A program left."""
+        with self._lock:
+            self.readers.discard(reader)
+
     def offer(
         self,
         frame: Frame,
         labels: Image,
         encoder: ShotEncoder,
-        publish: Callable[[StreamView, bytes], None],
+        publish: Callable[[StreamView, bytes | str], None],
     ) -> None:
         """Take a frame's labels; they are copied, and encoded in the encoder's thread."""
         with self._lock:
-            watched = bool(self.viewers)
+            watched, read = bool(self.viewers), bool(self.readers)
             compares = any(viewer.compares for viewer in self.viewers)
+        if read:
+            runs = LabelFrame(labels.copy(), frame.index, frame.timestamp)
+            encoder.submit(f"{self.name}\0labels", runs, lambda message: publish(self, message))
         if compares != self._compared or not watched:
             # Both figures are over the same frames.
             self._kept.clear()

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from streamseg import doctor
-from streamseg.doctor import Finding, examine, missing_for
+from streamseg.doctor import examine
+from streamseg.errors import SourceError
 from streamseg.installation import install_command
+from streamseg.readiness import BACKENDS, PURPOSES, Finding, judge
 from streamseg.runtime.backends.gpu import Gpu, find_gpu
+from streamseg.runtime.sinks import window
 from tests.runtime.backends.conftest import MakeMachine, make_cuda, make_machine  # noqa: F401
 from tests.runtime.backends.fake_cuda import cudaError_t
 
@@ -24,12 +27,13 @@ def found(subject: str, findings: list[Finding]) -> Finding:
 def test_onnxruntime_of_this_environment_is_found() -> None:
     import onnxruntime
 
-    entry = found("ONNX Runtime", examine())
+    entry = found("ONNX Runtime", examine(["ONNX Runtime"]))
     assert entry.ok
     assert entry.found.startswith(onnxruntime.__version__)
     assert "CPU" in entry.found
 
 
+@pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # of PyGObject
 def test_everything_missing_has_a_fix() -> None:
     for entry in examine():
         assert entry.ok or entry.fix, entry.subject
@@ -37,14 +41,15 @@ def test_everything_missing_has_a_fix() -> None:
 
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
 def test_without_gpu_tensorrt_is_not_ready_and_the_cpu_is() -> None:
-    findings = examine()
-    assert "GPU" in [entry.subject for entry in missing_for("tensorrt", findings)]
-    assert missing_for("cpu", findings) == []
+    asked = {subject for name in ("cpu", "tensorrt") for subject in PURPOSES[name].subjects}
+    readiness = judge(examine(asked), ["cpu", "tensorrt"])
+    assert ("GPU",) in readiness.missing["tensorrt"]
+    assert readiness.is_ready("cpu")
 
 
 def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6"))
-    entry = found("GPU", examine())
+    entry = found("GPU", examine(["GPU"]))
     assert (entry.ok, entry.found) == (True, "Orin, compute 8.7, driver CUDA 12.6")
 
 
@@ -80,7 +85,7 @@ def test_cuda_python_newer_than_the_driver_is_not_usable(monkeypatch: pytest.Mon
     major = int(bindings.__version__.split(".")[0])
     for driver, ok in ((f"{major - 1}.6", False), (f"{major}.0", True)):
         monkeypatch.setattr(doctor, "find_gpu", lambda driver=driver: Gpu("Orin", "8.7", driver))
-        entry = found("cuda-python", examine())
+        entry = found("cuda-python", examine(["cuda-python"]))
         assert entry.ok is ok
         assert ok or entry.fix == f"pip install 'cuda-bindings<{major}'"
 
@@ -102,9 +107,50 @@ def test_cuda_python_that_imports_and_fails_is_not_usable(
     assert entry.fix.startswith("install cuda-bindings of CUDA 12.6 or older")
 
 
-def test_every_requirement_is_checked() -> None:
-    subjects = [entry.subject for entry in examine()]
-    assert {need for needs in doctor.NEEDS.values() for need in needs} <= set(subjects)
+def test_every_need_is_looked_for() -> None:
+    board = {"JetPack", "power mode", "GPU clock", "throttling", "environment"}  # of a Jetson
+    wanted = {subject for purpose in PURPOSES.values() for subject in purpose.subjects}
+    assert wanted - board <= set(doctor._probes())
+    assert set(BACKENDS) <= set(PURPOSES)
+
+
+def test_only_what_was_asked_for_is_looked_at() -> None:
+    subjects = [entry.subject for entry in examine(PURPOSES["serve"].subjects)]
+    assert subjects == ["Python", "ONNX Runtime", "OpenVINO", "aiohttp", "prometheus-client"]
+
+
+def test_package_that_does_not_import_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata alone would say that it is installed."""
+    (tmp_path / "broken_package.py").write_text("raise OSError('libfoo.so is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = ("broken_package", "click", "eval")
+    monkeypatch.setitem(doctor.PACKAGES, "broken", entry)
+    found = doctor._package("broken")
+    assert found == Finding("broken", False, "libfoo.so is missing", install_command("eval"))
+
+
+@pytest.mark.parametrize("toolkit", [True, False])
+@pytest.mark.parametrize("display", ["", "there is no display"])
+def test_window_is_ready_exactly_where_run_opens_one(
+    toolkit: bool, display: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.runtime.sinks.window.has_toolkit", lambda: toolkit)
+    monkeypatch.setattr("streamseg.runtime.sinks.window.find_display_problem", lambda: display)
+    pygame = Finding("pygame-ce", toolkit, "x")
+    readiness = judge([Finding("ONNX Runtime", True, "x"), pygame, doctor._display()], ["window"])
+    assert readiness.is_ready("window") is (window.find_window_problem() == "")
+
+
+def test_gstreamer_that_is_missing_names_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise SourceError("gst: sources need GStreamer (no Gst); run: apt install x")
+
+    monkeypatch.setattr("streamseg.runtime.sources.gstreamer.load_gstreamer", fail)
+    entry = doctor._gstreamer()
+    assert (entry.ok, entry.found) == (False, "gst: sources need GStreamer (no Gst)")
+    assert entry.fix.startswith("apt install python3-gi")
 
 
 @pytest.mark.parametrize(
@@ -146,13 +192,13 @@ def test_board_state_is_what_benchmarks_record(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_openvino_is_found_with_its_devices_and_precision() -> None:
-    entry = found("OpenVINO", examine())
+    entry = found("OpenVINO", examine(["OpenVINO"]))
     try:
         version = metadata.version("openvino")
     except metadata.PackageNotFoundError:
         assert not entry.ok
         assert entry.fix == install_command("openvino")
-        assert not found("OpenVINO extension", examine()).ok
+        assert not found("OpenVINO extension", examine(["OpenVINO extension"])).ok
         return
     assert entry.ok
     assert entry.found.startswith(f"{version.split('-')[0]} (CPU")

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("errors", "_version", "lazy_names"),
     ("installation",),
-    ("files", "option_fields", "redaction", "signals"),
+    ("files", "option_fields", "readiness", "redaction", "signals"),
     ("plugins", "scenes"),
     ("runtime",),
     ("export",),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from streamseg.errors import StreamsegError
 from streamseg.runtime.loop.decoding import Decoder, Pacing
 from streamseg.runtime.loop.latency import LatencyWatch
+from streamseg.runtime.loop.live_view import LiveView
 from streamseg.runtime.loop.member import Member, MemberOptions
 from streamseg.runtime.loop.round_robin import RoundRobin
 from streamseg.runtime.loop.times import StageTime, StageTimes
@@ -67,6 +68,7 @@ def run_stream(
     pacing: Pacing | None = None,
     on_event: EventHandler | None = None,
     inspect: Inspect = no_inspection,
+    view: LiveView | None = None,
     draft: bool = False,
 ) -> RunReport:
     """Segment a source into sinks; ends the sinks, not the source or the stream.
@@ -84,6 +86,7 @@ def run_stream(
         pacing: what happens where the step is slower than the source.
         on_event: gets events ``late``.
         inspect: see ``Outputs``.
+        view: shows the stream while it runs; gets no events from here.
         draft: the caller throws the outputs away after a failure; its message names none.
 
     Raises:
@@ -115,14 +118,20 @@ def run_stream(
     )
     begin = time.perf_counter()
     try:
+        if view is not None:
+            view.join(member)
         loop.join(member)
-        for count, _ in enumerate(loop, 1):
+        for count, done in enumerate(loop, 1):
+            if view is not None:
+                view.offer(member, done)
             if on_frame is not None:
                 on_frame(count)
     finally:
         # Set by a request, or else by the loop's own close.
         stopped = stop.is_set() and member.name in loop.names
         loop.close()
+        if view is not None:
+            view.leave(member)
         if not writer.opened:
             for sink in sinks:
                 sink.discard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamseg.runtime.loop.live_view import LiveView
 from streamseg.runtime.loop.member import MemberOptions
 from streamseg.runtime.loop.pipeline import RunReport, run_stream
-from streamseg.runtime.session.events import EventHandler
+from streamseg.runtime.session.events import Event, EventHandler
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.session import RunJob, Session
 from streamseg.runtime.sinks import (
@@ -20,12 +22,14 @@ from streamseg.runtime.sinks import (
     NullSink,
     SheetSink,
     Sink,
-    VideoSink,
     WindowSink,
 )
+from streamseg.runtime.sinks.pictures import open_overlay
 from streamseg.runtime.sources import Source, open_source, require_kept
 from streamseg.runtime.stream import Stream
 from streamseg.runtime.video.overlay import Overlay
+
+logger = logging.getLogger(__name__)
 
 Place = str | os.PathLike[str]
 
@@ -38,7 +42,7 @@ class RecordOptions:
     labels: Place | None = None
     areas: Place | None = None
     sheet: Place | None = None
-    show: bool = False
+    show: bool | LiveView = False
 
     @property
     def places(self) -> list[Path]:
@@ -47,7 +51,7 @@ class RecordOptions:
         return [Path(place) for place in given if place is not None]
 
     def open_sinks(
-        self, stream: Stream, source: Source, stop: Callable[[], None]
+        self, stream: Stream, source: Source, stop: Callable[[], None], frames: int | None
     ) -> Iterator[Sink]:
         """Open them, one after the other.
 
@@ -55,21 +59,35 @@ class RecordOptions:
             stream: gives the classes.
             source: gives the title and the rate.
             stop: called when the viewer closes the window.
+            frames: how many will be segmented, where that is limited.
         Raises:
             SinkError: one cannot be written, or there is no display.
         """
-        if self.show:
+        if self.show is True:
             yield WindowSink(source.name, stop)
         if self.out is not None:
-            yield VideoSink(Path(self.out), source.fps)
+            yield open_overlay(Path(self.out), source, frames)
         if self.labels is not None:
             yield LabelSink(Path(self.labels))
         if self.areas is not None:
             yield AreaSink(Path(self.areas), stream.manifest.classes)
         if self.sheet is not None:
             yield SheetSink(Path(self.sheet))
-        if not self.places and not self.show:
+        if not self.places and self.show is not True:
             yield NullSink()
+
+
+def _report_to(view: LiveView, on_event: EventHandler | None) -> EventHandler:
+    """A handler that reports to both; events are logged where only the view takes them."""
+
+    def report(event: Event) -> None:
+        view.report(event)
+        if on_event is not None:
+            on_event(event)
+        else:
+            logger.info("%s", event)
+
+    return report
 
 
 def record_stream(
@@ -100,20 +118,23 @@ def record_stream(
         else:
             opened = source
         stop = threading.Event()
+        view = None if isinstance(outputs.show, bool) else outputs.show
+        report = on_event if view is None else _report_to(view, on_event)
         sinks: list[Sink] = []
-        for sink in outputs.open_sinks(stream, opened, stop.set):
+        for sink in outputs.open_sinks(stream, opened, stop.set, frames):
             stack.callback(sink.discard)
             sinks.append(sink)
 
         def make_session(run_job: RunJob) -> Session:
-            return Session(stream, policy, name=opened.name, on_event=on_event, run_job=run_job)
+            return Session(stream, policy, name=opened.name, on_event=report, run_job=run_job)
 
         return run_stream(
             make_session,
             opened,
             Overlay(stream.manifest.classes),
             sinks,
-            on_event=on_event,
+            on_event=report,
             options=MemberOptions(limit=frames),
             stop=stop,
+            view=view,
         )

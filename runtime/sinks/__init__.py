@@ -1,4 +1,4 @@
-"""Where results go: overlay video, label maps, confidences, areas, contact sheet, window."""
+"""Where results go: overlays as video or pictures, label maps, areas, sheets, windows."""
 
 from streamseg.runtime.sinks.labels import ConfidenceSink, LabelSink
 from streamseg.runtime.sinks.lines import AreaSink, JsonLines

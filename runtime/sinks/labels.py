@@ -98,7 +98,7 @@ def require_logits(manifest: Manifest) -> None:
 
 
 class PngFolder:
-    """Writes ``<index>.png``, six digits, 8-bit grey, into a folder.
+    """Writes ``<index>.png``, six digits, 8 bits, into a folder.
 
     Other files in an existing folder stay; files of the same name are replaced. Each file is
     complete or absent.
@@ -128,7 +128,7 @@ class PngFolder:
         return self.path / ".streamseg.part"
 
     def write(self, image: Image, index: int) -> None:
-        """Write one (height, width) uint8 image.
+        """Write one uint8 image, (height, width) or (height, width, 3) BGR.
 
         Raises:
             SinkError: the disk is full, or the file cannot be written for another reason.

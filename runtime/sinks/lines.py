@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sinks.sink import SegmentedFrame, make_parent, write_failure
 from streamseg.runtime.step_result import class_areas
 
+STDOUT = Path("-")
+
 
 class JsonLines:
     """A file that objects are appended to, one a line; each line is there once it was written.
 
-    Lines that the file has already stay; one that a killed process left unfinished is ended.
+    Lines that the file has already stay; one that a killed process left unfinished is ended. The
+    path ``-`` is standard output.
 
     Raises:
         SinkError: the file cannot be opened or written.
@@ -25,6 +29,11 @@ class JsonLines:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.count = 0
+        self._made = False
+        if self.path == STDOUT:
+            # A descriptor of its own: what else is printed is not buffered with it.
+            self._file = open(os.dup(1), "ab", buffering=0)  # noqa: PTH123, SIM115
+            return
         make_parent(self.path)
         self._made = not self.path.exists()
         try:
@@ -57,6 +66,13 @@ class JsonLines:
             self.path.unlink(missing_ok=True)
 
 
+def describe_areas(frame: SegmentedFrame, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """A frame's index, time and shares of its classes; see ``AreaSink``."""
+    shares = class_areas(frame.labels, classes)
+    areas = {name: round(share, 6) for name, share in shares.items()}
+    return {"frame": frame.index, "time": round(frame.timestamp, 6), "areas": areas}
+
+
 class AreaSink:
     """Share of the frame that each class covers: ``{"frame": 7, "time": 0.28, "areas": {...}}``.
 
@@ -84,10 +100,7 @@ class AreaSink:
 
     def write(self, frame: SegmentedFrame) -> None:
         """Append one line. Raises SinkError."""
-        shares = class_areas(frame.labels, self._classes)
-        areas = {name: round(share, 6) for name, share in shares.items()}
-        content = {"frame": frame.index, "time": round(frame.timestamp, 6), "areas": areas}
-        self._lines.write(content)
+        self._lines.write(describe_areas(frame, self._classes))
 
     def finish(self) -> str:
         """Close the file and report how many lines were written."""

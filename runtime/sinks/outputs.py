@@ -18,10 +18,10 @@ from streamseg.runtime.sinks.labels import (
     cityscapes_ids,
     require_logits,
 )
-from streamseg.runtime.sinks.lines import AreaSink
+from streamseg.runtime.sinks.lines import STDOUT, AreaSink
+from streamseg.runtime.sinks.pictures import open_overlay
 from streamseg.runtime.sinks.sheet import SheetSink
 from streamseg.runtime.sinks.sink import Sink
-from streamseg.runtime.sinks.video import VideoSink
 from streamseg.runtime.sinks.window import NullSink, WindowSink
 from streamseg.runtime.sources import Source
 from streamseg.runtime.video.overlay import Overlay
@@ -36,7 +36,7 @@ class OutputOptions:
     Attributes:
         out, labels, confidence, areas, sheet: files and folders; None leaves an output out.
         label_ids: values of the label maps.
-        show: open a window.
+        show: open a window; the command line opens the page where there can be none.
         null: write nothing.
         opacity: of the colours over the picture, 0 to 1.
         legend: draw the names of the classes.
@@ -46,7 +46,7 @@ class OutputOptions:
     """
 
     out: Path | None = option(
-        "Overlay video, H.264 (.mp4, .mov, .mkv).",
+        "Overlay: a video (.mp4, .mov, .mkv), a folder, or a picture (.png) of one frame.",
         default=None,
         short="-o",
         common=True,
@@ -66,12 +66,17 @@ class OutputOptions:
         written=True,
     )
     areas: Path | None = option(
-        "JSON Lines file to which each frame's share of every class is appended.",
+        "JSON Lines file to which each frame's share of every class is appended; '-' is standard "
+        "output.",
         default=None,
         written=True,
     )
     sheet: Path | None = option("Contact sheet of the stream (.png).", default=None, written=True)
-    show: bool = option("Show the overlay in a window.", default=False, common=True)
+    show: bool = option(
+        "Show the stream in a window, or on a web page where there can be none.",
+        default=False,
+        common=True,
+    )
     null: bool = option("Write nothing; only report timings.", default=False)
     opacity: float = option("Opacity of the overlay.", default=0.5, low=0, high=1)
     legend: bool = option("Draw class names on the overlay.", default=True)
@@ -90,11 +95,16 @@ class OutputOptions:
         given = {kind: getattr(self, kind) for kind in WRITTEN}
         return {kind: Path(path) for kind, path in given.items() if path is not None}
 
-    def require_one(self) -> None:
-        """Raise SinkError where no output is selected."""
-        if not (self.places or self.show or self.null):
+    def require_one(self, *, published: bool = False) -> None:
+        """Raise SinkError where no output is selected, and nothing is published either."""
+        if not (self.places or self.show or self.null or published):
             names = ", ".join(f"--{kind}" for kind in (*WRITTEN, "show"))
             raise SinkError(f"no output is selected: add {names} or --null")
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether areas go to standard output, so that nothing else may."""
+        return self.places.get("areas") == STDOUT
 
     def overlay(self, manifest: Manifest) -> Overlay:
         """What draws the pictures."""
@@ -106,6 +116,8 @@ class OutputOptions:
         source: Source,
         manifest: Callable[[], Manifest],
         stop: Callable[[], None],
+        *,
+        frames: int | None = None,
     ) -> list[Sink]:
         """Open the outputs; those that are not finished when ``stack`` closes are discarded.
 
@@ -114,6 +126,7 @@ class OutputOptions:
             source: gives the video's rate.
             manifest: reads that of the bundle, where an output needs it.
             stop: called when the user closes the window.
+            frames: how many will be segmented, where that is limited.
         """
         sinks: list[Sink] = []
 
@@ -124,7 +137,7 @@ class OutputOptions:
         if self.show:
             add(WindowSink(source.name, stop))
         if self.out is not None:
-            add(VideoSink(self.out, source.fps))
+            add(open_overlay(self.out, source, frames))
         if self.labels is not None:
             add(LabelSink(self.labels, self._label_table(manifest)))
         if self.confidence is not None:

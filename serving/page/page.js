@@ -1,6 +1,6 @@
 "use strict";
-// Shows one stream. The server sends each frame once, as picture and class ids; colours, opacity
-// and graphs are made here.
+// Shows one stream, or all of them in a grid. The server sends each frame once, as picture and class
+// ids; colours, opacity and graphs are made here.
 
 const $ = (id) => document.getElementById(id);
 const SECONDS_SHOWN = 60;
@@ -13,11 +13,18 @@ let pause = 500;
 let seen = 0;
 let pending = null;
 let drawing = false;
+let names = [];
+let tiles = new Map();
+
+function openSocket(stream) {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  const opened = new WebSocket(`${scheme}//${location.host}/ws?stream=${encodeURIComponent(stream)}`);
+  opened.binaryType = "arraybuffer";
+  return opened;
+}
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const mine = new WebSocket(`${scheme}//${location.host}/ws?stream=${encodeURIComponent(chosen)}`);
-  mine.binaryType = "arraybuffer";
+  const mine = openSocket(chosen);
   socket = mine;
   mine.onmessage = (message) => {
     if (mine !== socket) return;
@@ -68,7 +75,9 @@ function greet(hello) {
 
 function listStreams(streams) {
   const select = $("streams");
-  const names = streams.map((stream) => stream.name);
+  names = streams.map((stream) => stream.name);
+  $("all").hidden = names.length < 2;
+  if (inGrid()) fillGrid(streams);
   const shown = [...select.options].map((option) => option.value);
   if (names.join("\n") !== shown.join("\n")) {
     select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
@@ -84,10 +93,15 @@ function choose(name) {
   const query = new URLSearchParams(location.search);
   query.set("stream", name);
   window.history.replaceState(null, "", `?${query}`);
+  $("streams").value = name;
+  leave();
+  connect();
+}
+
+function leave() {
   const old = socket;
   socket = null;
-  old.close();
-  connect();
+  if (old) old.close();
 }
 
 function buildLegend(classes) {
@@ -107,7 +121,7 @@ function buildLegend(classes) {
     name.textContent = name.title = entry.name;
     const fill = document.createElement("i");
     bar.append(fill);
-    bars.set(entry.id, { fill, share });
+    bars.set(entry.id, { row, fill, share });
     return row;
   }));
 }
@@ -125,7 +139,8 @@ async function see(message) {
   drawing = false;
 }
 
-async function draw(message) {
+// The head of a message, and its pictures: frame, labels and perhaps labels without state.
+async function decode(message) {
   const length = new DataView(message).getUint32(0);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(message, 4, length)));
   let offset = 4 + length;
@@ -135,27 +150,30 @@ async function draw(message) {
     offset += size;
     return createImageBitmap(blob, { colorSpaceConversion: "none" });
   });
-  const [picture, labels, plain] = await Promise.all(parts);
-  paint("frame", picture);
-  paintLabels("labels", labels);
+  return [head, await Promise.all(parts)];
+}
+
+async function draw(message) {
+  const [head, bitmaps] = await decode(message);
+  const [picture, labels, plain] = bitmaps;
+  paint($("frame"), picture);
+  paintLabels($("labels"), labels);
   const side = $("plain-side");
   if (plain) {
-    paint("plain-frame", picture);
-    paintLabels("plain-labels", plain);
+    paint($("plain-frame"), picture);
+    paintLabels($("plain-labels"), plain);
   }
   side.hidden = !plain;
-  [picture, labels, plain].forEach((bitmap) => bitmap && bitmap.close());
+  bitmaps.forEach((bitmap) => bitmap.close());
   showFigures(head);
 }
 
-function paint(id, bitmap) {
-  const canvas = $(id);
+function paint(canvas, bitmap) {
   fit(canvas, bitmap.width, bitmap.height);
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
 }
 
-function paintLabels(id, bitmap) {
-  const canvas = $(id);
+function paintLabels(canvas, bitmap) {
   fit(canvas, bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
@@ -183,8 +201,10 @@ function showFigures(head) {
   const [kept, plain] = head.flicker;
   $("flicker").textContent = percent("flicker", kept);
   $("plain-flicker").textContent = percent("flicker", plain);
-  for (const [id, { fill, share }] of bars) {
+  for (const [id, { row, fill, share }] of bars) {
     const area = head.areas[id] || 0;
+    // The largest classes stand on top; half a percent more or less moves nothing.
+    row.style.order = -Math.round(area * 200);
     fill.style.width = `${area * 100}%`;
     share.textContent = `${(area * 100).toFixed(1)} %`;
   }
@@ -236,6 +256,144 @@ function addEvent(event) {
   while ($("events").children.length > 100) $("events").lastChild.remove();
 }
 
+// The grid: a tile with a socket of its own for each stream.
+
+function inGrid() {
+  return !$("grid").hidden;
+}
+
+function showGrid(wanted) {
+  if (wanted === inGrid() || (wanted && names.length < 2)) return;
+  $("grid").hidden = !wanted;
+  $("single").hidden = wanted;
+  $("all").setAttribute("aria-pressed", wanted);
+  if (wanted) {
+    leave();
+    setStatus("all streams", true);
+    fillGrid(names.map((name) => ({ name })));
+  } else {
+    tiles.forEach((tile) => tile.close());
+    tiles = new Map();
+    $("grid").replaceChildren();
+    connect();
+  }
+}
+
+function fillGrid(streams) {
+  const wanted = new Set(streams.map((stream) => stream.name));
+  for (const [name, tile] of tiles) {
+    if (!wanted.has(name)) {
+      tile.close();
+      tiles.delete(name);
+    }
+  }
+  for (const { name } of streams) if (!tiles.has(name)) tiles.set(name, makeTile(name));
+}
+
+function makeTile(name) {
+  const tile = document.createElement("button");
+  tile.type = "button";
+  tile.dataset.stream = name;
+  tile.title = `Show ${name} alone`;
+  const holder = document.createElement("div");
+  holder.className = "picture";
+  const canvases = ["", "over"].map((kind) => {
+    const canvas = document.createElement("canvas");
+    canvas.className = kind;
+    holder.append(canvas);
+    return canvas;
+  });
+  const line = document.createElement("div");
+  line.className = "line";
+  const title = document.createElement("b");
+  title.textContent = name;
+  const speed = document.createElement("span");
+  speed.className = "fps";
+  speed.textContent = "waiting";
+  line.append(title, speed);
+  tile.append(holder, line);
+  tile.addEventListener("click", () => {
+    chosen = name;
+    showGrid(false);
+    choose(name);
+  });
+  $("grid").append(tile);
+  let mine = null;
+  let closed = false;
+  let busy = false;
+
+  function join() {
+    if (closed) return;
+    mine = openSocket(name);
+    mine.onmessage = async (message) => {
+      if (typeof message.data === "string") {
+        const said = JSON.parse(message.data);
+        if (said.streams) listStreams(said.streams);
+      } else if (!busy) {
+        busy = true;
+        try {
+          const [head, bitmaps] = await decode(message.data);
+          paint(canvases[0], bitmaps[0]);
+          paintLabels(canvases[1], bitmaps[1]);
+          bitmaps.forEach((bitmap) => bitmap.close());
+          canvases[1].style.opacity = $("opacity").value / 100;
+          speed.textContent = `${head.fps.toFixed(1)} fps, ${(head.latency[0] * 1000).toFixed(0)} ms`;
+          tile.dataset.frames = Number(tile.dataset.frames || 0) + 1;
+        } catch (error) { console.error(error); }
+        busy = false;
+      }
+    };
+    mine.onclose = () => {
+      speed.textContent = "reconnecting";
+      setTimeout(join, 1000);
+    };
+  }
+
+  join();
+  return {
+    close() {
+      closed = true;
+      if (mine) mine.close();
+      tile.remove();
+    },
+  };
+}
+
+function step(by) {
+  if (inGrid() || names.length < 2) return;
+  choose(names[(names.indexOf(chosen) + by + names.length) % names.length]);
+}
+
+function toggleFull() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else (inGrid() ? $("grid") : $("pictures")).requestFullscreen();
+}
+
+function moveOpacity(by) {
+  $("opacity").value = Number($("opacity").value) + by;
+  setOpacity();
+}
+
+const KEYS = {
+  f: toggleFull,
+  g: () => showGrid(!inGrid()),
+  c: () => { if (!inGrid()) $("compare").click(); },
+  R: () => { if (!inGrid()) press("reset"); },
+  "?": () => $("keys").showModal(),
+  "+": () => moveOpacity(10),
+  "-": () => moveOpacity(-10),
+  ArrowLeft: () => step(-1),
+  ArrowRight: () => step(1),
+  Escape: () => showGrid(false),
+};
+
+function obeyKey(event) {
+  const field = event.target.closest("input:not([type=checkbox]), select, textarea, dialog");
+  if (field || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return;
+  event.preventDefault();
+  KEYS[event.key]();
+}
+
 async function press(action) {
   const said = $("answer");
   said.textContent = "…";
@@ -269,6 +427,14 @@ $("opacity").addEventListener("input", setOpacity);
 $("compare").addEventListener("change", sendCompare);
 $("reset").addEventListener("click", () => press("reset"));
 $("snapshot").addEventListener("click", () => press("snapshot"));
-$("streams").addEventListener("change", (event) => choose(event.target.value));
+$("streams").addEventListener("change", (event) => {
+  const name = event.target.value;
+  showGrid(false);
+  choose(name);
+});
+$("all").addEventListener("click", () => showGrid(!inGrid()));
+$("full").addEventListener("click", toggleFull);
+$("help").addEventListener("click", () => $("keys").showModal());
+document.addEventListener("keydown", obeyKey);
 setOpacity();
 connect();

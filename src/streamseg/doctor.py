@@ -9,29 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from streamseg.errors import BackendError, PluginNotFound
+from streamseg.errors import BackendError, PluginNotFound, SourceError
 from streamseg.installation import install_command, package_command
+from streamseg.readiness import Finding
 from streamseg.runtime.backends.engine_files import FLAVOURS
 from streamseg.runtime.backends.gpu import find_gpu
 
-# What must be there to run bundles on the CPU, by OpenVINO with the native operators, by ONNX
-# Runtime on a GPU, and by TensorRT.
-NEEDS = {
-    "cpu": ("ONNX Runtime",),
-    "openvino": ("OpenVINO", "OpenVINO extension"),
-    "cuda": (
-        "GPU",
-        "ONNX Runtime",
-        "ONNX Runtime's CUDA provider",
-        "CUDA operators of ONNX Runtime",
-    ),
-    "tensorrt": ("GPU", "cuda-python", "TensorRT", "TensorRT plugins"),
-}
 RELEASE_FILE = Path("/etc/nv_tegra_release")
 HWMON = Path("/sys/class/hwmon")
 _SMI = (
@@ -50,45 +38,57 @@ _REASONS = {
 OLDEST_L4T = (36, 4)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked for.
+def examine(subjects: Collection[str] | None = None) -> list[Finding]:
+    """Look at this machine; never raises. The GPU is used for one copy, to prove that it works.
 
-    Attributes:
-        subject: what.
-        ok: it is there and usable.
-        found: version or state, or why it is not usable.
-        fix: the command or step that fixes it; empty where nothing is wrong.
+    Args:
+        subjects: what to look at; None: everything. What other machines have is left out.
     """
-
-    subject: str
-    ok: bool
-    found: str
-    fix: str = ""
-
-
-def examine() -> list[Finding]:
-    """Check everything; never raises. The GPU is used for one copy, to prove that it works."""
-    findings = [
-        Finding("Python", sys.version_info >= (3, 10), platform.python_version()),
-        _onnxruntime(),
-        _cuda_provider(),
-        _library("operator library", "find_library"),
-        *_openvino(),
-        _gpu(),
-        _nvcc(),
-        _tensorrt(),
-        _cuda_python(),
-        _library("CUDA library", "find_cuda_library"),
-        _library("CUDA operators of ONNX Runtime", "find_ort_cuda_library"),
-        _library("TensorRT plugins", "find_tensorrt_library"),
-    ]
-    if RELEASE_FILE.exists():
-        findings += [_jetpack(RELEASE_FILE.read_text(errors="replace")), _power_mode(), _clocks()]
-        findings += [_throttling(), _environment()]
-    elif find_gpu() is not None:
-        findings.append(_desktop_clocks(_output("nvidia-smi", *_SMI)))
+    findings = [_python()]
+    for subject, look in _probes().items():
+        if subjects is None or subject in subjects:
+            findings.append(look())
     return findings
+
+
+def _probes() -> dict[str, Callable[[], Finding]]:
+    """Subject -> the function that looks for it, in the order of the report."""
+    probes: dict[str, Callable[[], Finding]] = {
+        "ONNX Runtime": _onnxruntime,
+        "operator library": partial(_library, "operator library", "find_library"),
+        "OpenVINO": _openvino,
+        "OpenVINO extension": _openvino_extension,
+        "GPU": _gpu,
+        "ONNX Runtime's CUDA provider": _cuda_provider,
+        "CUDA operators of ONNX Runtime": partial(
+            _library, "CUDA operators of ONNX Runtime", "find_ort_cuda_library"
+        ),
+        "cuda-python": _cuda_python,
+        "CUDA toolkit": _nvcc,
+        "CUDA library": partial(_library, "CUDA library", "find_cuda_library"),
+        "TensorRT": _tensorrt,
+        "TensorRT plugins": partial(_library, "TensorRT plugins", "find_tensorrt_library"),
+        **{subject: partial(_package, subject) for subject in PACKAGES},
+        "display": _display,
+        "GStreamer": _gstreamer,
+    }
+    if RELEASE_FILE.exists():
+        text = RELEASE_FILE.read_text(errors="replace")
+        probes |= {
+            "JetPack": partial(_jetpack, text),
+            "power mode": _power_mode,
+            "GPU clock": _clocks,
+            "throttling": _throttling,
+            "environment": _environment,
+        }
+    elif find_gpu() is not None:
+        probes["GPU clock"] = lambda: _desktop_clocks(_output("nvidia-smi", *_SMI))
+    return probes
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("Python", sys.version_info >= (3, 10), version, "use Python 3.10 or newer")
 
 
 def board_state() -> dict[str, str]:
@@ -96,9 +96,33 @@ def board_state() -> dict[str, str]:
     subjects = ("GPU", "JetPack", "power mode", "GPU clock", "throttling")
     if find_gpu() is None and not RELEASE_FILE.exists():
         return {}
-    return {entry.subject: entry.found for entry in examine() if entry.subject in subjects}
+    return {entry.subject: entry.found for entry in examine(subjects) if entry.subject in subjects}
 
 
+def gpu_memory(process: int) -> int | None:
+    """Bytes of GPU memory that a process holds; None where nvidia-smi does not say."""
+    text = _output("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
+    held = re.findall(rf"^{process}, (\d+) MiB$", text, re.MULTILINE)
+    return sum(map(int, held)) << 20 if held else None
+
+
+# Subject -> (module, distribution, extra that installs it).
+PACKAGES = {
+    "PyTorch": ("torch", "torch", "export"),
+    "transformers": ("transformers", "transformers", "export"),
+    "ONNX": ("onnx", "onnx", "export"),
+    "onnxscript": ("onnxscript", "onnxscript", "export"),
+    "accelerate": ("accelerate", "accelerate", "train"),
+    "SciPy": ("scipy", "scipy", "train"),
+    "matplotlib": ("matplotlib", "matplotlib", "eval"),
+    "aiohttp": ("aiohttp", "aiohttp", "serve"),
+    "prometheus-client": ("prometheus_client", "prometheus-client", "serve"),
+    "pygame-ce": ("pygame", "pygame-ce", "window"),
+    "fsspec": ("fsspec", "fsspec", "batch"),
+    "pyarrow": ("pyarrow", "pyarrow", "batch"),
+    "Ray": ("ray", "ray", "ray"),
+    "paho-mqtt": ("paho.mqtt.client", "paho-mqtt", "mqtt"),
+}
 PARTS = {
     "NumPy": "numpy",
     "OpenCV": "opencv-python-headless",
@@ -127,11 +151,6 @@ def _version_of(package: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     return "not installed"
-
-
-def missing_for(purpose: str, findings: list[Finding]) -> list[Finding]:
-    """What a purpose, one of ``NEEDS``, still lacks."""
-    return [entry for entry in findings if entry.subject in NEEDS[purpose] and not entry.ok]
 
 
 def _onnxruntime() -> Finding:
@@ -189,11 +208,9 @@ def _try_cuda(version: str, driver: str) -> Finding:
     return Finding("cuda-python", True, f"{version}: memory, copies and a CUDA graph work")
 
 
-def _openvino() -> list[Finding]:
+def _openvino() -> Finding:
     backend = importlib.import_module("streamseg.runtime.backends.openvino")
     products = importlib.import_module("streamseg.runtime.backends.bfloat16")
-    extension = "OpenVINO extension"
-    install = install_command("openvino")
     try:
         runtime = backend.import_openvino()
         core = runtime.Core()
@@ -203,11 +220,51 @@ def _openvino() -> list[Finding]:
         )
     except (BackendError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        missing = Finding(extension, False, "no OpenVINO", install)
-        return [Finding("OpenVINO", False, reason, install), missing]
+        return Finding("OpenVINO", False, reason, install_command("openvino"))
     version = backend.release_of(runtime)
-    found = Finding("OpenVINO", True, f"{version} ({devices}); auto is {': '.join(precision)}")
-    return [found, _library(extension, "find_openvino_library", version)]
+    return Finding("OpenVINO", True, f"{version} ({devices}); auto is {': '.join(precision)}")
+
+
+def _openvino_extension() -> Finding:
+    backend = importlib.import_module("streamseg.runtime.backends.openvino")
+    subject = "OpenVINO extension"
+    try:
+        version = backend.release_of(backend.import_openvino())
+    except (BackendError, RuntimeError):
+        return Finding(subject, False, "no OpenVINO", install_command("openvino"))
+    return _library(subject, "find_openvino_library", version)
+
+
+def _package(subject: str) -> Finding:
+    """A Python package, by importing it."""
+    module, distribution, extra = PACKAGES[subject]
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        importlib.import_module(module)
+        version = metadata.version(distribution)
+    except Exception as error:  # a broken installation may raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return Finding(subject, False, reason, install_command(extra))
+    return Finding(subject, True, version)
+
+
+def _display() -> Finding:
+    window = importlib.import_module("streamseg.runtime.sinks.window")
+    if problem := window.find_display_problem():
+        fix = "start a desktop session, or watch the page: streamseg serve"
+        return Finding("display", False, problem, fix)
+    named = [f"{name}={os.environ[name]}" for name in window.DISPLAYS if os.environ.get(name)]
+    tried = "" if window.has_toolkit() else "; not tried: pygame-ce is not installed"
+    return Finding("display", True, ", ".join(named) + tried)
+
+
+def _gstreamer() -> Finding:
+    gstreamer = importlib.import_module("streamseg.runtime.sources.gstreamer")
+    try:
+        found = gstreamer.load_gstreamer().version_string()
+    except SourceError as error:
+        return Finding("GStreamer", False, str(error).partition("; run:")[0], gstreamer.INSTALL)
+    return Finding("GStreamer", True, str(found))
 
 
 def _library(subject: str, finder: str, *arguments: str) -> Finding:
@@ -268,7 +325,9 @@ def _jetpack(release: str) -> Finding:
     """From ``# R36 (release), REVISION: 4.0, ...``."""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+)", release)
     if match is None:
-        return Finding("JetPack", False, "unknown: " + release[:60].strip())
+        return Finding(
+            "JetPack", False, "unknown: " + release[:60].strip(), "flash JetPack 6.1 or newer"
+        )
     found = (int(match[1]), int(match[2]))
     fix = "" if found >= OLDEST_L4T else "flash JetPack 6.1 or newer; JetPack 5 has TensorRT 8.5"
     return Finding("JetPack", found >= OLDEST_L4T, f"L4T {found[0]}.{found[1]}", fix)
@@ -292,7 +351,7 @@ def _clocks() -> Finding:
             continue
         fix = "" if now >= top else "for benchmarks: sudo jetson_clocks"
         return Finding("GPU clock", now >= top, f"{now // 10**6} of {top // 10**6} MHz", fix)
-    return Finding("GPU clock", False, "the board does not report it")
+    return Finding("GPU clock", False, "the board does not report it", "sudo jetson_clocks --show")
 
 
 def _throttling() -> Finding:

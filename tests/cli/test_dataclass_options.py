@@ -39,6 +39,7 @@ TYPED_BY_HAND = {
 }
 # Commands that print, or change their bundle.
 SHOWING = {
+    "bench",
     "doctor",
     "sweep",
     "models",

@@ -167,7 +167,6 @@ def test_list_is_read_again_on_hangup(bundle: Path, tmp_path: Path) -> None:
         (["0", "1"], "no output is selected"),
         (["a=0", "a=1", "--null"], "two sources are called 'a'"),
         (["0", "1", "--out", "x.mp4"], "both write out to x.mp4"),
-        (["0", "1", "--show"], "window"),
         (["0", "1", "--null", "--snapshot", "s"], "both write snapshot"),
         (["0", "--streams", "s.toml", "--null"], "expected one or more SOURCEs"),
         (["--streams", "none.toml", "--null"], "cannot read the streams"),

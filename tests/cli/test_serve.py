@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(
 def test_missing_server_names_the_extra(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamseg.cli.serve.REQUIRED", ("no_such_module",))
+    monkeypatch.setattr("streamseg.serving.live_page.REQUIRED", ("no_such_module",))
     line = refusal(capsys, "serve", bundle, SCENE)
     assert "no_such_module is not installed" in line
     assert "streamseg[serve]" in line

@@ -152,7 +152,7 @@ def test_page_shows_moving_frames_figures_and_classes(bundle: Path, browser: Any
         wait_until(lambda: frames_of(browser) > before + 5)
         assert np.mean(cv2.absdiff(picture_of(browser), first) > 8) > 0.01
         rows = browser.find_elements("css selector", "#legend li")
-        names = [row.find_element("class name", "name").text for row in rows]
+        names = [row.find_element("class name", "name").get_attribute("title") for row in rows]
         assert names == ["dark", "grey", "bright", "blue", "green", "brown", "red"]
         # In one call: the page continues between two.
         bars = browser.execute_script(
@@ -303,3 +303,107 @@ def test_page_fits_a_phone(bundle: Path) -> None:
                 assert box["x"] + box["width"] <= 390
         left, right = (phone.find_element("id", i).rect for i in ("frame", "plain-frame"))
         assert right["y"] > left["y"]
+
+
+def shown_at_once(browser: Any, *names: str) -> list[str]:
+    """Which of these selectors have no element that is whole on the screen without scrolling."""
+    script = """
+        const shown = (element) => {
+          const box = element.getBoundingClientRect();
+          const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+          return box.height > 0 && box.top >= 0 && box.bottom <= window.innerHeight
+            && element.contains(document.elementFromPoint(x, y));
+        };
+        return arguments[0].filter((name) => ![...document.querySelectorAll(name)].some(shown));
+    """
+    missing: list[str] = browser.execute_script(script, list(names))
+    return missing
+
+
+FIGURES = (".picture", "#fps", "#latency", "#legend li", "#events li")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_classes_speed_and_events_are_seen_without_scrolling(
+    width: int, height: int, bundle: Path, browser: Any
+) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    with serving(bundle, SCENE) as (url, _):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        try:
+            browser.get(url)
+            wait_until(lambda: frames_of(browser) > 3)
+            wait_until(lambda: not shown_at_once(browser, *FIGURES), 5)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def press(browser: Any, keys: str) -> None:
+    browser.find_element("tag name", "body").send_keys(keys)
+
+
+def test_grid_shows_every_stream_and_leads_to_one(bundle: Path, browser: Any) -> None:
+    with serving(bundle, *(f"{name}={SCENE}" for name in ("a", "b", "c"))) as (url, _):
+        browser.get(url)
+        wait_until(lambda: frames_of(browser) > 2)
+        wait_until(lambda: browser.find_element("id", "all").is_displayed())
+        press(browser, "g")
+        tiles = {
+            t.get_attribute("data-stream"): t
+            for t in browser.find_elements("css selector", "#grid button")
+        }
+        assert list(tiles) == ["a", "b", "c"]
+        assert not browser.find_element("id", "single").is_displayed()
+        wait_until(
+            lambda: all(int(t.get_attribute("data-frames") or 0) > 2 for t in tiles.values())
+        )
+        assert metric(url, "streamseg_viewers") == 3
+        assert all("fps" in tile.text for tile in tiles.values())
+        tiles["b"].click()
+        seen = frames_of(browser)
+        wait_until(lambda: frames_of(browser) > seen + 2)
+        assert browser.current_url.endswith("?stream=b")
+        assert not browser.find_element("id", "grid").is_displayed()
+        wait_until(lambda: metric(url, "streamseg_viewers") == 1)
+        assert errors_of(browser) == []
+
+
+def test_keys_do_what_the_list_says(bundle: Path, browser: Any) -> None:
+    from selenium.webdriver import Keys
+
+    with serving(bundle, f"a={SCENE}", f"b={SCENE}") as (url, _):
+        browser.get(f"{url}?stream=a")
+        wait_until(lambda: frames_of(browser) > 2)
+        wait_until(lambda: browser.find_element("id", "all").is_displayed())
+        for key, stream in (
+            (Keys.ARROW_RIGHT, "b"),
+            (Keys.ARROW_RIGHT, "a"),
+            (Keys.ARROW_LEFT, "b"),
+        ):
+            press(browser, key)
+            assert browser.current_url.endswith(f"?stream={stream}")
+            assert browser.find_element("id", "streams").get_attribute("value") == stream
+        press(browser, "+")
+        assert browser.find_element("id", "opacity").get_attribute("value") == "60"
+        press(browser, "-")
+        press(browser, "-")
+        assert browser.find_element("id", "opacity").get_attribute("value") == "40"
+        seen = frames_of(browser)
+        wait_until(lambda: frames_of(browser) > seen + 2)
+        press(browser, "c")
+        wait_until(lambda: browser.find_element("id", "plain-side").is_displayed())
+        press(browser, "f")
+        full = "return document.fullscreenElement && document.fullscreenElement.id"
+        wait_until(lambda: browser.execute_script(full) == "pictures")
+        press(browser, "f")
+        wait_until(lambda: browser.execute_script(full) is None)
+        press(browser, "R")
+        wait_until(lambda: "reset (request)" in text_of(browser, "events"))
+        press(browser, "?")
+        dialog = browser.find_element("id", "keys")
+        assert dialog.is_displayed()
+        assert "full screen" in dialog.text
+        dialog.find_element("tag name", "button").click()
+        assert not dialog.is_displayed()
+        assert errors_of(browser) == []

@@ -37,7 +37,7 @@ class CatalogueOptions:
         "Show all published figures, with paper, table and row.", default=False
     )
     measured: Path | None = option(
-        "Time this bundle here, and estimate the other models from it.",
+        "Estimate the models from this bundle, timed here, or from a file of 'bench --json'.",
         default=None,
         metavar="BUNDLE",
     )

@@ -19,11 +19,12 @@ from streamseg.export.device_fit import (
     Measured,
     estimate_ms,
     find_board,
-    measure_bundle,
+    read_measured,
     roofline_ms,
 )
 from streamseg.export.published import FIGURES, PublishedRow
 from streamseg.export.published_differences import CostTable, Difference
+from streamseg.redaction import printable
 
 _COSTS = "{:<22}{:>12}{:>15}  {:<30}{}"
 _FIGURES = ("miou", "weighted_iou", "mvc8", "mvc16", "work", "parameters_m", "fps")
@@ -172,12 +173,15 @@ def entry_json(entry: Entry, costs: CostTable) -> dict[str, Any]:
 
 
 def estimate_lines(entries: Sequence[Entry], measured: Measured, own: Cost) -> Iterator[str]:
-    """Times of the networks on this machine, scaled from the one that was measured."""
+    """Times of the networks on the machine of the one that was measured, scaled from it."""
     height, width = measured.size
+    where = f", {printable(measured.machine)}" if measured.machine else ""
     yield (
-        f"{measured.name} at {height}x{width} on {measured.backend}: {measured.ms:.1f} ms a frame, "
-        "measured; the others are estimates, scaled by work"
+        f"{measured.name} at {height}x{width} on {printable(measured.backend)}{where}: "
+        f"{measured.ms:.1f} ms a frame, measured; the others are estimates, scaled by work"
     )
+    if measured.doubt:
+        yield printable(measured.doubt)
     for entry in sorted(
         (entry for entry in entries if entry.cost is not None),
         key=lambda entry: entry.cost.frame_gmacs if entry.cost else 0.0,
@@ -219,9 +223,9 @@ def print_catalogue(options: CatalogueOptions, json_path: Path | None) -> None:
     if not rows:
         raise ExportError(f"no model contains '{only}'; try --only mit_b0")
     costs = CostTable()
-    timed = None if measured is None else measure_bundle(measured)
+    timed = None if measured is None else read_measured(measured)
     if timed is not None:
-        size, classes = timed.size, len(timed.manifest.classes)
+        size, classes = timed.size, timed.classes
     entries = sort_entries(count_entries(rows, costs, size, classes), options.sort)
     if timed is not None:
         lines = estimate_lines(entries, timed, costs.cost(timed.name, size, classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,16 @@ from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import OUTPUT_FILE
 from streamseg.evaluation.datasets import open_dataset
+from streamseg.evaluation.difference_pictures import draw_difference
 from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
-from streamseg.evaluation.plots import draw_comparison, require_matplotlib, save_figure
+from streamseg.evaluation.plots import draw_drift_and_frame, require_matplotlib, save_figure
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_pair, require_subject
+from streamseg.redaction import printable
 from streamseg.runtime.bundle.claims import describe_assumed
+
+SHOWN_PAIRS = 3  # of confused classes
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
@@ -36,9 +41,11 @@ def print_comparison(result: Comparison, console: Console) -> None:
         for line in describe_assumed(assumed):
             console.print(f"{side}: {line}")
     console.print(
-        f"equal labels: {np.mean(agreement):.4%} on average, {min(agreement):.4%} at worst, "
-        f"{agreement[-1]:.4%} on the last frame"
+        f"equal labels: {np.mean(agreement):.4%} on average, {min(agreement):.4%} at worst "
+        f"(frame {result.worst_frame}), {agreement[-1]:.4%} on the last frame"
     )
+    for line in describe_worst(result):
+        console.print(line, highlight=False)
     logits = [frame.logits for frame in result.frames if frame.logits is not None]
     if logits:
         console.print(f"logits: within {max(logits):.3g}")
@@ -62,6 +69,19 @@ def print_comparison(result: Comparison, console: Console) -> None:
         )
 
 
+def describe_worst(result: Comparison) -> Iterator[str]:
+    """Which classes the labels of the worst frame confuse, the most frequent first."""
+    worst = result.worst
+    names = {entry.id: entry.name for entry in result.classes}
+    pairs, counts = np.unique(
+        np.stack([worst.a, worst.b])[:, worst.a != worst.b], axis=1, return_counts=True
+    )
+    for place in np.argsort(-counts, kind="stable")[:SHOWN_PAIRS]:
+        first, second = (printable(names.get(int(label), "none")) for label in pairs[:, place])
+        share = counts[place] / worst.a.size
+        yield f"  frame {worst.index}: {first} in A is {second} in B: {share:.3%} of the pixels"
+
+
 @subcommand(
     "compare",
     examples=(
@@ -77,7 +97,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
 @click.argument("b", metavar="B")
 @click.argument("source")
 @json_option
-@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of the differences.")
+@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of the differences, with the worst frame.")
 @dataclass_options(ComparisonOptions, "comparison", "Comparison")
 @dataclass_options(SegmenterOptions, "options", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")
@@ -114,4 +134,5 @@ def command(
     print_comparison(result, open_console(json_path))
     write_result(result.as_json(), json_path)
     if plot is not None:
-        save_figure(draw_comparison(result), plot)
+        worst = draw_difference(result.worst, result)
+        save_figure(draw_drift_and_frame(result, worst), plot)

@@ -1,9 +1,11 @@
-"""``streamseg doctor``: whether this machine can run bundles, and how to fix what prevents it."""
+"""``streamseg doctor``: whether this machine can do something, and how to fix what prevents it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,31 +13,62 @@ from streamseg.cli.dataclass_options import grouped
 from streamseg.cli.results import json_option, write_result
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import STDOUT
-from streamseg.doctor import NEEDS, examine, missing_for
+from streamseg.readiness import PURPOSES, Finding, Readiness, describe_purpose, judge
+
+MARKS = {"yes": "yes", "no": " no", "optional": "  -"}
 
 
 @subcommand("doctor", examples=("doctor", "doctor --for tensorrt --json -"))
 @grouped(
     "--for",
     "purpose",
-    type=click.Choice(list(NEEDS)),
-    default="cpu",
-    show_default=True,
-    help="Backend that must be ready: the CPU, OpenVINO, ONNX Runtime on a GPU, or TensorRT.",
+    type=click.Choice(list(PURPOSES)),
+    show_default="everything",
+    help="Look only at what this use needs.",
 )
 @json_option
-def command(purpose: str, json_path: Path | None) -> int:
-    """Check this machine and suggest fixes. Exits 1 if it is not ready."""
-    findings = examine()
-    missing = {name: missing_for(name, findings) for name in NEEDS}
-    ready = not missing[purpose]
-    write_result({"ready": ready, "findings": [asdict(entry) for entry in findings]}, json_path)
+def command(purpose: str | None, json_path: Path | None) -> int:
+    """Check this machine and suggest fixes.
+
+    A line begins with 'yes', with 'no' where a use cannot do without it, or with '-' where nothing
+    that was asked for depends on it. Exits 1 if the use is not ready; without --for, if no backend
+    can run bundles.
+    """
+    from streamseg.doctor import examine
+
+    asked = list(PURPOSES) if purpose is None else [purpose]
+    findings = examine(None if purpose is None else PURPOSES[purpose].subjects)
+    readiness = judge(findings, asked)
+    write_result(describe_json(findings, readiness), json_path)
     if json_path != STDOUT:
-        for entry in findings:
-            click.echo(f"{'yes' if entry.ok else ' no'}  {entry.subject}: {entry.found}")
-            if entry.fix and not entry.ok:
-                click.echo(f"       {entry.fix}")
-        for name, entries in missing.items():
-            needs = ", ".join(entry.subject for entry in entries)
-            click.echo(f"{name}: {f'needs {needs}' if needs else 'ready'}")
-    return 0 if ready else 1
+        for line in describe(findings, readiness):
+            click.echo(line)
+    return 0 if readiness.ready else 1
+
+
+def describe(findings: Sequence[Finding], readiness: Readiness) -> Iterator[str]:
+    """The findings with their fixes, then one line for each purpose."""
+    for entry in findings:
+        yield f"{MARKS[readiness.marks[entry.subject]]}  {entry.subject}: {entry.found}"
+        if entry.fix and not entry.ok:
+            yield f"       {entry.fix}"
+    for name in readiness.asked:
+        yield describe_purpose(name, readiness)
+
+
+def describe_json(findings: Sequence[Finding], readiness: Readiness) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "ready": readiness.ready,
+        "purposes": {
+            name: {
+                "ready": readiness.is_ready(name),
+                "missing": [list(group) for group in readiness.missing[name]],
+                "notes": list(readiness.weaker.get(name, ())),
+            }
+            for name in readiness.asked
+        },
+        "findings": [
+            {**asdict(entry), "mark": readiness.marks[entry.subject]} for entry in findings
+        ],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -42,11 +43,12 @@ from streamseg.evaluation.plots import (
     write_plots,
 )
 from streamseg.evaluation.progress import frame_progress
-from streamseg.evaluation.resampling import compare_pairs
+from streamseg.evaluation.resampling import PairedTest, compare_pairs
+from streamseg.evaluation.score_page import render_scores
 from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_pair, open_segmenter, require_subject
-from streamseg.files import make_folder
+from streamseg.files import check_place, make_folder, whole_file
 from streamseg.option_fields import option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -116,7 +118,7 @@ class StudyOptions:
 @click.argument("subject", type=PLACE)
 @dataclass_options(DatasetOptions, "clips", "Scores")
 @json_option
-@grouped("-o", "--out", type=FOLDER, help="Folder for plots.")
+@grouped("-o", "--out", type=PLACE, help="Folder for plots, or a page with them (.html).")
 @dataclass_options(StudyOptions, "study", "Scores")
 @dataclass_options(MetricOptions, "metrics", "Scores")
 @dataclass_options(MatchingOptions, "matching", "Scores")
@@ -143,7 +145,7 @@ def command(
     second, with 95 % intervals over clips.
     """
     if out is not None:
-        require_matplotlib()
+        _check_out(out, plain=study.history is None and not study.prototypes)
     study.check()
     against = study.against
     chosen = replace(options, size=checkpoint.size, settings=settings, scaled=scaling.scaled)
@@ -173,6 +175,20 @@ def command(
             run.prototypes(segmenter, [parse_source(t, cache=cache) for t in study.prototypes])
         else:
             run.single(segmenter)
+
+
+def _check_out(out: Path, *, plain: bool) -> None:
+    """Check where plots or a page go, before anything is scored.
+
+    Raises:
+        DatasetError: plots need matplotlib, the place cannot be written, or there is no such page.
+    """
+    if out.suffix.lower() != ".html":
+        require_matplotlib()
+    elif not plain:
+        raise DatasetError("--history and --prototypes write plots: name a folder with --out")
+    else:
+        check_place(out, DatasetError)
 
 
 @dataclass(frozen=True)
@@ -205,9 +221,7 @@ class _Run:
     def single(self, segmenter: Segmenter) -> None:
         evaluation = self._evaluate(segmenter)
         write_result(evaluation.as_json(), self.json_path)
-        if self.out is not None:
-            for path in write_plots([evaluation], self.dataset.classes, self.out):
-                self.console.print(f"wrote {path}")
+        self._show([evaluation], [])
 
     def pair(self, segmenters: tuple[Segmenter, Segmenter]) -> None:
         a, b = (self._evaluate(segmenter) for segmenter in segmenters)
@@ -220,9 +234,21 @@ class _Run:
             },
             self.json_path,
         )
-        if self.out is not None:
-            for path in write_plots([a, b], self.dataset.classes, self.out):
-                self.console.print(f"wrote {path}")
+        self._show([a, b], tests)
+
+    def _show(self, evaluations: list[Evaluation], tests: Sequence[PairedTest]) -> None:
+        """Write the plots or the page, where ``--out`` asks for them."""
+        if self.out is None:
+            return
+        paths = [self.out]
+        if self.out.suffix.lower() == ".html":
+            content = render_scores(evaluations, self.dataset.classes, tests)
+            with whole_file(self.out, DatasetError) as draft:
+                draft.write_text(content, encoding="utf-8")
+        else:
+            paths = write_plots(evaluations, self.dataset.classes, self.out)
+        for path in paths:
+            self.console.print(f"wrote {path}")
 
     def prototypes(self, segmenter: Segmenter, sources: list[PrototypeSource]) -> None:
         self._match(segmenter)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "web": ("web", "Write a static web site that runs a bundle in the browser."),
     "inspect": ("inspect", "Verify a bundle and show its contents."),
     "run": ("run", "Segment videos, folders of images, cameras and streams."),
+    "bench": ("bench", "Time a bundle on this machine, with state."),
     "serve": ("serve", "Show live streams with metrics on a web page."),
     "batch": ("batch", "Segment an archive of videos, on processes or a Ray cluster."),
     "train": ("train", "Train a network on clips of a labelled dataset."),
@@ -41,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # Other names that people try.
 SYNONYMS = {
     "annotate": "run",
-    "benchmark": "run",
+    "benchmark": "bench",
     "check": "doctor",
     "cluster": "prototypes",
     "convert": "export",
@@ -69,6 +70,7 @@ SYNONYMS = {
     "show": "inspect",
     "stream": "run",
     "test": "eval",
+    "time": "bench",
     "validate": "eval",
     "view": "serve",
     "watch": "serve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from streamseg.cli.run_fleet import FleetArguments, run_fleet
 from streamseg.cli.streams import StreamArguments, stream_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.cli.viewing import Viewing
 from streamseg.errors import StreamsegError
 from streamseg.files import check_place
 from streamseg.runtime.opening_options import OpeningOptions
+from streamseg.runtime.sinks.lines import STDOUT
 from streamseg.runtime.sinks.outputs import OutputOptions
 
 if TYPE_CHECKING:
@@ -70,7 +73,9 @@ def command(
     """
     if streams.listed is not None or len(streams.sources) != 1:
         return run_fleet(FleetArguments(bundle, streams, events, outputs, frames, opening))
-    outputs.require_one()
+    outputs.require_one(published=streams.publishing.mqtt is not None)
+    viewing = Viewing.choose(outputs)
+    outputs = viewing.outputs
     (address,) = streams.sources
     from rich.console import Console
 
@@ -79,6 +84,7 @@ def command(
     from streamseg.runtime.loop.pipeline import run_stream
     from streamseg.runtime.loop.writing import no_inspection
     from streamseg.runtime.session.event_log import EventLog
+    from streamseg.runtime.sinks.mqtt import MqttAreaSink
     from streamseg.runtime.sources import open_source, require_kept
     from streamseg.runtime.stream import open_stream
     from streamseg.runtime.video.accuracy import AccuracyMeter
@@ -86,7 +92,13 @@ def command(
 
     places = (*outputs.places.values(), events, streams.plan.snapshot)
     require_kept(address, [place for place in places if place is not None])
-    console = Console(highlight=False, soft_wrap=True)
+    to_stdout = outputs.to_stdout or events == STDOUT
+    console = Console(highlight=False, soft_wrap=True, stderr=to_stdout)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    reading = replace(streams.reading, realtime=streams.reading.realtime or viewing.alone)
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
         sessions: list[Session] = []  # empty until the first frame: earlier signals do nothing
@@ -98,20 +110,29 @@ def command(
                 }
             )
         )
-        log = EventLog(lambda line: console.print(line, markup=False), events)
-        stack.callback(log.close)
+        events_log = EventLog(say, events)
+        stack.callback(events_log.close)
+        viewing.publisher = publisher = streams.publish(stack)
+        log = viewing.report_to(events_log)
         with show_phases(f"opening {bundle}"):
             opened = stack.enter_context(
-                open_source(address, streams.reading, on_event=log, stop=request.event)
+                open_source(address, reading, on_event=log, stop=request.event)
             )
-            sinks = outputs.open(stack, opened, lambda: read_manifest(bundle), request.event.set)
+            sinks = outputs.open(
+                stack,
+                opened,
+                lambda: read_manifest(bundle),
+                request.event.set,
+                frames=frames,
+            )
             stream = stack.enter_context(open_stream(bundle, reuse=True, **opening.arguments))
+            if publisher is not None:
+                sinks.append(MqttAreaSink(publisher, opened.name, stream.manifest.classes))
         height, width = opened.size
         detail = f", {opened.detail}" if opened.detail else ""
-        console.print(
-            f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps{detail}", markup=False
-        )
-        console.print(stream.execution, markup=False)
+        say(f"{opened.name}: {height}x{width}, {opened.fps:.4g} fps{detail}")
+        say(stream.execution)
+        viewing.open(stack, stream, say, counts=True)
         meter = (
             AccuracyMeter(stream.manifest.classes)
             if AccuracyMeter.fits(stream.manifest.classes)
@@ -138,6 +159,7 @@ def command(
             on_event=log,
             options=MemberOptions(limit=frames),
             inspect=no_inspection if meter is None else meter.inspect,
+            view=viewing.page,
         )
         progress.stop()
         print_report(console, report, sessions[0], meter, request.signal)

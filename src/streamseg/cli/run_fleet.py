@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamseg.cli.phases import show_phases
 from streamseg.cli.streams import StreamArguments, reload_on_hangup, reset_streams, save_streams
+from streamseg.cli.viewing import Viewing
 from streamseg.errors import StreamsegError
 from streamseg.runtime.loop.fleet import Attachment, Fleet
 from streamseg.runtime.loop.member import Member
@@ -18,6 +19,7 @@ from streamseg.runtime.loop.roster import StreamEntry
 from streamseg.runtime.loop.stream_metrics import StreamMetrics
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.sinks import Sink
+from streamseg.runtime.sinks.lines import STDOUT
 from streamseg.runtime.sinks.outputs import WRITTEN, OutputOptions
 from streamseg.runtime.sources import Source
 
@@ -43,15 +45,11 @@ class FleetArguments:
 
         Raises:
             SourceError: the list is invalid, or two streams would write to the same place.
-            SinkError: no output is selected, or windows are not available.
+            SinkError: no output is selected.
         """
-        from streamseg.runtime.sinks.window import require_windows
-
         defaults = self.streams.defaults(self.outputs.places)
         entries = self.streams.entries(defaults)
-        if self.outputs.show:
-            require_windows()
-        shown = self.outputs.null or self.outputs.show
+        shown = self.outputs.null or self.outputs.show or self.streams.publishing.mqtt is not None
         if not shown and not any(entry.outputs for entry in entries.values()):
             self.outputs.require_one()
         return defaults, entries
@@ -65,22 +63,26 @@ class FleetRun:
     """
 
     def __init__(
-        self, fleet: Fleet, outputs: OutputOptions, limit: int | None, say: Callable[[str], None]
+        self, fleet: Fleet, viewing: Viewing, limit: int | None, say: Callable[[str], None]
     ) -> None:
         self.metrics: dict[str, StreamMetrics] = {}
-        self._fleet, self._outputs, self._limit, self._say = fleet, outputs, limit, say
+        self._fleet, self._viewing, self._limit, self._say = fleet, viewing, limit, say
 
     def attach(self, entry: StreamEntry) -> Attachment:
         """What a stream that joins writes, and what is printed when it leaves."""
         from streamseg.runtime.loop.writing import Outputs
+        from streamseg.runtime.sinks.mqtt import MqttAreaSink
 
         manifest = self._fleet.stream.manifest
         places: dict[str, Any] = {**dict.fromkeys(WRITTEN), **entry.paths}
-        arguments = replace(self._outputs, **places, null=not entry.paths)
+        arguments = replace(self._viewing.outputs, **places, null=not entry.paths)
 
         def open_sinks(source: Source) -> list[Sink]:
             with ExitStack() as opened:
-                sinks = arguments.open(opened, source, lambda: manifest, close)
+                sinks = arguments.open(opened, source, lambda: manifest, close, frames=self._limit)
+                if self._viewing.publisher is not None:
+                    publisher = self._viewing.publisher
+                    sinks.append(MqttAreaSink(publisher, entry.name, manifest.classes))
                 # The writer ends them from here on.
                 opened.pop_all()
             return sinks
@@ -98,8 +100,12 @@ class FleetRun:
 
     def _join(self, member: Member) -> None:
         self.metrics[member.name] = member.metrics
+        if self._viewing.page is not None:
+            self._viewing.page.join(member)
 
     def _leave(self, member: Member) -> None:
+        if self._viewing.page is not None:
+            self._viewing.page.leave(member)
         assert member.writer is not None
         for sentence in member.writer.sentences:
             self._say(sentence)
@@ -118,8 +124,13 @@ def run_fleet(arguments: FleetArguments) -> int:
     from streamseg.runtime.session.event_log import EventLog
     from streamseg.signals import call_on_signals, stop_on_signals
 
+    viewing = Viewing.choose(arguments.outputs)
+    if viewing.alone:
+        reading = replace(arguments.streams.reading, realtime=True)
+        arguments = replace(arguments, streams=replace(arguments.streams, reading=reading))
     defaults, entries = arguments.entries()
-    console = Console(highlight=False, soft_wrap=True)
+    to_stdout = arguments.outputs.to_stdout or arguments.events == STDOUT
+    console = Console(highlight=False, soft_wrap=True, stderr=to_stdout)
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -128,9 +139,11 @@ def run_fleet(arguments: FleetArguments) -> int:
         request = stack.enter_context(stop_on_signals())
         log = EventLog(say, arguments.events)
         stack.callback(log.close)
+        viewing.publisher = arguments.streams.publish(stack)
+        handle = viewing.report_to(log)
 
         def report(event: Event) -> None:
-            log(event)
+            handle(event)
             if event.kind == "end":
                 say(str(event))
 
@@ -147,7 +160,8 @@ def run_fleet(arguments: FleetArguments) -> int:
                     **arguments.opening.arguments,
                 )
             )
-        run = FleetRun(fleet, arguments.outputs, arguments.frames, say)
+        viewing.open(ending, fleet.stream, say, counts=False)
+        run = FleetRun(fleet, viewing, arguments.frames, say)
         ending.enter_context(
             call_on_signals(
                 {
@@ -160,8 +174,9 @@ def run_fleet(arguments: FleetArguments) -> int:
         roster.follow(entries)
         ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams.listed, defaults))
         say(f"{len(entries)} streams on {fleet.stream.execution}")
-        for _ in fleet:
-            pass
+        for done in fleet:
+            if viewing.page is not None:
+                viewing.page.offer(fleet[done.stream], done)
         ending.close()
         failed = fleet.failed & set(roster.names)
     print_table(console, run.metrics)

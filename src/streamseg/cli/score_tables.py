@@ -11,12 +11,11 @@ from rich.text import Text
 from streamseg.evaluation.clip_prototypes import PrototypeSource
 from streamseg.evaluation.history_lengths import HistoryStudy, name_length
 from streamseg.evaluation.metrics import ClipScores
-from streamseg.evaluation.optical_flow import FLOW_METHODS
-from streamseg.evaluation.percentages import explain_undefined, percent
+from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.resampling import PairedTest
+from streamseg.evaluation.score_page import class_rows, describe_run, summary_rows
 from streamseg.evaluation.scores import Evaluation
 from streamseg.redaction import printable
-from streamseg.runtime.bundle.claims import describe_assumed
 
 
 def _numbers(title: str, *columns: str) -> Table:
@@ -26,67 +25,18 @@ def _numbers(title: str, *columns: str) -> Table:
     return table
 
 
-def describe_history(history: int | None) -> str:
-    """What each output saw: ``with state``, ``reset every frame``."""
-    if history is None:
-        return "with state"
-    return "reset every frame" if history == 1 else f"{history} frames of history"
-
-
-def _summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    scores, intervals = evaluation.scores, evaluation.intervals
-
-    def figure(value: float, name: str) -> str:
-        interval = intervals.get(name)
-        if interval is None:
-            return percent(value)
-        return f"{percent(value)} [{percent(interval.low)}, {percent(interval.high)}]"
-
-    rows = [
-        ("mIoU", figure(scores.miou, "miou")),
-        ("weighted IoU", figure(scores.weighted_iou, "weighted_iou")),
-        ("pixel accuracy", figure(scores.pixel_accuracy, "pixel_accuracy")),
-    ]
-    for n, value in scores.mvc.items():
-        correct = percent(scores.mvc_correct[n])
-        rows.append((f"mVC{n} (also correct)", f"{figure(value, f'mvc{n}')} ({correct})"))
-    rows.append(("flicker rate", figure(scores.flicker_rate, "flicker_rate")))
-    if evaluation.options.boundary:
-        rows.append(("boundary F-score", figure(scores.boundary_f, "boundary_f")))
-    if evaluation.options.flow is not None:
-        flow = FLOW_METHODS[evaluation.options.flow]
-        rows.append(("temporal consistency", f"{figure(scores.tc, 'tc')}, flow: {flow}"))
-    clips = len(evaluation.clips)
-    how = f"95 %, by bootstrap over {clips} clips" if intervals else "none: needs 2 clips or more"
-    return [*rows, ("intervals", how)]
-
-
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the summary and the figures of each class."""
-    scores = evaluation.scores
-    state = describe_history(evaluation.history)
-    title = f"{evaluation.subject} on {evaluation.dataset} {evaluation.split}, {state}"
-    summary = Table(title=title, show_header=False, title_justify="left")
-    rows = [
-        *_summary(evaluation),
-        ("frames (labelled)", f"{scores.frames} ({scores.labelled_frames})"),
-        ("frames a second", f"{evaluation.fps:.2f}"),
-        ("classes matched", evaluation.classes_matched),
-        *(("note", note) for note in evaluation.notes),
-        *(("assumed", line) for line in describe_assumed(evaluation.assumed)),
-    ]
-    for name, text in rows:
+    summary = Table(title=describe_run(evaluation), show_header=False, title_justify="left")
+    for name, text in summary_rows(evaluation):
         summary.add_row(name, Text(text))
-    boundary = evaluation.options.boundary
-    heads = ["class", "IoU, %", "flicker, %", *(["boundary F, %"] if boundary else [])]
-    classes = _numbers("", *heads)
-    for index, name in enumerate(evaluation.class_names):
-        values = [scores.iou[index], scores.flicker[index]]
-        values += [scores.boundary[index]] if boundary else []
-        classes.add_row(Text(printable(name)), *(percent(value) for value in values))
+    head, *rows = class_rows(evaluation)
+    classes = _numbers("", *head)
+    for name, *cells in rows:
+        classes.add_row(Text(printable(name)), *cells)
     console.print(summary)
     console.print(classes)
-    for line in explain_undefined(evaluation.undefined):
+    for line in evaluation.explanations:
         console.print(line, highlight=False)
 
 

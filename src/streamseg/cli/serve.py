@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from contextlib import ExitStack
@@ -26,16 +25,13 @@ from streamseg.cli.streams import (
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.errors import ServeError, domain_error
-from streamseg.installation import install_command
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.serving.page_options import TOKEN_VARIABLE, PageOptions
 
 if TYPE_CHECKING:
-    from streamseg.runtime.loop.member import Member
     from streamseg.runtime.loop.roster import StreamEntry
     from streamseg.runtime.session.events import Event
 
-REQUIRED = ("aiohttp", "prometheus_client")
 STALLED = 30.0  # seconds without a step after which /healthz reports a failure
 
 
@@ -75,9 +71,12 @@ def command(
 
     from streamseg.runtime.loop.fleet import Attachment, open_fleet
     from streamseg.runtime.loop.roster import Roster
+    from streamseg.runtime.loop.writing import Outputs
     from streamseg.runtime.session.event_log import EventLog
+    from streamseg.runtime.sinks.mqtt import MqttAreaSink
+    from streamseg.runtime.video.overlay import Overlay
+    from streamseg.serving.live_page import LivePage
     from streamseg.serving.server import PageServer
-    from streamseg.serving.view import StreamView
     from streamseg.signals import call_on_signals, stop_on_signals
 
     defaults = streams.defaults()
@@ -85,7 +84,6 @@ def command(
     entries = streams.entries(defaults)
     token = find_token(page.token_file)
     console = Console(highlight=False, soft_wrap=True, stderr=True)
-    shown: dict[Member, StreamView] = {}
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -94,12 +92,15 @@ def command(
         log(event)
         if event.kind in ("start", "end"):
             say(str(event))
-        server.report(event)
+        shown.report(event)
+        if publisher is not None:
+            publisher.report(event)
 
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
         log = EventLog(say, events)
         stack.callback(log.close)
+        publisher = streams.publish(stack)
         with show_phases(f"opening {bundle}"):
             fleet = stack.enter_context(
                 open_fleet(
@@ -124,13 +125,15 @@ def command(
             )
         )
 
-        def attach(_entry: StreamEntry) -> Attachment:
-            def show(member: Member) -> None:
-                view = StreamView(member.session, member.metrics, lambda: member.source_name)
-                shown[member] = view
-                server.join(view)
+        shown = LivePage(server)
 
-            return Attachment(on_join=show, on_leave=lambda member: server.leave(shown.pop(member)))
+        def attach(entry: StreamEntry) -> Attachment:
+            outputs = None
+            if publisher is not None:
+                classes = fleet.stream.manifest.classes
+                areas = MqttAreaSink(publisher, entry.name, classes)
+                outputs = Outputs(lambda _source: [areas], Overlay(classes))
+            return Attachment(outputs=outputs, on_join=shown.join, on_leave=shown.leave)
 
         roster = Roster(fleet, attach=attach, on_change=say)
         roster.follow(entries)
@@ -141,7 +144,7 @@ def command(
         say(f"{server.url} shows {len(entries)} streams on {fleet.stream.execution}")
         for done in fleet:
             try:
-                server.offer(shown[fleet[done.stream]], done.frame, done.result.labels)
+                shown.offer(fleet[done.stream], done)
             except Exception as error:  # whatever it is, the other streams continue
                 fleet.remove(done.stream, domain_error(error, ServeError))
     return 128 + request.signal if request.signal else 0
@@ -156,6 +159,7 @@ def find_token(path: Path | None) -> str | None:
 
 def require_server() -> None:
     """Raise ServeError where the extra is not installed."""
-    for module in REQUIRED:
-        if importlib.util.find_spec(module) is None:
-            raise ServeError(f"{module} is not installed. Run: {install_command('serve')}")
+    from streamseg.serving.live_page import find_page_problem
+
+    if problem := find_page_problem():
+        raise ServeError(f"cannot serve a page: {problem}")

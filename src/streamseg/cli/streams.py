@@ -6,7 +6,7 @@ import functools
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from streamseg.runtime.loop.roster import Roster, StreamEntry, check_outputs, re
 from streamseg.runtime.session.adaptation import Adaptation
 from streamseg.runtime.session.policy import StatePolicy
 from streamseg.runtime.session.snapshots import SnapshotPlan
+from streamseg.runtime.sinks.mqtt import MqttOptions, MqttPublisher, open_publisher
 from streamseg.runtime.sources import SourceOptions
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
@@ -38,11 +39,21 @@ class StreamArguments:
     policy: StatePolicy
     adaptation: Adaptation
     plan: SnapshotPlan
+    publishing: MqttOptions
 
     @property
     def state_policy(self) -> StatePolicy:
         """The policy with its adaptation."""
         return replace(self.policy, adaptation=self.adaptation)
+
+    def publish(self, stack: ExitStack) -> MqttPublisher | None:
+        """Begin to publish where that was asked for; ``stack`` ends it.
+
+        Raises:
+            SinkError: paho-mqtt is not installed.
+        """
+        publisher = open_publisher(self.publishing)
+        return None if publisher is None else stack.enter_context(publisher)
 
     def defaults(self, outputs: Mapping[str, Path] | None = None) -> StreamEntry:
         """What the options say of every stream."""
@@ -97,8 +108,12 @@ def stream_options(function: Callable[..., Any]) -> Callable[..., Any]:
         dataclass_options(StatePolicy, "policy", "State"),
         dataclass_options(Adaptation, "adaptation", "Adaptation"),
         dataclass_options(SnapshotPlan, "plan", "State"),
+        dataclass_options(MqttOptions, "publishing", "Output"),
         grouped(
-            "--events", type=PLACE, group="State", help="JSON Lines file to which events are added."
+            "--events",
+            type=PLACE,
+            group="State",
+            help="JSON Lines file to which events are added; '-' is standard output.",
         ),
     )
     for decorator in reversed(decorators):

@@ -19,7 +19,6 @@ from streamseg.runtime.sinks import (
     SheetSink,
     Sink,
     VideoSink,
-    WindowSink,
 )
 from streamseg.runtime.sinks.labels import CITYSCAPES, cityscapes_ids
 from streamseg.runtime.video.resize import Size
@@ -332,35 +331,6 @@ def test_lines_report_a_full_disk(tmp_path: Path) -> None:
             lines.write({"text": "x" * 100_000})
         assert (disk / "lines").read_text().splitlines()[0] == '{"text": "first"}'
         lines.close()
-
-
-def test_window_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                NONE\n")
-    with pytest.raises(SinkError, match="pip install opencv-python"):
-        WindowSink("title", lambda: None)
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                QT5\n")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(SinkError, match="no display"):
-        WindowSink("title", lambda: None)
-
-
-def test_window_shows_frames_until_a_key_is_pressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HighGUI itself is replaced: the OpenCV that is installed has none."""
-    shown, calls = [], []
-    monkeypatch.setattr("streamseg.runtime.sinks.window.require_windows", lambda: None)
-    for name in ("namedWindow", "resizeWindow", "destroyWindow"):
-        monkeypatch.setattr(cv2, name, lambda *words, name=name: calls.append((name, *words)))
-    monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
-    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
-    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
-    closed: list[bool] = []
-    sink = WindowSink("street", lambda: closed.append(True))
-    for index in range(5):
-        sink.write(segmented(index))
-    assert (len(shown), closed) == (3, [True])
-    np.testing.assert_array_equal(shown[2], segmented(2).picture[..., ::-1])
-    assert sink.finish() == "window: 3 frames"
 
 
 def test_frames_that_change_size_all_the_time_end_the_video(tmp_path: Path) -> None:
