@@ -32,6 +32,11 @@ ROOMS += ("serving", "training", "web")
 # Folders whose files follow one axis, so that a name in them may occur elsewhere too.
 AXES = ("cli", "models", "formats", "backends", "datasets")
 LARGEST_SHARE = 0.30
+NOT_NOUNS = set(
+    "make get do read write open find load save apply convert create parse render measure compare "
+    "evaluate calibrate decode encode prepare compute collect choose describe "
+    "utils helpers common misc base manager".split()
+)
 
 
 @cache
@@ -138,6 +143,16 @@ def test_file_names_occur_once() -> None:
         if len(outside) > 1:
             repeated[stem] = names
     assert repeated == {}
+
+
+def test_modules_are_nouns() -> None:
+    """The command line's modules are called like their commands."""
+    last_words = {
+        name: name.rpartition(".")[2].split("_")[-1]
+        for name in modules()
+        if not name.startswith("cli.")
+    }
+    assert {name: word for name, word in last_words.items() if word in NOT_NOUNS} == {}
 
 
 def test_public_class_names_occur_once() -> None:
