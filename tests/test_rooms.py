@@ -38,7 +38,6 @@ NOT_NOUNS = re.compile(
     "evaluate|calibrate|decode|encode|prepare|compute|collect|choose|describe|"
     "utils|helpers|common|misc|base|manager"
 )
-)
 
 
 @cache
