@@ -1,7 +1,8 @@
-"""Make docs/images in headless Chromium: samples/screenshots.py BUNDLE INT8_BUNDLE.
+"""Make docs/images, by headless Chromium: samples/screenshots.py BUNDLE INT8_BUNDLE SHEET.
 
 ``readme.png`` is README.md as HTML, ``serve.png`` and ``serve-phone.png`` are the page of
-``streamseg serve`` over drawn drives, ``int8-report.png`` is the report of INT8_BUNDLE.
+``streamseg serve`` over drawn drives, ``int8-report.png`` is the report of INT8_BUNDLE,
+``drive.webp`` the contact sheet SHEET in small.
 Needs: make browser-tools, and the extras dev, docs and serve.
 """
 
@@ -72,6 +73,13 @@ def show_file(path: Path, name: str, height: int) -> None:
         save(browser, name)
 
 
+def shrink(sheet: Path) -> None:
+    """The contact sheet as a small file."""
+    target = IMAGES / "drive.webp"
+    Image.open(sheet).save(target, quality=60, method=6)
+    print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+
+
 def show_readme() -> None:
     """README.md, as a reader of the repository sees it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,13 +116,23 @@ def _answers() -> bool:
     return True
 
 
+def wait_for_frames(browser: webdriver.Chrome, count: int) -> None:
+    """Return once the page has drawn ``count`` frames, or after two minutes."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        drawn = browser.find_element("tag name", "body").get_attribute("data-frames")
+        if int(drawn or 0) >= count:
+            return
+        time.sleep(0.5)
+
+
 def show_page(bundle: Path) -> None:
     """The page on a desktop and on a phone, with state and reset side by side."""
     with serving(bundle) as address:
         for size, name in ((DESKTOP, "serve.png"), (PHONE, "serve-phone.png")):
             with browsing(size) as browser:
                 browser.get(address)
-                time.sleep(10)
+                wait_for_frames(browser, 20)
                 save(browser, name)
 
 
@@ -122,7 +140,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("int8", type=Path, help="bundle that `streamseg calibrate` wrote")
+    parser.add_argument("sheet", type=Path, help="picture that `streamseg run --sheet` wrote")
     arguments = parser.parse_args()
+    shrink(arguments.sheet)
     show_readme()
     show_page(arguments.bundle)
     report = arguments.int8.resolve() / "calibration/report.html"

@@ -55,7 +55,7 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
 
 
 def test_camera_tutorial_runs_on_an_rtsp_stream(small: Path, tmp_path: Path) -> None:
-    arguments = read_command("camera.md", "rtsp://")
+    arguments = read_command("camera.md", "run out/small rtsp://")
     (address,) = [part for part in arguments if part.startswith("rtsp://")]
     user, password = "user", "password"
     assert address.startswith(f"rtsp://{user}:{password}@")
