@@ -1,4 +1,4 @@
-"""What the batch asks of an executor, and the simplest one: this process."""
+"""The executor's interface, and the simplest one: this process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """One worker in this process: nothing protects the batch from a crash of it."""
+    """One worker in this process: a crash of it ends the batch."""
 
     name = "this process"
 

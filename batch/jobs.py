@@ -1,4 +1,4 @@
-"""The batch: what is left of the work list through an executor, recorded in the journal."""
+"""The batch: runs the remaining work list through an executor and records it in the journal."""
 
 from __future__ import annotations
 

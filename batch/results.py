@@ -1,4 +1,4 @@
-"""Results in place: written aside, then renamed, so that a folder at its place is complete."""
+"""Results: written beside their target, then renamed, so that an existing folder is complete."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ from streamseg.runtime.bundle.manifest import Manifest
 
 MAGIC = "*?["
 DEFAULT_OVERLAP = 32  # measured: benchmarks/results/seams.md
-# What tells one version of a file from the next, as file systems name it.
+# What distinguishes one version of a file from the next, as file systems name it.
 STAMPS = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """What is written of a video, and how it is cut.
+    """What is written for a video, and how it is split.
 
     Raises:
         BatchError: a value is out of its range.
@@ -47,7 +47,7 @@ class BatchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRunOptions:
-    """Who does the work, and which part of it.
+    """How the work is run, and which part of it.
 
     Raises:
         BatchError: a value is out of its range.

@@ -68,7 +68,7 @@ class Outcome:
 
 
 class Worker:
-    """One session's worth of a machine; the bundle is opened with the first task."""
+    """One worker's session; the bundle is opened with the first task."""
 
     def __init__(self, settings: BatchSettings) -> None:
         self._settings = settings

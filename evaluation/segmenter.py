@@ -53,7 +53,7 @@ class Output:
 
     Attributes:
         labels: (H, W) uint8 at the frame's size, as the runtime delivers them.
-        placement: where the frame lies on the model's frame.
+        placement: where the frame is on the model's frame.
         read_logits: gives (K, h, w) float32 at the model's size, ``None`` where there are none.
         scaled: what ``labels_at`` brings to another size.
     """

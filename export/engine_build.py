@@ -103,7 +103,7 @@ def build_engines(
     if gpu is not None and not chosen.unverified:
         _require_reference()
     if flavour == "tensorrt" and gpu is None:
-        raise BackendError("TensorRT builds on the GPU that will run; there is none here")
+        raise BackendError("TensorRT builds engines on the GPU that runs them; no GPU was found")
     capabilities = chosen.capabilities or ((gpu.capability,) if gpu else ())
     if not capabilities:
         raise BackendError("no GPU here to build for; name one, such as: --capability 8.6")

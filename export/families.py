@@ -142,7 +142,7 @@ def known_families() -> tuple[Family, ...]:
                 f"{where} is {type(loaded).__name__}, expected a streamseg.export.Family"
             )
         if any(loaded.name == family.name for family in families):
-            raise CheckpointError(f"{where}: there already is a family called '{loaded.name}'")
+            raise CheckpointError(f"{where}: there is already a family called '{loaded.name}'")
         families.append(loaded)
     return tuple(families)
 

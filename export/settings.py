@@ -217,7 +217,7 @@ def read_count(low: int) -> Read:
 def contradictions(described: Known, stated: Known) -> list[str]:
     """What a file says of its network and its tensors deny, as "name is A by ..., B by ..."."""
     return [
-        f"{name} is {format_setting(stated[name])} by what it says and {format_setting(value)} by "
+        f"{name} is {format_setting(stated[name])} in its metadata and {format_setting(value)} by "
         "its tensors"
         for name, value in described.items()
         if name in stated and _plain(stated[name]) != _plain(value)

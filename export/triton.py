@@ -125,7 +125,9 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
     """
     graph = check_servable(bundle.manifest)
     if bundle.manifest.state and options.sequences is None:
-        raise ExportError("the bundle keeps state: say how many streams at once, with --sequences")
+        raise ExportError(
+            "the bundle keeps state: give the number of streams at once with --sequences"
+        )
     name = options.name or bundle.path.resolve().name
     if not _NAME.fullmatch(name):
         raise ExportError(

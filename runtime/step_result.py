@@ -52,7 +52,7 @@ class StepResult:
         classes: id, name and colour of each class.
         step: number of this frame since the last reset, from 0.
         timings: seconds spent in ``preprocess`` and ``step``.
-        placement: where the frame lies on the model's frame; brings what has the model's size,
+        placement: where the frame is on the model's frame; brings what has the model's size,
             such as ``logits``, to the frame's.
     """
 

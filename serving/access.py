@@ -1,4 +1,4 @@
-"""Who may ask: token, cookie, and the origins that a browser may come from."""
+"""Access: token, cookie, and the origins that a browser may come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many may be connected, and how often they may guess the token."""
+"""Limits on connections and on guesses of the token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much labels flicker: the figure that shows what state is worth."""
+"""How much labels flicker: the figure that shows the benefit of state."""
 
 from __future__ import annotations
 

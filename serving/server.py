@@ -171,7 +171,7 @@ class PageServer:
         self._call(lambda: self._app.views.__setitem__(view.name, view))
 
     def leave(self, view: StreamView) -> None:
-        """Show a stream no more; who looked at it gets no further pictures.
+        """Stop showing a stream; its viewers get no further pictures.
 
         Another stream of its name, which may have joined meanwhile, stays.
         """
@@ -195,7 +195,7 @@ class PageServer:
             self._loop.call_soon_threadsafe(action)
 
     def close(self) -> None:
-        """Say goodbye to the viewers and free the port, in bounded time; closing twice is fine."""
+        """Disconnect the viewers and free the port, in bounded time; closing twice is fine."""
         if self._loop.is_closed() or self._ending:
             return
         self._encoder.halt()

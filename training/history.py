@@ -20,7 +20,7 @@ SMOOTHING = 50
 
 
 class Advance(Protocol):
-    """Shows that a step is done."""
+    """Reports that a step is done."""
 
     def __call__(self, step: int, text: str) -> None:
         """``step`` steps are done; ``text`` says how it goes."""

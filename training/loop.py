@@ -154,7 +154,7 @@ class Trainer:
         return True
 
     def describe_shortage(self) -> str:
-        """What would fit, after a step did not."""
+        """A size that fits, after a step did not."""
         clips = self.config.clips
         if self.processes > 1:
             return "Give a smaller --batch or --crop (one process alone would say which fits)"

@@ -1,4 +1,4 @@
-"""What would fit, when a step did not fit into GPU memory."""
+"""Smaller sizes, when a step did not fit into GPU memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_fitting(batch: int, crop: tuple[int, int], fits: Callable[[Size], bool]
 
 
 def advise(size: Size | None, *, processes: int) -> str:
-    """What to ask for instead, as a sentence."""
+    """The options to use instead, as a sentence."""
     if size is None:
         return "No smaller batch or crop fits either: take a smaller encoder, or another GPU"
     batch, (height, width) = size

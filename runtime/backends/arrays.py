@@ -1,6 +1,6 @@
 """Arrays of other libraries in device memory: where they lie, and when they are ready.
 
-CuPy, torch and numba say it by DLPack (``dlpack.h``, versions 0.x and 1.x), pycuda by
+CuPy, torch and numba describe this by DLPack (``dlpack.h``, versions 0.x and 1.x), pycuda by
 ``__cuda_array_interface__`` (versions 2 and 3 of its text). Nothing is copied.
 """
 
@@ -125,9 +125,9 @@ def _read_dlpack(source: Any, consumer: int, stream: int) -> DeviceFrame:
     device, index = (int(value) for value in source.__dlpack_device__())
     if device not in (_CUDA, _CUDA_MANAGED):
         place = _DEVICES.get(device, f"a device of DLPack's type {device}")
-        raise FrameMismatch(f"the array lies on {place}, expected a CUDA device")
+        raise FrameMismatch(f"the array is on {place}, expected a CUDA device")
     if index != 0:
-        raise FrameMismatch(f"the array lies on CUDA device {index}, the model on device 0")
+        raise FrameMismatch(f"the array is on CUDA device {index}, the model on device 0")
     # The producer makes this stream wait for what it has yet to do.
     capsule = source.__dlpack__(stream=consumer or LEGACY_STREAM)
     tensor = tensor_of(capsule)

@@ -1,6 +1,6 @@
 """CUDA's runtime through cuda-python: memory, streams, events and graphs.
 
-Imported by what was asked to use a GPU, and by nothing else. Every failing call raises
+Imported only where a GPU is used. Every failing call raises
 ``BackendError`` with the call, CUDA's name for the error and what to do.
 """
 

@@ -142,7 +142,7 @@ class DeviceLane(Lane):
         if place == DEVICE:
             return
         where = "in host memory" if place is None else f"on CUDA device {place}"
-        raise FrameMismatch(f"the frame lies {where}, expected CUDA device {DEVICE}; copy it there")
+        raise FrameMismatch(f"the frame is {where}, expected CUDA device {DEVICE}; copy it there")
 
     def _admit(self, slot: StepSlot, use: int, consumer: int) -> None:
         """Have a consumer's stream wait for the labels, and the next step here for the consumer."""

@@ -1,4 +1,4 @@
-"""Which GPU is here, from the driver itself: needs no CUDA toolkit and no package."""
+"""The GPU of this machine, from the driver itself: needs no CUDA toolkit and no package."""
 
 from __future__ import annotations
 

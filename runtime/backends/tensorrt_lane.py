@@ -93,7 +93,7 @@ class TensorRtLane(DeviceLane):
         super()._require_usable(frame)
         if frame.pointer % ALIGNMENT:
             raise FrameMismatch(
-                f"the frame lies at {frame.pointer:#x} in device memory, and TensorRT takes "
+                f"the frame is at {frame.pointer:#x} in device memory, and TensorRT takes "
                 f"multiples of {ALIGNMENT} bytes; copy it into an array of its own there"
             )
 

@@ -151,7 +151,7 @@ def check_target(target: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def new_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a folder to write a bundle into; on success it becomes ``target``, else it is removed.
+    """Yield a folder to write a bundle into; on success it becomes ``target``, else it is removed.
 
     An older bundle at ``target`` is replaced as a whole, in one step. Anything else there is left
     alone.

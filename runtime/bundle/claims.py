@@ -1,4 +1,4 @@
-"""What had to be assumed of a network, in words."""
+"""What was assumed about a network, in words."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Pacing:
 
 
 def do_nothing() -> None:
-    """A hook that nobody needs."""
+    """A hook that does nothing."""
 
 
 def as_it_is(frame: Frame) -> Frame:

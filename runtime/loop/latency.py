@@ -1,4 +1,4 @@
-"""Watching how old label maps are when they are ready."""
+"""The age of label maps when they are ready."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class FleetFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class MemberOptions:
-    """Where a stream begins and ends, and who wants to know.
+    """Where a stream begins and ends, and the hooks for its end.
 
     Attributes:
         limit: frames after which it leaves; None for no limit.

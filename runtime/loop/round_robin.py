@@ -211,7 +211,7 @@ class RoundRobin:
         return not member.decoder.is_alive()
 
     def _settle(self) -> None:
-        """Nothing may be under way, nor leave by halves, when nobody iterates."""
+        """When nobody iterates, no step may be under way and no member half removed."""
         while self._under_way:
             self._finish_oldest()
         while self._leaving:

@@ -49,7 +49,7 @@ Inspect = Callable[[Frame, Image, "Image | None"], None]
 
 
 def no_inspection(_frame: Frame, _labels: Image, _picture: Image | None) -> None:
-    """Look at nothing."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scene cuts: frames whose colours differ from the frame before as no movement makes them."""
+"""Scene cuts: frames whose colours differ from the previous frame more than movement explains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has for running bundles, and the command that fixes what is not ready."""
+"""Checks of this machine, and the commands that fix what is not ready."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _cuda_python() -> Finding:
 
 
 def _try_cuda(version: str, driver: str) -> Finding:
-    """Use the GPU for a moment: a runtime that is newer than the driver imports, and may fail."""
+    """Use the GPU briefly: a runtime newer than the driver can be imported, but may fail."""
     cuda = importlib.import_module("streamseg.runtime.backends.cuda")
     try:
         cuda.prove(cuda.open_cuda())

@@ -60,7 +60,7 @@ def check_place(path: Path, failure: type[StreamsegError]) -> None:
 
 @contextmanager
 def whole_file(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
-    """Give a path beside ``path`` to write; on success it becomes ``path``, else it is removed.
+    """Yield a path beside ``path`` to write; on success it becomes ``path``, else it is removed.
 
     Holds even if power fails.
 
@@ -88,7 +88,7 @@ def _draft_of(path: Path) -> Path:
 
 @contextmanager
 def whole_folder(path: Path, failure: type[StreamsegError]) -> Iterator[Path]:
-    """Give a folder beside ``path`` to fill; on success it becomes ``path``, else it is removed.
+    """Yield a folder beside ``path`` to fill; on success it becomes ``path``, else it is removed.
 
     A folder at ``path`` is exchanged in one step: readers see the old one or the new one,
     whole, also after a kill or a power cut. What a killed process left is removed by the next one

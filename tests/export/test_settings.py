@@ -117,7 +117,7 @@ def test_file_that_contradicts_its_tensors_is_refused(tmp_path: Path) -> None:
     model = build("tv3s")
     described = {**model.configuration(), "layers": 4}
     save_checkpoint(model, tmp_path / "x.safetensors", metadata={"model": json.dumps(described)})
-    with pytest.raises(CheckpointError, match="layers is 4 by what it says and 2 by its tensors"):
+    with pytest.raises(CheckpointError, match="layers is 4 in its metadata and 2 by its tensors"):
         load_checkpoint(tmp_path / "x.safetensors")
 
 
