@@ -191,7 +191,7 @@ def test_dlpack_offset_dtype_and_strides_are_respected() -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ((1, 0), "lies on the CPU, expected a CUDA device"),
+        ((1, 0), "is on the CPU, expected a CUDA device"),
         ((3, 0), "page-locked host memory"),
         ((10, 0), "a ROCm device"),
         ((99, 0), "DLPack's type 99"),
@@ -204,7 +204,7 @@ def test_other_devices_are_refused(device: tuple[int, int], message: str) -> Non
 
 
 def test_numpy_and_other_arrays_are_distinguished() -> None:
-    with pytest.raises(FrameMismatch, match="lies on the CPU"):
+    with pytest.raises(FrameMismatch, match="is on the CPU"):
         view_device_array(FRAME)
     with pytest.raises(FrameMismatch, match="list has neither __dlpack__ nor __cuda"):
         view_device_array([1, 2])

@@ -190,9 +190,9 @@ def test_frames_on_another_device_and_in_host_memory_are_refused(
     memory = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     host.pointer = memory.ctypes.data
     with streamseg.open(machine.bundle.path, backend="tensorrt") as stream:
-        with pytest.raises(FrameMismatch, match="lies on CUDA device 1, expected CUDA device 0"):
+        with pytest.raises(FrameMismatch, match="is on CUDA device 1, expected CUDA device 0"):
             stream.step_device(elsewhere)
-        with pytest.raises(FrameMismatch, match="lies in host memory"):
+        with pytest.raises(FrameMismatch, match="is in host memory"):
             stream.step_device(host)
         assert stream.steps == 0
     for frame in (elsewhere, host):
