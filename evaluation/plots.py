@@ -213,7 +213,8 @@ def draw_drift_and_frame(comparison: Comparison, frame: Image) -> Figure:
     height = width * frame.shape[0] / frame.shape[1]
     figure, axes = new_figure(width, 6 + height)
     axes.remove()
-    above, below = figure.subfigures(2, 1, height_ratios=(6, height))
+    parts = figure.subfigures(2, 1, height_ratios=(6, height))
+    above, below = np.asarray(parts).tolist()
     _draw_drift(above, comparison)
     place = below.add_axes((0, 0, 1, 1))
     place.set_axis_off()

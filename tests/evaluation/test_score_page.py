@@ -14,7 +14,7 @@ from streamseg.evaluation.datasets import Dataset, LabelledFrame, SegmentationCl
 from streamseg.evaluation.metrics import MetricOptions
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.score_page import class_rows, render_scores, summary_rows
-from streamseg.evaluation.scores import evaluate
+from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from tests.evaluation.test_html_page import Reader
 from tests.evaluation.test_scores import Recorder
 from tests.training.small import ArrayClip
@@ -41,7 +41,7 @@ def evaluation(*, vspw_script: bool = False):
         prediction[0, :3] = 2
     recorder = Recorder(predictions)
     recorder.classes = recorder.classes[:4]
-    options = MetricOptions(vspw_script=vspw_script)
+    options = EvaluationOptions(metrics=MetricOptions(vspw_script=vspw_script))
     return evaluate(recorder, dataset, options=options), truth, predictions
 
 

@@ -346,6 +346,7 @@ def press(browser: Any, keys: str) -> None:
 def test_grid_shows_every_stream_and_leads_to_one(bundle: Path, browser: Any) -> None:
     with serving(bundle, *(f"{name}={SCENE}" for name in ("a", "b", "c"))) as (url, _):
         browser.get(url)
+        errors_of(browser)  # those of earlier pages, whose servers have ended
         wait_until(lambda: frames_of(browser) > 2)
         wait_until(lambda: browser.find_element("id", "all").is_displayed())
         press(browser, "g")
@@ -374,6 +375,7 @@ def test_keys_do_what_the_list_says(bundle: Path, browser: Any) -> None:
 
     with serving(bundle, f"a={SCENE}", f"b={SCENE}") as (url, _):
         browser.get(f"{url}?stream=a")
+        errors_of(browser)
         wait_until(lambda: frames_of(browser) > 2)
         wait_until(lambda: browser.find_element("id", "all").is_displayed())
         for key, stream in (

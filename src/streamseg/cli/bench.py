@@ -143,10 +143,10 @@ def describe_memory(stream: Stream, before: int | None, opened: int | None) -> d
     from streamseg.runtime.bundle.state import state_bytes
     from streamseg.runtime.host import peak_memory
 
-    known = before is not None and opened is not None
+    grown = None if before is None or opened is None else opened - before
     return {
         "process_peak": peak_memory(),
-        "opening": opened - before if known else None,
+        "opening": grown,
         "state": state_bytes(stream.manifest.state),
         "gpu": gpu_memory(os.getpid()),
     }
