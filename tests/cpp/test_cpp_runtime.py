@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from streamseg.plugins.loader import find_library
 from tests.conformance.write_cases import FOLDER
+from tests.conftest import ROOT
 from tests.cpp.conftest import REQUIREMENTS, RUNTIME, Build, run
 
 pytestmark = REQUIREMENTS
@@ -29,6 +31,27 @@ def test_conformance_is_clean_under_sanitizers(build: Build, sanitize: str) -> N
     # What ONNX Runtime itself keeps until the process ends is not ours.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     run(build(sanitize) / "conformance", FOLDER, RUNTIME, find_library(), env=environment)
+
+
+def test_thread_sanitizer_finds_memory_that_streams_share(build: Build, tmp_path: Path) -> None:
+    """A counter that both streams of the conformance program write without a lock."""
+    folder, shared = build("thread"), tmp_path / "stream.cpp"
+    text = (ROOT / "cpp/src/stream.cpp").read_text()
+    assert text.count("  ++step_;\n") == 1
+    fault = "  static uint64_t of_all = 0;\n  ++of_all;\n  ++step_;\n"
+    shared.write_text(text.replace("  ++step_;\n", fault))
+    objects = [
+        path
+        for part in ("streamseg_objects.dir/src", "conformance.dir/tests")
+        for path in (folder / "CMakeFiles" / part).glob("*.o")
+        if path.name != "stream.cpp.o"
+    ]
+    includes = ("-I", ROOT / "cpp/src", "-I", ROOT / "cpp/include")
+    options = ("-std=c++17", "-O0", "-g", "-fsanitize=thread", *includes)
+    run("c++", *options, shared, *objects, "-ldl", "-o", tmp_path / "conformance")
+    command = [tmp_path / "conformance", FOLDER, RUNTIME, find_library()]
+    done = subprocess.run([str(c) for c in command], capture_output=True, check=False)
+    assert b"ThreadSanitizer: data race" in done.stderr
 
 
 def damaged(text: str, rng: random.Random) -> bytes:
