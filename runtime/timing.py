@@ -82,7 +82,7 @@ def hold_frames(source: Source) -> list[Image]:
     """The first frames of a source, decoded: 100, or as many as fit in 256 MiB.
 
     Raises:
-        SourceError: the source breaks off.
+        SourceError: the source fails.
     """
     held: list[Image] = []
     for frame in source:

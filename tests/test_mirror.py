@@ -23,9 +23,11 @@ SEVERAL = {
     "cli/test_help.py": "the help of every command",
     "cli/test_run_sources.py": "run with each kind of source",
     "cli/test_run_state.py": "run over time: events, signals, resuming",
+    "cpp/test_camera.py": "streamseg-run on an imitated camera",
     "cpp/test_cpp_runtime.py": "the C++ runtime is built and run as a whole",
     "cpp/test_cuda_stand_in.py": "the CUDA backend over a stand-in for the device",
     "cpp/test_families.py": "every family through streamseg-run",
+    "cpp/test_installed_library.py": "the installed library from another project",
     "cpp/test_streamseg_ros.py": "ros2/streamseg_ros, which is over the C++ library",
     "evaluation/test_more_datasets.py": "five readers of datasets by one rule",
     "evaluation/test_own_labels.py": "a bundle scored against its own labels",
@@ -66,6 +68,7 @@ SEVERAL = {
     "training/test_recipe.py": "samples/street/train.sh",
     "training/test_sample.py": "the demo's checkpoint",
     "web/test_conformance_in_chromium.py": "the browser runtime in Chromium",
+    "web/test_families_in_chromium.py": "every family in Chromium",
     "web/test_page_in_chromium.py": "the page in Chromium",
 }
 FAST = ROOT / "tests" / "fast.txt"

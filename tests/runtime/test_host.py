@@ -64,7 +64,7 @@ def test_work_of_another_process_is_seen_and_own_work_is_not() -> None:
         (None, "load unknown"),
     ],
 )
-def test_note_says_what_load_means(cores: float | None, note: str) -> None:
+def test_note_explains_the_load(cores: float | None, note: str) -> None:
     found = OtherWork(cores, 4).note
     assert found.startswith(note)
     assert bool(found) is bool(note)

@@ -370,7 +370,7 @@ def test_grid_shows_every_stream_and_leads_to_one(bundle: Path, browser: Any) ->
         assert errors_of(browser) == []
 
 
-def test_keys_do_what_the_list_says(bundle: Path, browser: Any) -> None:
+def test_keys_do_what_the_list_shows(bundle: Path, browser: Any) -> None:
     from selenium.webdriver import Keys
 
     with serving(bundle, f"a={SCENE}", f"b={SCENE}") as (url, _):

@@ -61,7 +61,7 @@ def test_cores_are_shared_where_that_is_faster_by_a_tenth(
         (4, {"backend": "cuda"}),
     ],
 )
-def test_nothing_is_measured_where_there_is_no_choice(
+def test_nothing_is_measured_without_a_choice(
     toy: Path, streams: int, options: dict[str, Any]
 ) -> None:
     measure = Measure(2.0)
