@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError, FrameMismatch, StreamsegError
+from streamseg.errors import BackendError, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.arrays import stream_handle, view_device_array
 from streamseg.runtime.bundle.bundle import read_bundle
@@ -26,7 +26,7 @@ from streamseg.runtime.step_result import DeviceStepResult, StepResult
 from streamseg.runtime.stepper import Stepper
 from streamseg.runtime.thread_guard import ThreadGuard
 from streamseg.runtime.video.confidence import ConfidenceMaps
-from streamseg.runtime.video.frame_check import check_frame
+from streamseg.runtime.video.frame_check import as_batch, check_frame
 from streamseg.runtime.video.resize import FitMode, FittedFrame, FrameFitter, fit_frames
 
 if TYPE_CHECKING:
@@ -304,16 +304,7 @@ class Stream:
     def _step_device(self, frame: object, handle: int) -> DeviceStepResult:
         self._stepper.require_given()
         borrowed = view_device_array(frame, self._lane.stream, handle)
-        array = borrowed.array
-        spec = self.manifest.frame
-        if array.dtype != "uint8" or array.shape not in (spec.shape, spec.shape[1:]):
-            raise FrameMismatch(
-                f"frame on the device is {array.dtype} {list(array.shape)}, expected uint8 "
-                f"{[spec.height, spec.width, 3]}, the model's size; resize it there first, or "
-                "give it in host memory"
-            )
-        batch = replace(borrowed, array=replace(array, shape=spec.shape))
-        labels, number = self._stepper.run_device(batch)
+        labels, number = self._stepper.run_device(as_batch(borrowed, self.manifest.frame))
         return DeviceStepResult(labels, number)
 
     def confidence(self) -> npt.NDArray[np.uint8]:

@@ -176,3 +176,14 @@ def test_no_room_holds_more_than_its_share() -> None:
                 lines[room] += len(path.read_text(encoding="utf-8").splitlines())
     room, count = lines.most_common(1)[0]
     assert count / lines.total() <= LARGEST_SHARE, (room, count, lines.total())
+
+
+def test_python_files_have_fewer_than_500_lines() -> None:
+    folders = (*ROOMS, "src", "tests", "benchmarks", "samples")
+    lines = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n")
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if "node_modules" not in path.parts
+    }
+    assert {name: count for name, count in lines.items() if count >= 500} == {}
