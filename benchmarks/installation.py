@@ -30,9 +30,19 @@ for name in ("carry", "ring", "operators"):
     shape = about["steps"], about["height"], about["width"]
     frames = numpy.fromfile(folder / "frames.bin", numpy.uint8).reshape(*shape, 3)
     labels = numpy.fromfile(folder / "labels.bin", numpy.uint8).reshape(shape)
+    kept, steps = {{}}, zip(frames, labels)
     with streamseg.open(folder / "bundle", backend={backend!r}, **{options}) as stream:
-        for frame, expected in zip(frames, labels):
-            assert (stream.step(frame).labels == expected).all(), name
+        for verb, _, place in (action.partition(" ") for action in about["actions"]):
+            if verb == "reset":
+                stream.reset()
+            elif verb == "snapshot":
+                kept[place] = stream.snapshot()
+            elif verb == "restore":
+                stream.restore(kept[place])
+            else:
+                frame, expected = next(steps)
+                assert (stream.step(frame).labels == expected).all(), name
+    assert next(steps, None) is None
 """
 DATA = str(ROOT / "tests/conformance/data")
 # Extra -> what must run; a word in brackets goes with it.
