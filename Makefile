@@ -185,7 +185,7 @@ verify-temporal: setup
 verify-families: setup
 	$(BIN)/python benchmarks/families.py out/families
 verify-prototypes: setup
-	$(BIN)/python benchmarks/family_tables.py out/families --only prototypes
+	$(BIN)/python benchmarks/family_tables.py out/families --only prototypes --frames 20
 verify-schedules: verify-families
 	$(BIN)/python benchmarks/family_tables.py out/families --only schedules
 # What the frame before knows that this one does not; CAMVID and CAMVID_WEIGHTS add real streets.

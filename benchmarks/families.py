@@ -3,14 +3,16 @@
     python benchmarks/families.py out/families
 
 CFFM, CFFM++ and MRCFA are heads over the street sample's encoder, which stays frozen; what they
-add to it is committed under samples/families. Mask2Former is trained from scratch, and MPVSS over
-it; their decoders are 256 wide in any size, so their weights are too large to commit.
+add to it may be kept, as under samples/families. Mask2Former is trained from scratch, and MPVSS
+over it; their decoders are 256 wide in any size, so their weights are too large to keep.
 A run that was stopped resumes; one that is finished is left alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,23 +218,28 @@ def join(committed: Path, path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the runs")
-    parser.add_argument("--only", choices=RECIPES, action="append", help="train this one alone")
+    parser.add_argument("--only", choices=RECIPES, help="train this one alone")
     parser.add_argument("--steps", type=int, help="steps of each, instead of its own")
     parser.add_argument("--scenes", type=int, default=6)
-    parser.add_argument("--commit", type=Path, default=COMMITTED, help="folder for what is kept")
+    parser.add_argument(
+        "--commit", type=Path, help="folder for the heads, such as samples/families"
+    )
     arguments = parser.parse_args()
+    if arguments.only is None:
+        for name in RECIPES:  # each in a process of its own: a process has one precision
+            subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
+        return
     torch.set_num_threads(1)
     address = f"synthetic:street?size=128x256&scenes={arguments.scenes}&frames=24"
     dataset = cache_frames(open_dataset(address, "train"), arguments.out / "cache")
     write_trunk(arguments.out / "trunk.safetensors", dataset)
-    for name in arguments.only or RECIPES:
-        recipe = RECIPES[name]
-        if arguments.steps:
-            recipe = replace(recipe, config=replace(recipe.config, steps=arguments.steps))
-        weights = train_one(name, arguments.out, dataset, recipe)
-        if name in HEADS:
-            commit(weights, committed_path(name, arguments.commit))
-        print(f"{name}: {weights}", flush=True)
+    name, recipe = arguments.only, RECIPES[arguments.only]
+    if arguments.steps:
+        recipe = replace(recipe, config=replace(recipe.config, steps=arguments.steps))
+    weights = train_one(name, arguments.out, dataset, recipe)
+    if name in HEADS and arguments.commit is not None:
+        commit(weights, committed_path(name, arguments.commit))
+    print(f"{name}: {weights}", flush=True)
 
 
 if __name__ == "__main__":

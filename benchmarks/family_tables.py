@@ -2,14 +2,17 @@
 
     python benchmarks/family_tables.py out/families
 
-CFFM, CFFM++ and MRCFA are what is committed under samples/families; MPVSS is in the folder, where
-benchmarks/families.py trained it. Writes benchmarks/results/prototypes.{json,md} and
+Networks are what is committed under samples/families, and otherwise what benchmarks/families.py
+left in the folder; rows of others are left out. Writes benchmarks/results/prototypes.{json,md} and
 benchmarks/results/schedules.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -129,14 +132,24 @@ def schedule_rows(
     return tables
 
 
+def earlier_tables(path: Path, scored: str) -> dict[str, list[Row]]:
+    """Rows that were measured before, on the same frames."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text())
+    return content["networks"] if content["scored"] == scored else {}
+
+
 def find_networks(folder: Path) -> dict[str, Path]:
-    """The street sample, the committed heads over its encoder, and MPVSS where it was trained."""
+    """The street sample, and of each family what is committed, else what the folder holds."""
     found = {"tv3s": STREET}
-    for name in HEADS:
+    for name in (*HEADS, "mpvss"):
+        trained = folder / name / "weights.safetensors"
         if committed_path(name).is_file():
             found[name] = join(committed_path(name), folder / "joined" / f"{name}.safetensors")
-    trained = folder / "mpvss" / "weights.safetensors"
-    return found | ({"mpvss": trained} if trained.is_file() else {})
+        elif trained.is_file():
+            found[name] = trained
+    return found
 
 
 def head_line(result: Row) -> str:
@@ -188,8 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the runs of benchmarks/families.py")
     parser.add_argument("--only", choices=("prototypes", "schedules"))
+    parser.add_argument("--sweep", choices=SWEEPS, action="append", help="keep other rows as is")
     parser.add_argument("--scenes", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", default="256x512", help="HxW of the networks with a head")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -200,14 +214,18 @@ def main() -> None:
         "machine": describe_machine(1),
         "scored": drawn,
         "size": [height, width],
-        "command": f"python benchmarks/family_tables.py {arguments.folder}",
+        "command": shlex.join(["python", *sys.argv]),
     }
     if arguments.only != "schedules":
         rows = prototype_rows(networks, arguments.folder, (height, width), drawn, drawn)
         result = {**base, "rows": rows}
         write_results("prototypes", result, prototype_table(result), arguments.results)
     if arguments.only != "prototypes":
-        result = {**base, "networks": schedule_rows(networks, (height, width), drawn)}
+        chosen = {n: path for n, path in networks.items() if n in (arguments.sweep or networks)}
+        tables = schedule_rows(chosen, (height, width), drawn)
+        if arguments.sweep:
+            tables = earlier_tables(arguments.results / "schedules.json", drawn) | tables
+        result = {**base, "networks": tables}
         write_results("schedules", result, schedule_table(result), arguments.results)
 
 
