@@ -18,14 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    "tests/test_installation.py",
     "tests/cli/test_run.py",
     "tests/export/test_checkpoint.py",
     "tests/export/test_against_transformers.py",
     "tests/runtime/test_stream.py",
 )
 # What the tests need beside the product; not under test, so always the newest.
-TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis", "pillow", "einops", "tomli")
+TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis", "pillow", "einops", "scipy")
 SHOWN = (
     "torch", "transformers", "huggingface-hub", "onnx", "onnxscript", "onnxruntime", "numpy",
     "opencv-python-headless", "av", "safetensors", "click", "rich",
