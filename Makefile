@@ -230,12 +230,11 @@ picture: setup
 
 # The other pictures of docs/images, taken by headless Chromium.
 screenshots: docs browser-tools
-	$(BIN)/streamseg export samples/street/street.safetensors --size 256x512 -o out/street
 	$(BIN)/streamseg export samples/street/street.safetensors --size 128x256 --logits -o out/small
 	$(BIN)/streamseg calibrate out/small --dataset 'synthetic:street?size=128x256&scenes=8&frames=16' \
 	    --test 'synthetic:street?size=128x256&scenes=4&frames=16' --clips 8 --clip-frames 16 -o out/small-int8
 	$(BIN)/streamseg run out/small 'synthetic:clean?size=128x256&frames=12' -o out/small.mp4 --sheet out/small.png
-	$(BIN)/python samples/screenshots.py out/street out/small-int8 out/small.png
+	$(BIN)/python samples/screenshots.py out/small out/small-int8 out/small.png
 
 # The demo and every command of README, quick start, tutorials and notebook, in a fresh environment.
 newcomer:
