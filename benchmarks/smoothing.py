@@ -2,24 +2,18 @@
 
     python benchmarks/smoothing.py --camvid ROOT --checkpoint TV3S.pth --set window=10
 
-    python benchmarks/smoothing.py --only-mask2former
-
-adds the cost of a memory around a Mask2Former with seeded weights and keeps the other rows.
-
 The memory's settings are ``PRESETS``, chosen on CamVid's val before test was scored. The networks
 are TV3S's, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from measuring import RESULTS, describe_machine, time_interleaved, write_results
+from measuring import describe_machine, time_interleaved, write_results
 from scored_networks import (
     CAMVID_CLIPS,
     CAMVID_SIZE,
@@ -38,9 +32,7 @@ from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle
 from streamseg.export.bundle_smoothing import remember_bundle
-from streamseg.export.models.mask2former import Mask2Former, Mask2FormerConfig
-from streamseg.export.models.resnet import RESNET_PRESETS
-from streamseg.export.smoothing import PRESETS, remember
+from streamseg.export.smoothing import PRESETS
 from streamseg.export.step import StepModel
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.state import state_bytes
@@ -58,27 +50,6 @@ def export_all(model: StepModel, folder: Path, size: tuple[int, int]) -> dict[st
         paths[name] = folder / name
         remember_bundle(plain, paths[name], config)
     return paths
-
-
-def export_mask2former(folder: Path) -> dict[str, Path]:
-    """Mask2Former with ResNet-50 and seeded weights, alone and with each memory."""
-    torch.manual_seed(0)
-    model = Mask2Former(Mask2FormerConfig(RESNET_PRESETS["resnet50"], 19)).eval()
-    paths = {NONE: folder / NONE}
-    export_bundle(model, paths[NONE], size=(256, 512))
-    for name, config in PRESETS.items():
-        paths[name] = folder / name
-        export_bundle(remember(model, config), paths[name], size=(256, 512))
-    return paths
-
-
-def add_mask2former() -> None:
-    """Measure Mask2Former's row and put it beside those that were measured before."""
-    result = json.loads((RESULTS / "smoothing.json").read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        cost = measure_cost(export_mask2former(Path(folder)))
-    result["cost"]["Mask2Former R50, seeded weights"] = {**cost, "machine": describe_machine(1)}
-    write_results("smoothing", result, format_tables(result))
 
 
 def measure_gain(paths: dict[str, Path], dataset: str, split: str) -> dict[str, Any]:
@@ -139,8 +110,7 @@ def format_tables(result: dict[str, Any]) -> str:
     lines += [
         "",
         "Cost of a step on one thread, medians of interleaved rounds. The row `none` is TV3S with "
-        "its own memory; with another one its own is left out. Mask2Former was measured later, for "
-        "cost only: its weights are seeded.",
+        "its own memory; with another one its own is left out.",
         "",
         "| network | memory | nodes | state bytes | ms |",
         "|---|---|---|---|---|",
@@ -157,11 +127,7 @@ def format_tables(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--only-mask2former", action="store_true")
     arguments = parser.parse_args()
-    if arguments.only_mask2former:
-        add_mask2former()
-        return
     gain, cost = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         street = export_all(load_street(), Path(folder) / "street", STREET_SIZE)

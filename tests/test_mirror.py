@@ -29,6 +29,7 @@ SEVERAL = {
     "cpp/test_families.py": "every family through streamseg-run",
     "cpp/test_installed_library.py": "the installed library from another project",
     "cpp/test_streamseg_ros.py": "ros2/streamseg_ros, which is over the C++ library",
+    "evaluation/test_family_tables.py": "tables of benchmarks/ in short",
     "evaluation/test_more_datasets.py": "five readers of datasets by one rule",
     "evaluation/test_own_labels.py": "a bundle scored against its own labels",
     "evaluation/test_temporal_metrics.py": "flicker, boundaries, flow and mVCn by definition",
