@@ -13,7 +13,7 @@ import traceback
 HIDDEN = "***"
 LIMIT = 1 << 16  # characters; what follows is left out
 _CUT = " ... (cut)"
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_SCHEME = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//")
 _USER_WITHOUT_SCHEME = re.compile(r"[^/:@\s]*:\S*@")
 _SPACES = re.compile(r"(\s+)")
 # Parts of a query whose values are shown; any other may be a secret.
@@ -60,14 +60,14 @@ _VALUE = re.compile(
 def redact(text: str) -> str:
     """The address or message with every user, password and token in it replaced by ``***``.
 
-    What is between ``://`` and the last ``@`` goes, and so do the values in an address's query
+    What is between ``//`` and the last ``@`` goes, and so do the values in an address's query
     unless their keys are known to be harmless, and values of keys such as ``password=``. Where an
     address is ambiguous too much is hidden, not too little. Long texts are cut.
     """
     if len(text) > LIMIT:
         text = text[: LIMIT - len(_CUT)] + _CUT
     text = _hide_user(text)
-    if "?" in text or "://" in text:
+    if "?" in text or "//" in text:
         text = "".join(map(_hide_in_word, _SPACES.split(text)))
     return _hide_secrets(text)
 
@@ -91,7 +91,7 @@ def _hide_user(text: str) -> str:
 
 def _hide_in_word(word: str) -> str:
     """Hide user and query of the address in a word."""
-    scheme, mark, rest = word.partition("://")
+    scheme, mark, rest = word.partition("//")
     if not mark:
         address, question, query = word.partition("?")
         return address + question + _hide_query(query) if "=" in query else word
