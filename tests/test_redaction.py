@@ -74,7 +74,7 @@ def test_harmless_texts_are_unchanged(text: str) -> None:
     [
         "Authorization: Bearer hunter2",
         "cannot connect to //:hunter2@cam",
-        "//user:hunter 2@cam/x",
+        "//user:my hunter2@cam/x",
         "{'password': 'hunter2', 'x': 1}",
         '{"api_key": "hunter2"}',
         "Cookie: streamseg=hunter2",
