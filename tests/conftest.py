@@ -93,6 +93,18 @@ TinyBundle = Callable[[str, str], Path]
 
 
 @pytest.fixture(scope="session")
+def edgetam_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small EdgeTAM for two objects, without prompts, exported once; not to be modified."""
+    from streamseg.export import export_bundle
+    from streamseg.export.models.edgetam import EdgeTAM
+    from tests.export.test_edgetam import SIDE, make
+
+    path = tmp_path_factory.mktemp("edgetam") / "bundle"
+    export_bundle(EdgeTAM(make(), objects=2), path, size=(SIDE, SIDE), logits=True)
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
     """Bundles of the tiny models, each exported once for all tests."""
     folder = tmp_path_factory.mktemp("tiny")

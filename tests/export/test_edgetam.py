@@ -11,7 +11,6 @@ import torch
 
 import streamseg
 from streamseg.errors import CheckpointError, ExportError, StateMismatch
-from streamseg.export import export_bundle
 from streamseg.export.models.edgetam import EdgeTAM, build
 from streamseg.export.parity import moving_pattern
 
@@ -92,11 +91,9 @@ def track(network: Any, points: np.ndarray, labels: np.ndarray) -> list[np.ndarr
     return found
 
 
-@pytest.fixture(scope="module")
-def bundle(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("edgetam") / "bundle"
-    export_bundle(EdgeTAM(network, objects=2), path, size=(SIDE, SIDE), logits=True)
-    return path
+@pytest.fixture
+def bundle(edgetam_bundle: Path) -> Path:
+    return edgetam_bundle
 
 
 def test_bundle_tracks_as_transformers_session_over_thirty_frames(
