@@ -186,7 +186,8 @@ def write_page(path: Path, wheel: Path, cells: list[Cell]) -> None:
         "`benchmarks/installation.py`. "
         "Where it says ok, `pip check` and a probe of the extra passed; the CPU backends "
         "reproduced the labels of the conformance set. `pycuda` is built from source with CUDA's "
-        "toolkit and was not tested. Sizes are those of the environment.",
+        "toolkit and was not tested. `tensorrt` on PyPI has no wheels, so pip cannot resolve it "
+        "without running its set-up, which fetches NVIDIA's. Sizes are those of the environment.",
         "",
         "| Python | tool | extra | result | MB |",
         "|---|---|---|---|---|",
@@ -224,7 +225,9 @@ def main() -> None:
             print(*asdict(cells[-1]).values(), sep="\t", flush=True)
     if arguments.json is not None:
         write_page(arguments.json, wheel, cells)
-    if any(not c.result.startswith(("ok", "resolved", "not tested")) for c in cells):
+    if any(
+        not c.result.startswith(("ok", "resolved", "not tested", "not resolved")) for c in cells
+    ):
         raise SystemExit("an installation failed")
 
 
