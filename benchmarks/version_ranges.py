@@ -24,7 +24,7 @@ TESTS = (
     "tests/runtime/test_stream.py",
 )
 # What the tests need beside the product; not under test, so always the newest.
-TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis", "pillow", "einops", "scipy")
+TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis", "pillow", "einops")
 SHOWN = (
     "torch", "transformers", "huggingface-hub", "onnx", "onnxscript", "onnxruntime", "numpy",
     "opencv-python-headless", "av", "safetensors", "click", "rich",
@@ -47,7 +47,7 @@ def try_end(resolution: str, python: str, fixed: list[str]) -> dict[str, object]
     shutil.rmtree(place, ignore_errors=True)
     uv("venv", "-q", "--no-project", "--python", python, str(place))
     install = ("pip", "install", "-q", "--python", str(place))
-    uv(*install, "--resolution", resolution, "-e", ".[cpu,export]", *fixed)
+    uv(*install, "--resolution", resolution, "-e", ".[cpu,export]", *fixed, "scipy>=1.11")
     uv(*install, *TOOLS)
     listed = json.loads(uv("pip", "list", "--python", str(place), "--format", "json"))
     versions = {entry["name"]: entry["version"] for entry in listed}
