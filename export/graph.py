@@ -29,6 +29,7 @@ from streamseg.export.lowering import (
     attach_lowering,
     translation_table,
 )
+from streamseg.export.movements import drop_copies
 from streamseg.export.step import Size, StepModel
 from streamseg.plugins.table import DOMAIN
 
@@ -137,7 +138,7 @@ def _quiet() -> Iterator[io.StringIO]:
 
 
 def _finish(model: ModelProto, name: str) -> ModelProto:
-    """Set versions, strip the exporter's notes, attach the lowering, check."""
+    """Set versions, strip the exporter's notes, drop copies, attach the lowering, check."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
         raise ExportError(f"the exporter wrote opset {versions.get('')}, expected {OPSET}")
@@ -155,6 +156,7 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     del model.metadata_props[:]
     model.graph.name = name
     _compute_constant_outputs(model)
+    drop_copies(model)
     if any(node.domain == DOMAIN for node in model.graph.node):
         attach_lowering(model)
         if DOMAIN not in versions:

@@ -86,29 +86,70 @@ class FoldedMLPDecoder(nn.Module):
 
     def __init__(self, decoder: MLPDecoder) -> None:
         super().__init__()
-        fuse = decoder.linear_fuse
-        mean, variance = fuse.bn.running_mean, fuse.bn.running_var
-        assert mean is not None
-        assert variance is not None
-        gain = fuse.bn.weight / torch.sqrt(variance + fuse.bn.eps)
-        offset = fuse.bn.bias - mean * gain
-        embed_dim = fuse.conv.out_channels
-        slices = torch.split(fuse.conv.weight.flatten(1), embed_dim, dim=1)
-        self.levels = nn.ModuleList()
+        slices, offset = _fold(decoder.linear_fuse, 4)
+        folded = []
         for level, part in zip((4, 3, 2, 1), slices, strict=True):
             proj = decoder.get_submodule(f"linear_c{level}.proj")
             assert isinstance(proj, nn.Linear)
-            folded = nn.Conv2d(proj.in_features, embed_dim, 1, bias=level == 1)
-            folded.weight.data = (gain[:, None] * (part @ proj.weight))[:, :, None, None].detach()
-            offset = offset + gain * (part @ proj.bias)
-            if level == 1 and folded.bias is not None:
-                folded.bias.data = offset.detach()
-            self.levels.insert(0, folded)
+            offset = offset + part @ proj.bias
+            folded.append(part @ proj.weight)
+        self.levels = _convolutions(folded[::-1], offset)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """The same map as ``MLPDecoder``."""
-        size = (maps[0].shape[2], maps[0].shape[3])
-        total = self.levels[0](maps[0])
-        for level, encoded in zip(self.levels[1:], maps[1:], strict=True):
-            total = total + upsample(level(encoded), size)
-        return F.relu(total)
+        return _sum_of_levels(self.levels, maps)
+
+
+class FoldedConvolutionalDecoder(nn.Module):
+    """``ConvolutionalDecoder`` in evaluation mode, without its concatenation.
+
+    As above, each level's slice of the fusing convolution runs at the level's own resolution.
+    """
+
+    def __init__(self, decoder: ConvolutionalDecoder) -> None:
+        super().__init__()
+        self.convs = decoder.convs
+        self.levels = _convolutions(*_fold(decoder.fusion_conv, len(decoder.convs)))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The same map as ``ConvolutionalDecoder``."""
+        converted = [convert(level) for convert, level in zip(self.convs, maps, strict=True)]
+        return _sum_of_levels(self.levels, converted)
+
+
+def _fold(fuse: Fuse, count: int) -> tuple[list[Tensor], Tensor]:
+    """Weights ``[E, E]`` of so many slices, and the bias, with the batch norm in them."""
+    mean, variance = fuse.bn.running_mean, fuse.bn.running_var
+    assert mean is not None
+    assert variance is not None
+    gain = fuse.bn.weight / torch.sqrt(variance + fuse.bn.eps)
+    weight = gain[:, None] * fuse.conv.weight.flatten(1)
+    return list(weight.chunk(count, dim=1)), fuse.bn.bias - mean * gain
+
+
+def _convolutions(weights: list[Tensor], offset: Tensor) -> nn.ModuleList:
+    """1x1 convolutions, finest level first; that one has the bias."""
+    levels = nn.ModuleList()
+    for level, weight in enumerate(weights):
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=level == 0)
+        made.weight.data = weight[:, :, None, None].detach()
+        if made.bias is not None:
+            made.bias.data = offset.detach()
+        levels.append(made)
+    return levels
+
+
+def _sum_of_levels(levels: nn.ModuleList, maps: list[Tensor]) -> Tensor:
+    """Convolved maps at the finest one's size, added and cut at zero.
+
+    The finest comes last: runtimes add and cut in the pass of its convolution.
+    """
+    size = (maps[0].shape[2], maps[0].shape[3])
+    coarse = [
+        upsample(convolve(level), size)
+        for convolve, level in zip(levels[1:], maps[1:], strict=True)
+    ]
+    total = coarse[0]
+    for level in coarse[1:]:
+        total = total + level
+    return F.relu(total + levels[0](maps[0]))

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from streamseg.errors import CheckpointError
 from streamseg.export.formats.key_map import KeyMap, below, same_names
-from streamseg.export.models.decoder import ConvolutionalDecoder, FoldedMLPDecoder, MLPDecoder
+from streamseg.export.models.decoder import (
+    ConvolutionalDecoder,
+    FoldedConvolutionalDecoder,
+    FoldedMLPDecoder,
+    MLPDecoder,
+)
 from streamseg.export.models.encoder import (
     EncoderConfig,
     build_encoder,
@@ -86,7 +91,7 @@ class SegFormer(StepModel):
         self.classes = read_classes({}, config.num_classes)
         self.backbone = build_encoder(config.encoder, drop_path=drop_path)
         self.decode_head = self.build_head(self.backbone.widths)
-        self.folded: FoldedMLPDecoder | None = None
+        self.folded: FoldedMLPDecoder | FoldedConvolutionalDecoder | None = None
         self.eval()
 
     def build_head(self, widths: tuple[int, ...]) -> SegFormerHead | ConvolutionalHead:
@@ -145,12 +150,13 @@ class SegFormer(StepModel):
 
     def fold(self: Self) -> Self:
         """A copy with the decoder's linear layers and batch norm collapsed."""
-        if isinstance(self.decode_head, ConvolutionalHead):
-            return self
-        folded = copy.copy(self)
+        folded, head = copy.copy(self), self.decode_head
         # Modules live in a dictionary that a shallow copy shares.
         folded._modules = dict(self._modules)
-        folded.folded = FoldedMLPDecoder(self.decode_head).eval()
+        if isinstance(head, ConvolutionalHead):
+            folded.folded = FoldedConvolutionalDecoder(head).eval()
+        else:
+            folded.folded = FoldedMLPDecoder(head).eval()
         return folded
 
 

@@ -1,0 +1,279 @@
+"""Copies that a step graph does without: moves that change no order, moves that cancel.
+
+An exporter writes ``transpose`` as Transpose, also where only axes of one element move, which every
+runtime copies; and reshapes one by one. Values are the same bit by bit. A Transpose in front of an
+activation that leads into a product changes places with it: runtimes make it the product's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import onnx.shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Shape = tuple[int, ...]
+# Of one input, each value by itself.
+_ACTIVATIONS = frozenset(("Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu"))
+
+
+def drop_copies(model: ModelProto) -> None:
+    """Remove what moves nothing, in place; a graph whose shapes are unknown stays as it is."""
+    graph = _Graph(model)
+    changed = True
+    while changed:
+        changed = False
+        for rule in _RULES:
+            for node in list(model.graph.node):
+                changed |= rule(graph, node)
+        graph.remove_unread()
+
+
+class _Graph:
+    """Shapes, writers and readers, kept up to date."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.graph = model.graph
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        entries = (*inferred.value_info, *inferred.input, *inferred.output)
+        self.shapes: dict[str, Shape] = {}
+        for entry in entries:
+            dims = entry.type.tensor_type.shape.dim
+            if all(dim.HasField("dim_value") for dim in dims):
+                self.shapes[entry.name] = tuple(dim.dim_value for dim in dims)
+        self.kinds = {entry.name: entry.type.tensor_type.elem_type for entry in entries}
+        self.outputs = {entry.name for entry in self.graph.output}
+        self.constants = {entry.name for entry in self.graph.initializer}
+        self.ranks = {entry.name: len(entry.dims) for entry in self.graph.initializer}
+        self.update()
+
+    def update(self) -> None:
+        """Read writers and readers off the nodes."""
+        self.writers = {name: node for node in self.graph.node for name in node.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def writer(self, name: str, kind: str) -> NodeProto | None:
+        """The node of a kind that writes a tensor."""
+        node = self.writers.get(name)
+        return node if node is not None and node.op_type == kind and not node.domain else None
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        """The node that reads a tensor, if nothing else does."""
+        found = self.readers.get(name, [])
+        return found[0] if len(found) == 1 and name not in self.outputs else None
+
+    def reshape(self, node: NodeProto, source: str) -> None:
+        """Turn a node into a Reshape of ``source`` to the shape of its output."""
+        shape = self.shapes[node.output[0]]
+        name = "shape." + ".".join(map(str, shape))
+        if name not in self.constants:
+            self.constants.add(name)
+            self.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+        del node.input[:], node.attribute[:]
+        node.op_type = "Reshape"
+        node.input.extend([source, name])
+        self.update()
+
+    def flatten_product(self, transpose: NodeProto, product: NodeProto) -> None:
+        """Write a Transpose, a product with a weight and a bias behind it for two axes."""
+        last = self._bias_of(product) or product
+        rows, columns = self.shapes[transpose.input[0]][-2:]
+        width = self.shapes[product.output[0]][-1]
+        source, result = transpose.input[0], last.output[0]
+        flat, sums = f"{transpose.output[0]}.flat", f"{result}.flat"
+        self.insert_reshape(transpose, source, flat, (rows, columns))
+        transpose.input[0], last.output[0] = flat, sums
+        self.insert_reshape(last, sums, result, self.shapes[result], offset=1)
+        del transpose.attribute[:]
+        transpose.attribute.append(helper.make_attribute("perm", [1, 0]))
+        self.note(transpose.output[0], (columns, rows), like=source)
+        for name in sorted({product.output[0], sums}):
+            self.note(name, (columns, width), like=result)
+        self.update()
+
+    def _bias_of(self, product: NodeProto) -> NodeProto | None:
+        """The sum of a product with a constant of one axis."""
+        node = self.only_reader(product.output[0])
+        if node is None or node.op_type != "Add":
+            return None
+        others = [name for name in node.input if name != product.output[0]]
+        return node if [self.ranks.get(name) for name in others] == [1] else None
+
+    def insert_reshape(
+        self, place: NodeProto, source: str, result: str, shape: Shape, *, offset: int = 0
+    ) -> None:
+        """Put a Reshape before a node, or so many places behind."""
+        self.note(result, shape, like=source)
+        at = list(self.graph.node).index(place) + offset
+        self.graph.node.insert(at, NodeProto(op_type="Reshape", output=[result]))
+        self.reshape(self.graph.node[at], source)
+
+    def note(self, tensor: str, shape: Shape, *, like: str) -> None:
+        """Set the shape of a tensor that has another's type."""
+        self.shapes[tensor] = shape
+        self.kinds[tensor] = self.kinds.get(like, TensorProto.FLOAT)
+        if tensor not in self.outputs:
+            _keep(self.graph.value_info, lambda entry: entry.name != tensor)
+            info = helper.make_tensor_value_info(tensor, self.kinds[tensor], shape)
+            self.graph.value_info.append(info)
+
+    def replace(self, old: str, new: str) -> None:
+        """Have the readers of a tensor read another."""
+        for node in self.readers.get(old, []):
+            for index, name in enumerate(node.input):
+                if name == old:
+                    node.input[index] = new
+        self.update()
+
+    def remove_unread(self) -> None:
+        """Drop nodes, constants and notes on tensors that nobody reads."""
+        needed, kept = set(self.outputs), []
+        for node in reversed(self.graph.node):
+            if needed & set(node.output):
+                kept.append(node)
+                needed.update(_names_read(node))
+        del self.graph.node[:]
+        self.graph.node.extend(reversed(kept))
+        _keep(self.graph.initializer, lambda entry: entry.name in needed)
+        written = {name for node in kept for name in node.output}
+        _keep(self.graph.value_info, lambda entry: entry.name in written)
+        self.constants = {entry.name for entry in self.graph.initializer}
+        self.update()
+
+
+def _names_read(node: NodeProto) -> Iterable[str]:
+    """Also what the bodies of loops read of the graph around them."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in body.node:
+                yield from _names_read(inner)
+
+
+def _keep(entries: object, wanted: Callable[[object], bool]) -> None:
+    kept = [entry for entry in entries if wanted(entry)]  # type: ignore[attr-defined]
+    if len(kept) < len(entries):  # type: ignore[arg-type]
+        del entries[:]  # type: ignore[attr-defined]
+        entries.extend(kept)  # type: ignore[attr-defined]
+
+
+def _order(node: NodeProto, rank: int) -> list[int]:
+    """Axes of a Transpose."""
+    given = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
+    return list(reversed(range(rank))) if given is None else given
+
+
+def _swaps_last(node: NodeProto, rank: int) -> bool:
+    """Whether a Transpose exchanges the last two axes and nothing else."""
+    return _order(node, rank) == [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _move_without_effect(graph: _Graph, node: NodeProto) -> bool:
+    """A Transpose of which only axes of one element move is a Reshape."""
+    if node.op_type != "Transpose" or not graph.shapes.keys() >= {node.input[0], node.output[0]}:
+        return False
+    shape = graph.shapes[node.input[0]]
+    moved = [axis for axis in _order(node, len(shape)) if shape[axis] != 1]
+    if moved != sorted(moved):
+        return False
+    graph.reshape(node, node.input[0])
+    return True
+
+
+def _reshape_of_a_reshape(graph: _Graph, node: NodeProto) -> bool:
+    """The first of two reshapes says nothing."""
+    if node.op_type != "Reshape" or node.output[0] not in graph.shapes:
+        return False
+    before = graph.writer(node.input[0], "Reshape")
+    if before is None:
+        return False
+    graph.reshape(node, before.input[0])
+    return True
+
+
+def _reshape_to_the_same(graph: _Graph, node: NodeProto) -> bool:
+    source, result = node.input[0] if node.input else "", node.output[0]
+    if node.op_type != "Reshape" or result in graph.outputs or not graph.readers.get(result):
+        return False
+    if source not in graph.shapes or graph.shapes.get(result) != graph.shapes[source]:
+        return False
+    graph.replace(result, source)
+    return True
+
+
+def _transpose_of_a_transpose(graph: _Graph, node: NodeProto) -> bool:
+    """Two become one, or none."""
+    if node.op_type != "Transpose" or node.input[0] not in graph.shapes:
+        return False
+    before = graph.writer(node.input[0], "Transpose")
+    if before is None or not graph.readers.get(node.output[0]):
+        return False
+    rank = len(graph.shapes[node.input[0]])
+    first, second = _order(before, rank), _order(node, rank)
+    order = [first[axis] for axis in second]
+    if order == sorted(order) and node.output[0] not in graph.outputs:
+        graph.replace(node.output[0], before.input[0])
+        return True
+    node.input[0] = before.input[0]
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("perm", order))
+    graph.update()
+    return True
+
+
+def _transpose_before_an_activation(graph: _Graph, node: NodeProto) -> bool:
+    """Transpose, activation, product: the Transpose goes next to the product."""
+    if node.op_type != "Transpose" or node.input[0] not in graph.shapes:
+        return False
+    activation = graph.only_reader(node.output[0])
+    if activation is None or activation.op_type not in _ACTIVATIONS or activation.domain:
+        return False
+    product = graph.only_reader(activation.output[0])
+    if product is None or product.op_type != "MatMul":
+        return False
+    if not _swaps_last(node, len(graph.shapes[node.input[0]])):
+        return False
+    source, between = node.input[0], node.output[0]
+    # Each node becomes the other, so that the list stays sorted.
+    moved, applied = NodeProto(), NodeProto()
+    moved.CopyFrom(node), applied.CopyFrom(activation)
+    for target, kind in ((node, applied), (activation, moved)):
+        target.op_type = kind.op_type
+        del target.attribute[:]
+        target.attribute.extend(kind.attribute)
+    graph.note(between, graph.shapes[source], like=source)
+    graph.update()
+    return True
+
+
+def _product_of_a_transpose(graph: _Graph, node: NodeProto) -> bool:
+    """``[1, n, k]`` times a weight is written for two axes, where runtimes take the Transpose in.
+
+    With a bias behind it the product is a Gemm to them, which has two axes.
+    """
+    if node.op_type != "MatMul" or not graph.shapes.keys() >= {node.input[0], node.output[0]}:
+        return False
+    before, shape = graph.writer(node.input[0], "Transpose"), graph.shapes[node.input[0]]
+    if before is None or graph.only_reader(node.input[0]) is not node:
+        return False
+    if graph.ranks.get(node.input[1]) != 2 or len(shape) < 3 or math.prod(shape[:-2]) != 1:
+        return False
+    if not _swaps_last(before, len(shape)):
+        return False
+    graph.flatten_product(before, node)
+    return True
+
+
+_RULES = (
+    _move_without_effect,
+    _reshape_of_a_reshape,
+    _reshape_to_the_same,
+    _transpose_of_a_transpose,
+    _transpose_before_an_activation,
+    _product_of_a_transpose,
+)
