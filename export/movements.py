@@ -1,22 +1,18 @@
 """Copies that a step graph does without: moves that change no order, moves that cancel.
 
 An exporter writes ``transpose`` as Transpose, also where only axes of one element move, which every
-runtime copies; and reshapes one by one. Values are the same bit by bit. A Transpose in front of an
-activation that leads into a product changes places with it: runtimes make it the product's own.
+runtime copies; and reshapes one by one. Values are the same bit by bit.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx.shape_inference
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 Shape = tuple[int, ...]
-# Of one input, each value by itself.
-_ACTIVATIONS = frozenset(("Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu"))
 
 
 def drop_copies(model: ModelProto) -> None:
@@ -43,10 +39,8 @@ class _Graph:
             dims = entry.type.tensor_type.shape.dim
             if all(dim.HasField("dim_value") for dim in dims):
                 self.shapes[entry.name] = tuple(dim.dim_value for dim in dims)
-        self.kinds = {entry.name: entry.type.tensor_type.elem_type for entry in entries}
         self.outputs = {entry.name for entry in self.graph.output}
         self.constants = {entry.name for entry in self.graph.initializer}
-        self.ranks = {entry.name: len(entry.dims) for entry in self.graph.initializer}
         self.update()
 
     def update(self) -> None:
@@ -62,11 +56,6 @@ class _Graph:
         node = self.writers.get(name)
         return node if node is not None and node.op_type == kind and not node.domain else None
 
-    def only_reader(self, name: str) -> NodeProto | None:
-        """The node that reads a tensor, if nothing else does."""
-        found = self.readers.get(name, [])
-        return found[0] if len(found) == 1 and name not in self.outputs else None
-
     def reshape(self, node: NodeProto, source: str) -> None:
         """Turn a node into a Reshape of ``source`` to the shape of its output."""
         shape = self.shapes[node.output[0]]
@@ -78,49 +67,6 @@ class _Graph:
         node.op_type = "Reshape"
         node.input.extend([source, name])
         self.update()
-
-    def flatten_product(self, transpose: NodeProto, product: NodeProto) -> None:
-        """Write a Transpose, a product with a weight and a bias behind it for two axes."""
-        last = self._bias_of(product) or product
-        rows, columns = self.shapes[transpose.input[0]][-2:]
-        width = self.shapes[product.output[0]][-1]
-        source, result = transpose.input[0], last.output[0]
-        flat, sums = f"{transpose.output[0]}.flat", f"{result}.flat"
-        self.insert_reshape(transpose, source, flat, (rows, columns))
-        transpose.input[0], last.output[0] = flat, sums
-        self.insert_reshape(last, sums, result, self.shapes[result], offset=1)
-        del transpose.attribute[:]
-        transpose.attribute.append(helper.make_attribute("perm", [1, 0]))
-        self.note(transpose.output[0], (columns, rows), like=source)
-        for name in sorted({product.output[0], sums}):
-            self.note(name, (columns, width), like=result)
-        self.update()
-
-    def _bias_of(self, product: NodeProto) -> NodeProto | None:
-        """The sum of a product with a constant of one axis."""
-        node = self.only_reader(product.output[0])
-        if node is None or node.op_type != "Add":
-            return None
-        others = [name for name in node.input if name != product.output[0]]
-        return node if [self.ranks.get(name) for name in others] == [1] else None
-
-    def insert_reshape(
-        self, place: NodeProto, source: str, result: str, shape: Shape, *, offset: int = 0
-    ) -> None:
-        """Put a Reshape before a node, or so many places behind."""
-        self.note(result, shape, like=source)
-        at = list(self.graph.node).index(place) + offset
-        self.graph.node.insert(at, NodeProto(op_type="Reshape", output=[result]))
-        self.reshape(self.graph.node[at], source)
-
-    def note(self, tensor: str, shape: Shape, *, like: str) -> None:
-        """Set the shape of a tensor that has another's type."""
-        self.shapes[tensor] = shape
-        self.kinds[tensor] = self.kinds.get(like, TensorProto.FLOAT)
-        if tensor not in self.outputs:
-            _keep(self.graph.value_info, lambda entry: entry.name != tensor)
-            info = helper.make_tensor_value_info(tensor, self.kinds[tensor], shape)
-            self.graph.value_info.append(info)
 
     def replace(self, old: str, new: str) -> None:
         """Have the readers of a tensor read another."""
@@ -166,11 +112,6 @@ def _order(node: NodeProto, rank: int) -> list[int]:
     """Axes of a Transpose."""
     given = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
     return list(reversed(range(rank))) if given is None else given
-
-
-def _swaps_last(node: NodeProto, rank: int) -> bool:
-    """Whether a Transpose exchanges the last two axes and nothing else."""
-    return _order(node, rank) == [*range(rank - 2), rank - 1, rank - 2]
 
 
 def _move_without_effect(graph: _Graph, node: NodeProto) -> bool:
@@ -226,54 +167,9 @@ def _transpose_of_a_transpose(graph: _Graph, node: NodeProto) -> bool:
     return True
 
 
-def _transpose_before_an_activation(graph: _Graph, node: NodeProto) -> bool:
-    """Transpose, activation, product: the Transpose goes next to the product."""
-    if node.op_type != "Transpose" or node.input[0] not in graph.shapes:
-        return False
-    activation = graph.only_reader(node.output[0])
-    if activation is None or activation.op_type not in _ACTIVATIONS or activation.domain:
-        return False
-    product = graph.only_reader(activation.output[0])
-    if product is None or product.op_type != "MatMul":
-        return False
-    if not _swaps_last(node, len(graph.shapes[node.input[0]])):
-        return False
-    source, between = node.input[0], node.output[0]
-    # Each node becomes the other, so that the list stays sorted.
-    moved, applied = NodeProto(), NodeProto()
-    moved.CopyFrom(node), applied.CopyFrom(activation)
-    for target, kind in ((node, applied), (activation, moved)):
-        target.op_type = kind.op_type
-        del target.attribute[:]
-        target.attribute.extend(kind.attribute)
-    graph.note(between, graph.shapes[source], like=source)
-    graph.update()
-    return True
-
-
-def _product_of_a_transpose(graph: _Graph, node: NodeProto) -> bool:
-    """``[1, n, k]`` times a weight is written for two axes, where runtimes take the Transpose in.
-
-    With a bias behind it the product is a Gemm to them, which has two axes.
-    """
-    if node.op_type != "MatMul" or not graph.shapes.keys() >= {node.input[0], node.output[0]}:
-        return False
-    before, shape = graph.writer(node.input[0], "Transpose"), graph.shapes[node.input[0]]
-    if before is None or graph.only_reader(node.input[0]) is not node:
-        return False
-    if graph.ranks.get(node.input[1]) != 2 or len(shape) < 3 or math.prod(shape[:-2]) != 1:
-        return False
-    if not _swaps_last(before, len(shape)):
-        return False
-    graph.flatten_product(before, node)
-    return True
-
-
 _RULES = (
     _move_without_effect,
     _reshape_of_a_reshape,
     _reshape_to_the_same,
     _transpose_of_a_transpose,
-    _transpose_before_an_activation,
-    _product_of_a_transpose,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from typing import Any
 
@@ -115,17 +114,6 @@ def run_plainly(model: onnx.ModelProto, x: NDArray[Any]) -> list[NDArray[Any]]:
     return results
 
 
-def runtime_kinds(model: onnx.ModelProto) -> Counter[str]:
-    """Nodes of the graph that ONNX Runtime runs."""
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath, options.log_severity_level = file.name, 3
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        return kinds(onnx.load(file.name))
-
-
 def kinds(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
@@ -161,28 +149,14 @@ def test_moves_without_effect_and_moves_that_cancel_go() -> None:
     assert kinds(model) == {"Reshape": 1, "Relu": 1}
 
 
-def test_a_transpose_goes_past_an_activation_to_its_product() -> None:
-    chain = Chain((1, 4, 6))
-    chain.transpose([0, 2, 1])
-    chain.add("Gelu", chain.shape)
-    chain.product(3, np.random.default_rng(0))
-    model = chain.model([chain.name])
-    drop_copies(model)
-    assert [node.op_type for node in model.graph.node] == [
-        *("Gelu", "Reshape", "Transpose", "MatMul", "Reshape")
-    ]
-    assert runtime_kinds(model)["Transpose"] == 0, "it is part of the product"
-
-
-@pytest.mark.parametrize("kept", ["t0", "t1"])
-def test_what_others_read_stays(kept: str) -> None:
+def test_what_others_read_stays() -> None:
     chain = Chain((2, 3, 4))
     chain.transpose([0, 2, 1])
-    chain.add("Gelu", chain.shape)
-    chain.product(3, np.random.default_rng(0))
-    model = chain.model([kept, chain.name])
+    chain.transpose([0, 2, 1])
+    chain.add("Relu", chain.shape)
+    model = chain.model(["t0", chain.name])
     drop_copies(model)
-    assert [node.op_type for node in model.graph.node] == ["Transpose", "Gelu", "MatMul"]
+    assert kinds(model) == {"Transpose": 1, "Relu": 1}
 
 
 def test_graphs_of_unknown_shapes_stay_as_they_are() -> None:
