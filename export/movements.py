@@ -6,7 +6,8 @@ runtime copies; and reshapes one by one. Values are the same bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import numpy as np
 import onnx.shape_inference
@@ -85,9 +86,9 @@ class _Graph:
                 needed.update(_names_read(node))
         del self.graph.node[:]
         self.graph.node.extend(reversed(kept))
-        _keep(self.graph.initializer, lambda entry: entry.name in needed)
+        _keep(self.graph.initializer, needed)
         written = {name for node in kept for name in node.output}
-        _keep(self.graph.value_info, lambda entry: entry.name in written)
+        _keep(self.graph.value_info, written)
         self.constants = {entry.name for entry in self.graph.initializer}
         self.update()
 
@@ -101,11 +102,12 @@ def _names_read(node: NodeProto) -> Iterable[str]:
                 yield from _names_read(inner)
 
 
-def _keep(entries: object, wanted: Callable[[object], bool]) -> None:
-    kept = [entry for entry in entries if wanted(entry)]  # type: ignore[attr-defined]
-    if len(kept) < len(entries):  # type: ignore[arg-type]
-        del entries[:]  # type: ignore[attr-defined]
-        entries.extend(kept)  # type: ignore[attr-defined]
+def _keep(entries: Any, names: Collection[str]) -> None:
+    """Leave only the entries of these names in a list of a graph."""
+    kept = [entry for entry in entries if entry.name in names]
+    if len(kept) < len(entries):
+        del entries[:]
+        entries.extend(kept)
 
 
 def _order(node: NodeProto, rank: int) -> list[int]:
