@@ -44,7 +44,7 @@ from tests.export.tiny import FAMILIES, SIZE, build  # noqa: E402
 HEAD = """# Copies in step graphs
 
 Written by `benchmarks/copies.py` at commit {commit}, ONNX Runtime {runtime}. *Before* is the graph
-as PyTorch's exporter leaves it, *after* as it is exported. Small models of the families at 64x96, the
+as PyTorch's exporter leaves it, *after* as it is exported. Small models of families at 64x96, the
 street sample at 256x512, TV3S-B1 (`b1`) at 512x1024;
 ONNX Runtime's CPU provider with our operators, float32, one step. ONNX Runtime makes a Transpose
 part of a product where it is next to one, so that fewer are run than exported.
