@@ -21,7 +21,7 @@ SEVERAL = {
     "calibration/test_given.py": "calibration of a network with given state, all modules",
     "calibration/test_samples.py": "samples/calibrate_cityscapes.py as a process",
     "cli/test_help.py": "the help of every command",
-    "cli/test_other_networks.py": "one's own and imported networks through run, serve and calibrate",
+    "cli/test_other_networks.py": "one's own and imported networks in every command",
     "cli/test_run_sources.py": "run with each kind of source",
     "cli/test_run_state.py": "run over time: events, signals, resuming",
     "cpp/test_camera.py": "streamseg-run on an imitated camera",
