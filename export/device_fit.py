@@ -132,13 +132,13 @@ def _read_record(path: Path) -> Measured:
             and len(size) == 2
             and all(type(value) is int and value > 0 for value in (*size, classes))
             and type(ms) in (int, float)
-            and 0 < ms < float("inf")
+            and 0 < float(ms) < float("inf")
             and all(isinstance(record[key], str) for key in ("execution", "load_note"))
             and isinstance(record["machine"]["processor"], str)
         )
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         valid = False
     if not valid:
         raise ExportError(

@@ -81,6 +81,7 @@ def test_measurement_of_another_machine_is_read(street: Path, tmp_path: Path) ->
         {"mean_ms": 0},
         {"mean_ms": "1"},
         {"mean_ms": float("nan")},
+        {"mean_ms": 10**400},
         {"size": [64]},
         {"size": 7},
         {"size": [64, -1]},
