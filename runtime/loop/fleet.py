@@ -110,7 +110,7 @@ class Fleet(RoundRobin):
                 f"stream name {name!r} is not up to 64 letters, digits and . _ - that begin with a "
                 "letter or digit"
             )
-        if self._stop.is_set():
+        if self.stopped:
             raise StreamsegError(f"the fleet is stopped; stream '{name}' cannot join")
         self.check_name(name)
         attached, plan = attachment or Attachment(), snapshots or SnapshotPlan()

@@ -249,6 +249,8 @@ class Roster:
             try:
                 self._join(entry)
             except StreamsegError as error:
+                if self._fleet.stopped:  # while the bundle was opened, say
+                    return
                 if strict:
                     raise
                 del self._entries[entry.name]

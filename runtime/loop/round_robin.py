@@ -221,6 +221,11 @@ class RoundRobin:
         """Call ``action`` in the iterating thread before the next step; fit for signal handlers."""
         self._requests.put(action)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the iteration was asked to end."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End the iteration after the steps under way."""
         self._stop.set()

@@ -271,3 +271,13 @@ def test_stream_that_cannot_join_is_reported_and_retried(fleet: Fleet, tmp_path:
     refuse = True
     with pytest.raises(StreamsegError, match="disk is full"):
         Roster(fleet, attach=attach).follow({"worse": StreamEntry(name="worse", source=SCENE)})
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_stream_joins_once_the_fleet_is_asked_to_stop(fleet: Fleet, strict: bool) -> None:
+    fleet.stop()
+    said: list[str] = []
+    roster = Roster(fleet, attach=lambda _entry: Attachment(), on_change=said.append)
+    roster.follow({"a": StreamEntry(name="a", source=SCENE)}, strict=strict)
+    assert not said
+    assert not list(fleet)
