@@ -94,6 +94,8 @@ def parse_broker(address: str) -> Broker:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
+        # As getaddrinfo does; there the error would end the thread of the connection.
+        (host or "").encode("idna")
     except ValueError:
         raise SinkError(f"the MQTT address is invalid: {EXPECTED}") from None
     topic = unquote(parts.path).strip("/") or TOPIC

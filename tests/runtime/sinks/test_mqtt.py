@@ -330,6 +330,8 @@ def test_addresses(address: str, expected: tuple[object, ...]) -> None:
         "mqtt://host:port",
         "mqtt://[::1",
         "mqtt://ho st",
+        "mqtt://a..b",
+        "mqtt://" + "x" * 64,
         "mqtt://host/a?b",
         "mqtt://host/a%23",
         "mqtt://host/a%00",
