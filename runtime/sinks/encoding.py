@@ -74,7 +74,11 @@ class H264File:
 
     def __init__(self, path: Path, part: Path, *, fps: float, size: Size, origin: float) -> None:
         if min(size) < 2:
-            raise SinkError(f"{path}: H.264 needs at least 2x2 pixels, frames are {size}")
+            part.unlink(missing_ok=True)  # it is reserved, and empty
+            raise SinkError(
+                f"{path}: H.264 needs at least 2x2 pixels, frames are {size[0]}x{size[1]}; "
+                "write to a folder instead"
+            )
         self.path, self.part, self.size, self.frames = path, part, size, 0
         self._origin, self._last_pts = origin, -1
         self._whole, self._broken = 0, False  # bytes up to the last fragment; one was torn since

@@ -60,6 +60,14 @@ def test_video_is_h264_for_browsers(tmp_path: Path) -> None:
     assert names(path.parent) == ["o.mp4"]
 
 
+def test_pictures_too_small_for_a_video_leave_no_file(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "o.mp4", 10)
+    with pytest.raises(SinkError, match="frames are 1x64; write to a folder"):
+        sink.write(noisy(0, (1, 64)))
+    sink.finish()
+    assert names(tmp_path) == []
+
+
 def test_video_keeps_the_times_of_its_source(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "o.mp4", 10)
     times = [5.0, 5.1, 5.1, 6.0, 7.5]
