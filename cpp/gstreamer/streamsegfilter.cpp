@@ -1,4 +1,4 @@
-// GStreamer element `streamsegfilter`: labels over the picture, state kept from frame to frame.
+// GStreamer element `streamsegfilter`: draws labels over the picture and keeps the state.
 //
 //   gst-launch-1.0 videotestsrc ! videoconvert ! streamsegfilter bundle=out/street ! autovideosink
 #include <gst/gst.h>
@@ -119,7 +119,7 @@ static void paint(StreamsegFilter* self, GstVideoFrame* frame) {
 
 static GstFlowReturn streamseg_filter_transform(GstVideoFilter* filter, GstVideoFrame* frame) {
   auto* self = STREAMSEG_FILTER(filter);
-  // The first buffer is marked too; it follows nothing.
+  // The first buffer is marked as a discontinuity too.
   if (self->started && GST_BUFFER_IS_DISCONT(frame->buffer)) {
     GST_INFO_OBJECT(self, "reset: the stream has a discontinuity");
     streamseg_reset(self->stream);

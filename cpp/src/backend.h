@@ -1,4 +1,4 @@
-// Where a bundle's graphs run and where their buffers lie.
+// Where the graphs of a bundle run, and where their buffers are.
 #pragma once
 
 #include <cstddef>
@@ -12,16 +12,16 @@
 
 namespace streamseg::core {
 
-// Memory that a backend's steps read and write; a device's is not for the host to touch.
+// Memory that a backend's steps read and write. The host must not access a device's memory.
 class Memory {
  public:
   virtual ~Memory() = default;
-  virtual void* allocate(size_t bytes) = 0;  // zero at first
+  virtual void* allocate(size_t bytes) = 0;  // initially zero
   virtual void release(void* data) noexcept = 0;
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void clear(void* data, size_t bytes) = 0;
-  // The host may read and write it in place.
+  // Whether the host may read and write it in place.
   virtual bool on_host() const { return false; }
 };
 
@@ -31,7 +31,7 @@ struct Binding {
   void* data;
   size_t bytes;
   std::vector<int64_t> shape;
-  int element_type;  // ONNX's number
+  int element_type;  // number of the ONNX type
 };
 
 // One graph on fixed buffers. After run() the outputs are written.
@@ -41,7 +41,7 @@ class Step {
   virtual void run() = 0;
 };
 
-// What one stream has of its own in a backend.
+// The part of a backend that belongs to one stream.
 class Lane {
  public:
   virtual ~Lane() = default;
@@ -52,13 +52,13 @@ class Lane {
 class Backend {
  public:
   virtual ~Backend() = default;
-  // Throws Failure where the graph is refused. `digest` is that of `content`.
+  // Throws Failure if the graph is rejected. `digest` is that of `content`.
   virtual void open_graph(const std::string& name, const Content& content, const std::string& digest) = 0;
   virtual std::unique_ptr<Lane> new_lane() = 0;
   virtual Memory& memory() = 0;
 };
 
-// The backend that the options name; throws Failure where it is unknown or missing.
+// The backend named in the options; throws Failure if it is unknown or missing.
 std::unique_ptr<Backend> make_backend(const streamseg_options& options);
 
 std::unique_ptr<Backend> make_onnxruntime(const streamseg_options& options);

@@ -1,4 +1,4 @@
-// streamseg.h over the C++ inside: arguments are checked, exceptions become statuses.
+// Implements streamseg.h: checks arguments and turns exceptions into statuses.
 #include <cstring>
 #include <new>
 

@@ -60,7 +60,7 @@ void CudaMemory::download(void* to, const void* from, size_t bytes) {
 void CudaMemory::clear(void* data, size_t bytes) {
   enter();
   call("cuMemsetD8_v2", address(data), static_cast<unsigned char>(0), bytes);
-  call("cuCtxSynchronize");  // a memset returns before it is done
+  call("cuCtxSynchronize");  // a memset returns before it has finished
 }
 
 std::string CudaMemory::name() const {

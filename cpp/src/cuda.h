@@ -1,4 +1,4 @@
-// CUDA memory through the driver's interface, opened at run time.
+// CUDA memory through the driver API, loaded at run time.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ namespace streamseg::core {
 // Memory of the first device, in its primary context, which ONNX Runtime and TensorRT use too.
 class CudaMemory : public Memory {
  public:
-  // Throws Failure where there is no driver or no device.
+  // Throws Failure if there is no driver or no device.
   CudaMemory();
   ~CudaMemory() override;
   CudaMemory(const CudaMemory&) = delete;
@@ -23,7 +23,7 @@ class CudaMemory : public Memory {
   void download(void* to, const void* from, size_t bytes) override;
   void clear(void* data, size_t bytes) override;
 
-  // Makes the device's context that of the calling thread.
+  // Makes the device's context current in the calling thread.
   void enter();
   std::string name() const;
   std::string capability() const;  // such as "8.7"

@@ -33,7 +33,7 @@ struct Record {
   std::string graph_sha256, flavour, version, gpu, driver, precision, plugins_sha256, engine_sha256;
   std::vector<std::string> capabilities;
   bool tf32;
-  bool verified;  // compared with ONNX Runtime when it was built, and equal enough
+  bool verified;  // passed the comparison with ONNX Runtime when it was built
 };
 
 Record parse_record(const json& document, const std::string& path) {
@@ -54,7 +54,7 @@ Record parse_record(const json& document, const std::string& path) {
   return found;
 }
 
-// The record of the engine that is there; a sidecar has two while an engine is replaced.
+// The record of the present engine; a sidecar has two while an engine is being replaced.
 Record read_record(const std::string& path, const std::string& engine) {
   const auto content = read_whole(path);
   try {
@@ -68,7 +68,7 @@ Record read_record(const std::string& path, const std::string& engine) {
   }
 }
 
-// "10.14.1" and "10.14.1.48" name the same library where the build number is not written.
+// "10.14.1" and "10.14.1.48" name the same library: the build number may be omitted.
 bool same_version(const std::string& built, const std::string& here) {
   const std::string release = built.substr(0, built.find(".post"));
   return release == here || here.rfind(release + ".", 0) == 0;

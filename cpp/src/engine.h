@@ -7,22 +7,23 @@
 
 namespace streamseg::core {
 
-// What an engine must fit: the TensorRT, the GPU and the plugin library at hand.
+// What an engine must match: the TensorRT, GPU and plugin library of this process.
 struct EngineTarget {
   std::string version;     // of TensorRT, such as "10.14.1.48"
   std::string gpu;         // name of the device
   std::string capability;  // such as "8.7"
   std::string driver;      // CUDA version that it supports, such as "12.6"
-  std::string plugins;     // SHA-256 of the plugin library in hex; empty where there is none
+  std::string plugins;     // SHA-256 of the plugin library in hex; empty if there is none
 };
 
-// The engines of one bundle; all must be of one build, for they share their state.
+// The engines of one bundle. All must be from one build, because they share their state.
 class EngineFolder {
  public:
   EngineFolder(std::string path, EngineTarget target) : path_(std::move(path)), target_(std::move(target)) {}
-  // The engine of a graph after its sidecar and its bytes were checked; throws Failure (STREAMSEG_MISMATCH).
+  // Checks the sidecar and the bytes of a graph's engine and returns it; throws Failure
+  // (STREAMSEG_MISMATCH).
   std::vector<uint8_t> read(const std::string& graph, const std::string& graph_digest);
-  // Whether an engine that was read needs the plugin library.
+  // Whether any engine read so far needs the plugin library.
   bool needs_plugins() const { return !plugins_.empty(); }
 
  private:

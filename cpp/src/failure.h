@@ -1,4 +1,4 @@
-// What the library throws inside; the C interface turns it into a status and a message.
+// The exception used inside the library; the C interface turns it into a status and a message.
 #pragma once
 
 #include <stdexcept>

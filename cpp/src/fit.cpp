@@ -11,7 +11,7 @@ int bytes_of(streamseg_format format) {
   return format == STREAMSEG_GRAY ? 1 : format == STREAMSEG_RGB || format == STREAMSEG_BGR ? 3 : 4;
 }
 
-// Places of red, green and blue within a pixel.
+// Offsets of red, green and blue within a pixel.
 void channels_of(streamseg_format format, int (&place)[3]) {
   const bool blue_first = format == STREAMSEG_BGR || format == STREAMSEG_BGRA;
   const bool gray = format == STREAMSEG_GRAY;
@@ -61,7 +61,7 @@ bool Fitter::fits(const streamseg_frame& frame) const {
   return frame.height == height_ && frame.width == width_ && frame.format == format_;
 }
 
-// Bilinear with aligned half-pixel centres, or the mean over the source area of each target pixel.
+// Bilinear with half-pixel centres, or the mean over the source area of each target pixel.
 std::vector<std::vector<Fitter::Tap>> Fitter::taps(int source, int target, bool area) {
   std::vector<std::vector<Tap>> found(static_cast<size_t>(target));
   const double scale = static_cast<double>(source) / target;

@@ -1,4 +1,4 @@
-// Frames of any size to the model's, and labels back.
+// Resizes frames to the model's size, and labels back.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace streamseg::core {
 
-// Rows top..bottom and columns left..right of the model's frame that hold the picture.
+// The picture is in rows top..bottom and columns left..right of the model's frame.
 struct Region {
   int top, bottom, left, right;
   int height() const { return bottom - top; }
@@ -18,10 +18,10 @@ struct Region {
 
 Region place_frame(int height, int width, int model_height, int model_width, bool letterbox);
 
-// For each of `target` samples the source sample at its centre: floor((i + 0.5) * source / target).
+// The source sample at the centre of each of `target` samples: floor((i + 0.5) * source / target).
 std::vector<int> nearest_indices(int source, int target);
 
-// Fits frames of one size and format; allocates when it is made, not when it is used.
+// Fits frames of one size and format; allocates only in the constructor.
 class Fitter {
  public:
   Fitter(const streamseg_frame& frame, int model_height, int model_width, bool letterbox,
@@ -29,7 +29,7 @@ class Fitter {
   bool fits(const streamseg_frame& frame) const;
   // Writes [model height, model width, 3] RGB.
   void fit(const streamseg_frame& frame, uint8_t* out);
-  // Labels of the model to rows of the frame's size.
+  // Resizes labels from the model's size to the frame's.
   void restore(const uint8_t* labels, uint8_t* out, size_t stride) const;
 
  private:
@@ -38,7 +38,7 @@ class Fitter {
     float weight;
   };
   static std::vector<std::vector<Tap>> taps(int source, int target, bool area);
-  // The picture has the size of its place: bytes are copied.
+  // The picture already has the right size: bytes are copied.
   bool exact() const { return height_ == region_.height() && width_ == region_.width(); }
   void copy_row(const streamseg_frame& frame, int y, uint8_t* out) const;
   void read_row(const streamseg_frame& frame, int y, float* out) const;

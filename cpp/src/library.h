@@ -1,4 +1,4 @@
-// Shared libraries opened at run time. They stay loaded: their threads may outlive us.
+// Shared libraries loaded at run time. They are never unloaded: their threads may outlive us.
 #pragma once
 
 #include <dlfcn.h>
@@ -11,7 +11,7 @@ namespace streamseg::core {
 
 class SharedLibrary {
  public:
-  // Throws Failure (STREAMSEG_BACKEND_FAILED) where it does not load.
+  // Throws Failure (STREAMSEG_BACKEND_FAILED) if it cannot be loaded.
   SharedLibrary(const char* path, std::string subject, int flags = RTLD_NOW | RTLD_LOCAL)
       : subject_(std::move(subject)), handle_(dlopen(path, flags)) {
     if (handle_ == nullptr) throw Failure(STREAMSEG_BACKEND_FAILED, subject_ + " does not load: " + dlerror());

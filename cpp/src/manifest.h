@@ -13,14 +13,14 @@ enum class Kind { carry, ring, key, given };
 struct StateSpec {
   std::string name;
   std::vector<int64_t> shape;
-  int element_type;     // ONNX's number
+  int element_type;     // number of the ONNX type
   size_t element_size;  // bytes
   std::string init;
   Kind kind;
   int64_t slots;
 
   size_t bytes() const;
-  // A carried state swaps two buffers, so that no step copies it.
+  // A carried state alternates between two buffers, so steps do not copy it.
   size_t buffers() const { return kind == Kind::carry ? 2 : static_cast<size_t>(slots); }
 };
 
@@ -48,7 +48,7 @@ struct Manifest {
   int height;
   int width;
   bool letterbox;
-  uint8_t fill[3];  // of a letterbox's margin: the mean colour
+  uint8_t fill[3];  // colour of the letterbox margin: the mean colour
   std::vector<StateSpec> state;
   std::map<std::string, GraphSpec> graphs;
   std::vector<ScheduleRow> schedule;
@@ -57,7 +57,7 @@ struct Manifest {
 
   size_t pixels() const { return static_cast<size_t>(height) * static_cast<size_t>(width); }
   const StateSpec& state_named(const std::string& name) const;
-  // The last row that covers a step; every step has one.
+  // The last row that covers a step; there is always one.
   const ScheduleRow& row_at(uint64_t step) const;
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kMaxManifest = size_t{16} << 20;
 
-// Refuses links anywhere below the folder: they could point anywhere.
+// Rejects links anywhere below the folder: they could point outside it.
 Content read_inside(const std::string& folder, const std::string& name, size_t limit = SIZE_MAX) {
   std::string path = folder;
   for (size_t begin = 0; begin <= name.size();) {

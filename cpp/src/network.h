@@ -20,9 +20,9 @@ class Network {
 
   const Manifest& manifest() const { return manifest_; }
   Backend& backend() const { return *backend_; }
-  // The values of a given state that the bundle holds; empty where it holds none.
+  // The values of a given state in the bundle; empty if it has none.
   const std::vector<uint8_t>& given(const std::string& state) const;
-  // Equal for bundles that compute the same.
+  // Equal for bundles that compute the same results.
   const std::string& identity() const { return identity_; }
 
  private:

@@ -63,7 +63,8 @@ void Library::register_operators(const char* path) {
   const SharedLibrary operators(path, std::string("the operator library (") + path + ")");
   auto* call = operators.find<Status*(SessionOptions*, const ApiBase*)>("RegisterCustomOps");
   check(call(options_, base_), operators.subject());
-  // The lowerings that the graph brings as functions are not needed, and looking for functions to inline takes time.
+  // The graph's lowerings (its functions) are not needed, and the search for functions to inline
+  // takes time.
   check(api_->get<130, Status*(SessionOptions*, const char*, const char*)>()(
             options_, "session.disable_aot_function_inlining", "1"),
         "options of ONNX Runtime");
@@ -74,7 +75,7 @@ bool Library::at_least(int minor) const {
   return std::sscanf(base_->version(), "%d.%d", &major, &found) == 2 && (major > 1 || found >= minor);
 }
 
-// Float32 stays float32: without the option ONNX Runtime rounds products to TF32.
+// Keep float32: without this option ONNX Runtime rounds products to TF32.
 void Library::add_cuda() {
   CudaOptions* cuda = nullptr;
   check(api_->get<205, Status*(CudaOptions**)>()(&cuda), "ONNX Runtime's CUDA provider");

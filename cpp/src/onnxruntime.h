@@ -1,7 +1,7 @@
-// ONNX Runtime through its C interface, opened at run time; its entries are declared by us.
+// ONNX Runtime through its C API, loaded at run time; this file declares the entries used.
 //
-// The interface is a table of function pointers that only ever grows, so an entry is fixed by its
-// place. Version 17 is requested, which every ONNX Runtime since 1.17 gives.
+// The API is a table of function pointers to which entries are only appended, so the index of an
+// entry never changes. Version 17 is requested, which every ONNX Runtime since 1.17 provides.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ struct Api;
 // The library, its environment, and the sessions of a bundle.
 class Library {
  public:
-  // Throws Failure (STREAMSEG_BACKEND_FAILED) where a library is missing or too old.
-  // With `cuda`, graphs run on the first CUDA device, and tensors lie there.
+  // Throws Failure (STREAMSEG_BACKEND_FAILED) if a library is missing or too old.
+  // With `cuda`, graphs run and tensors are stored on the first CUDA device.
   Library(const streamseg_options& options, bool cuda);
   ~Library();
   Library(const Library&) = delete;

@@ -1,4 +1,4 @@
-// Backends over ONNX Runtime: on the host, and on a CUDA device by bindings.
+// Backends that use ONNX Runtime: on the host, and on a CUDA device through I/O bindings.
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -11,8 +11,9 @@ namespace {
 
 class HostMemory : public Memory {
  public:
-  // Large blocks of calloc are zero pages that the system gives when they are first touched: opening
-  // does not wait for them. The block's own address stands before the aligned one.
+  // For large blocks, calloc returns zero pages that the system allocates when they are first
+  // touched, so opening does not wait for them. The block's own address is stored before the
+  // aligned one.
   void* allocate(size_t bytes) override {
     void* block = std::calloc(bytes + kAlignment, 1);
     if (block == nullptr) throw std::bad_alloc();

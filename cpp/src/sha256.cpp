@@ -12,7 +12,7 @@
 namespace streamseg::core {
 namespace {
 
-// The first 32 bits of the fractional parts of roots of the first primes, as the standard says.
+// The first 32 bits of the fractional parts of roots of the first primes, as in the standard.
 template <size_t Count>
 std::array<uint32_t, Count> root_fractions(long double (*root)(long double)) {
   std::array<uint32_t, Count> found{};
@@ -70,8 +70,8 @@ void mix(uint32_t* hash, const uint8_t* data, size_t blocks, const uint32_t* k) 
 using Mix = void (*)(uint32_t*, const uint8_t*, size_t blocks, const uint32_t*);
 
 #if defined(__x86_64__)
-// The same with the processor's SHA instructions, four rounds at a time. Its speed is that of the chain of
-// rounds, so the hash stays in registers from block to block, and the loop over the rounds is unrolled.
+// The same with the processor's SHA instructions, four rounds at a time. The chain of rounds limits
+// the speed, so the hash stays in registers across blocks, and the loop over rounds is unrolled.
 __attribute__((target("sha,sse4.1"))) void mix_by_processor(uint32_t* hash, const uint8_t* data, size_t blocks,
                                                             const uint32_t* k) {
   const auto load = [](const void* at) __attribute__((target("sha,sse4.1"))) {
@@ -85,7 +85,7 @@ __attribute__((target("sha,sse4.1"))) void mix_by_processor(uint32_t* hash, cons
     for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(load(block + 16 * i), order);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      __m128i& current = w[i & 3];  // holds the words of sixteen rounds before
+      __m128i& current = w[i & 3];  // the words of sixteen rounds earlier
       if (i >= 4) {
         const __m128i last = w[(i + 3) & 3];
         const __m128i sum =

@@ -7,8 +7,8 @@
 
 namespace streamseg::core {
 
-// As the manifest writes it: "sha256:" and 64 hex digits. `portable` does without the processor's
-// SHA instructions.
+// In the manifest's notation: "sha256:" and 64 hex digits. `portable` avoids the processor's SHA
+// instructions.
 std::string digest(const uint8_t* data, size_t size, bool portable = false);
 
 }  // namespace streamseg::core

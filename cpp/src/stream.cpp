@@ -72,7 +72,7 @@ void Stream::require_given() const {
 }
 
 Step& Stream::plan_at(uint64_t step) {
-  // The buffers of a step follow from its row and from the step modulo each state's buffers.
+  // A step's schedule row, and the step modulo each state's buffer count, determine its buffers.
   const Manifest& manifest = network_->manifest();
   const ScheduleRow& row = manifest.row_at(step);
   thread_local std::string key;

@@ -1,4 +1,4 @@
-// One video through a network: buffers made once, steps that allocate nothing.
+// One video through a network: buffers are allocated once, steps allocate nothing.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@
 
 namespace streamseg::core {
 
-// Memory of a backend, zero at first.
+// Memory of a backend, initially zero.
 class Buffer {
  public:
   Buffer(Memory& memory, size_t bytes);
@@ -49,7 +49,7 @@ class Stream {
 
  private:
   size_t index_of(const std::string& state) const;
-  // Plans recur, so each is made once.
+  // Plans recur, so each is created once.
   Step& plan_at(uint64_t step);
   std::unique_ptr<Step> make_plan(uint64_t step);
   Binding bind(const std::string& tensor, const std::string& state, size_t buffer) const;
@@ -58,8 +58,8 @@ class Stream {
   std::shared_ptr<const Network> network_;
   std::unique_ptr<Lane> lane_;
   Buffer frame_, labels_;
-  std::vector<uint8_t> host_frame_, host_labels_;  // empty where the buffers are on the host
-  std::vector<std::vector<Buffer>> state_;         // by row of the table, then by buffer
+  std::vector<uint8_t> host_frame_, host_labels_;  // empty if the buffers are on the host
+  std::vector<std::vector<Buffer>> state_;         // by row of the state table, then by buffer
   std::vector<std::pair<std::string, std::unique_ptr<Step>>> plans_;
   std::set<std::string> set_;  // given states that have values
   std::optional<Fitter> fitter_;

@@ -1,4 +1,4 @@
-// Engines of TensorRT. Its library is opened at run time; its headers are needed to compile this.
+// TensorRT engines. The library is loaded at run time; its headers are needed to compile this file.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -62,7 +62,7 @@ std::string hash_of(const char* path) {
   return digest(content.data(), content.size()).substr(7);  // without "sha256:"
 }
 
-// Memory of a device that goes with its owner.
+// Device memory, released with its owner.
 class Scratch {
  public:
   Scratch(CudaMemory& memory, size_t bytes) : memory_(memory), data_(memory.allocate(bytes == 0 ? 1 : bytes)) {}
@@ -76,11 +76,11 @@ class Scratch {
   void* data_;
 };
 
-// The engines of a bundle and what their streams share.
+// The engines of a bundle, and the resources that their streams share.
 struct Shared {
   explicit Shared(const streamseg_options& options)
       : library(options.tensorrt == nullptr ? "libnvinfer.so.10" : options.tensorrt, "TensorRT",
-                RTLD_NOW | RTLD_GLOBAL),  // plugin libraries look its symbols up
+                RTLD_NOW | RTLD_GLOBAL),  // plugin libraries need its symbols
         plugins(options.operators == nullptr ? "" : options.operators),
         engines(require_folder(options), target(options)) {
     auto* make = library.find<void*(void*, int32_t)>("createInferRuntime_INTERNAL");
@@ -136,7 +136,7 @@ void check_tensor(const nvinfer1::ICudaEngine& engine, const Binding& binding, n
   }
 }
 
-// Execution contexts of one stream. They run one by one, so that they share their memory.
+// Execution contexts of one stream. They run one at a time, so they can share memory.
 class TensorRtLane : public Lane {
  public:
   explicit TensorRtLane(Shared& shared)
@@ -174,7 +174,7 @@ class TensorRtLane : public Lane {
   std::shared_ptr<void> stream_;
   std::unique_ptr<Scratch> working_;
   std::map<std::string, std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;
-  std::map<std::string, std::unique_ptr<Scratch>> unread_;  // outputs that nobody asks for
+  std::map<std::string, std::unique_ptr<Scratch>> unread_;  // outputs that are not requested
 };
 
 class TensorRtStep : public Step {

@@ -103,7 +103,7 @@ static void name_tensors(bare* self) {
     check(self, ((void* (*)(void*, size_t, void*, const char**))self->api[36])(self->session, i, allocator,
                                                                               &self->input_names[i]));
   }
-  size_t kept = 0; /* logits are not asked for; the library does not either */
+  size_t kept = 0; /* logits are not requested; nor does the library request them */
   for (size_t i = 0; i < self->outputs; ++i) {
     const char** name = &self->output_names[kept];
     check(self, ((void* (*)(void*, size_t, void*, const char**))self->api[37])(self->session, i, allocator, name));

@@ -1,5 +1,5 @@
-/* One graph with carried states through ONNX Runtime's C interface, and nothing else: the peer that
- * the library is measured against. Errors end the process. */
+/* Runs one graph with carried states through ONNX Runtime's C API, and nothing else: the baseline
+ * for measuring the library. Errors end the process. */
 #ifndef STREAMSEG_TESTS_BARE_H
 #define STREAMSEG_TESTS_BARE_H
 
@@ -17,7 +17,7 @@ bare* bare_open(const char* onnxruntime, const char* operators, const char* grap
 /* The frame's and the labels' bytes are copied in and out. */
 void bare_step(bare* self, const uint8_t* frame, uint8_t* labels);
 
-/* As bare_step without the copies. */
+/* Like bare_step, without the copies. */
 void bare_run(bare* self);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
 // Plays the conformance set on two threads: conformance DATA ONNXRUNTIME [OPERATORS [BACKEND]].
-// Exits 1 when a label differs.
+// Exits with 1 if a label differs.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -42,8 +42,8 @@ struct Case {
   std::vector<uint8_t> frames, labels;
 };
 
-// Two threads wait for each other before each step, so that their steps overlap. Relaxed: a stronger order
-// would put the steps of one before those of the other, and hide their races from the thread sanitizer.
+// Two threads wait for each other before each step, so their steps overlap. Relaxed: a stronger
+// memory order would order the steps of the threads and hide races from the thread sanitizer.
 class Meeting {
  public:
   void wait() {
@@ -87,7 +87,7 @@ bool play(const Case& played, streamseg::Stream stream, Meeting& meeting) {
   return step == played.about["steps"].get<size_t>();
 }
 
-// Two streams of one network at once, each in a thread of its own.
+// Two streams of one network at once, each in its own thread.
 bool play_twice(const std::string& folder, const streamseg_options& options) {
   const Case played(folder);
   streamseg::Stream first(folder + "/bundle", options);

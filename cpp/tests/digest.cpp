@@ -1,4 +1,4 @@
-// digest [portable] < FILE: its SHA-256.
+// digest [portable] < FILE: prints the SHA-256 of FILE.
 #include <cstdio>
 #include <iostream>
 #include <iterator>

@@ -1,5 +1,5 @@
-// engine_check FOLDER GRAPH_DIGEST VERSION GPU CAPABILITY DRIVER PLUGINS: writes the engine 'step', or exits with the
-// status and says why it is refused.
+// engine_check FOLDER GRAPH_DIGEST VERSION GPU CAPABILITY DRIVER PLUGINS:
+// writes the engine 'step', or exits with the status and prints why it is rejected.
 #include <cstdio>
 
 #include "engine.h"

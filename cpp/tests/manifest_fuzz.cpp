@@ -1,4 +1,4 @@
-// Reads manifests from the files that are named; anything but a manifest or a Failure is a fault.
+// Reads manifests from the named files; any result except a manifest or a Failure is a fault.
 #include <cstdio>
 #include <fstream>
 #include <iterator>

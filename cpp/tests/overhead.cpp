@@ -1,8 +1,8 @@
-// What the library costs beside a bare program: measured, or its allocations counted.
+// The overhead of the library over a bare program: time and memory, or the number of allocations.
 //
 //   overhead bare|library BUNDLE ONNXRUNTIME THREADS STEPS [OPERATORS]   open, run; prints one JSON object
-//   overhead both         ...   runs both in turns; prints the median microseconds of the processor for each
-//   overhead allocations  ...   exits 1 where a step of the library allocates more than a bare one
+//   overhead both         ...   runs both in turn; prints the median CPU time of each in us
+//   overhead allocations  ...   exits with 1 if the library's step allocates more than the bare one
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -24,7 +24,7 @@ std::atomic<long> allocations{0};
 
 }  // namespace
 
-// Every allocation of the process comes through here, ONNX Runtime's too.
+// Every allocation of the process goes through here, including those of ONNX Runtime.
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
@@ -122,7 +122,7 @@ long kilobytes(const char* field) {
   return found;
 }
 
-// The size of the bare program's frame is the caller's knowledge: HxW in STREAMSEG_SIZE.
+// The caller gives the frame size of the bare program: HxW in STREAMSEG_SIZE.
 int run_alone(Peers& peers, const Work& work, bool library) {
   const double wall = seconds(CLOCK_MONOTONIC), processor = seconds(CLOCK_PROCESS_CPUTIME_ID);
   library ? peers.open_library() : peers.open_bare();
@@ -170,7 +170,7 @@ int count_allocations(Peers& peers, const Work& work) {
   peers.open_bare();
   peers.library_size();
   std::vector<uint8_t> first;
-  for (int i = 0; i < 4; ++i) {  // arenas, plans and the fitter are made
+  for (int i = 0; i < 4; ++i) {  // creates arenas, plans and the fitter
     peers.step_library();
     first = peers.labels();
     peers.step_bare();

@@ -1,4 +1,4 @@
-// Where streamseg-run takes its frames from.
+// The frame sources of streamseg-run.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace streamseg {
 
-// A source that cannot be opened, or fails later; what() names it and says why.
+// A source that cannot be opened or fails later; what() has its name and the reason.
 class SourceError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -18,10 +18,10 @@ class SourceError : public std::runtime_error {
 class FrameSource {
  public:
   virtual ~FrameSource() = default;
-  // The next frame, valid until the next call; false at the end. Sets `begins` where the frame does not
-  // continue what came before.
+  // The next frame, valid until the next call; false at the end. Sets `begins` if the frame does
+  // not continue the previous one.
   virtual bool next(streamseg_frame* frame, bool* begins) = 0;
-  // After the end: why frames may be missing; empty where nothing says so.
+  // After the end: why frames may be missing; empty if there is no sign of that.
   virtual std::string doubt() const { return ""; }
 };
 

@@ -12,7 +12,7 @@ namespace {
 
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
 
-// What comes before the sink. A place goes in as a property, so that no character of it is special.
+// The pipeline before the sink. The location is set as a property, so it needs no escaping.
 struct Front {
   std::string description;
   const char* property = nullptr;
@@ -32,7 +32,7 @@ class GStreamerSource : public FrameSource {
     gst_init(nullptr, nullptr);
     const Front front = front_of(source);
     live_ = front.live;
-    // A camera's oldest frame is dropped where steps are slower; a file waits.
+    // If steps are slower than a camera, its oldest frame is dropped; a file waits.
     const std::string sink = std::string(" ! videoconvert ! video/x-raw,format=RGB ! appsink name=frames sync=false ") +
                              (front.live ? "max-buffers=1 drop=true" : "max-buffers=4");
     GError* error = nullptr;
@@ -69,7 +69,7 @@ class GStreamerSource : public FrameSource {
     }
     mapped_ = true;
     const int height = GST_VIDEO_FRAME_HEIGHT(&picture_), width = GST_VIDEO_FRAME_WIDTH(&picture_);
-    // The first buffer is marked too; it follows nothing.
+    // The first buffer is marked as a discontinuity too.
     *begins = count_ > 0 && (GST_BUFFER_IS_DISCONT(buffer) || height != height_ || width != width_ || is_gap(buffer));
     height_ = height, width_ = width;
     ++count_;
@@ -89,13 +89,14 @@ class GStreamerSource : public FrameSource {
  private:
   static double seconds(GstClockTime time) { return static_cast<double>(time) / static_cast<double>(GST_SECOND); }
 
-  // A second or more without a picture, unless that is usual. Frames that a slow model leaves out are not missing.
+  // A second or more without a picture, unless frames are usually that far apart. Frames that a
+  // slow model skips do not count as missing.
   bool is_gap(const GstBuffer* buffer) const {
     if (live_ || !GST_BUFFER_PTS_IS_VALID(buffer)) return false;
     return seconds(GST_BUFFER_PTS(buffer)) - time_ >= std::max(1.0, 3 * frame_length_);
   }
 
-  // Decoders drop what they cannot read, some of them without a message.
+  // Decoders drop data that they cannot decode, some of them without a message.
   void note_time(const GstBuffer* buffer) {
     gint64 length = 0;
     if (gst_element_query_duration(pipeline_, GST_FORMAT_TIME, &length) && length > 0) length_ = seconds(length);

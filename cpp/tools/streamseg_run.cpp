@@ -1,4 +1,4 @@
-// streamseg-run: frames of a file, a camera, a pipeline or standard input; label maps out.
+// streamseg-run: writes label maps for frames from a file, a camera, a pipeline or standard input.
 //
 //   streamseg-run out/street --source drive.mp4 --pgm | ffmpeg -f image2pipe -i - labels.mkv
 #include <csignal>
@@ -162,7 +162,7 @@ void run(const Arguments& given) {
 int main(int count, char** values) {
   const Arguments given = parse(count, values);
   std::signal(SIGPIPE, SIG_IGN);
-  if (!given.source.empty()) {  // a camera ends by a signal, after a whole label map
+  if (!given.source.empty()) {  // a signal ends a camera, after a complete label map
     std::signal(SIGINT, stop);
     std::signal(SIGTERM, stop);
   }

@@ -1,7 +1,8 @@
-// What the CPU kernels share: tokens of a cell in order, and blocks of one lane of channels.
+// Shared by the CPU kernels: the tokens of a cell in order, and blocks of one lane of channels.
 //
-// Everything here has internal linkage, and nothing of the standard library is called: a shared
-// inline function compiled with wide instructions could be the copy that the linker keeps for all.
+// Everything here has internal linkage and does not call the standard library: the linker could
+// keep the copy of a shared inline function that was compiled with wide instructions, for all
+// callers.
 #pragma once
 
 #include "problem.h"
@@ -33,7 +34,7 @@ class TokenCursor {
   int32_t left_;
 };
 
-// Cuts one reservation into arrays of numbers, each aligned to 64 bytes.
+// Divides one allocation into arrays of numbers, each aligned to 64 bytes.
 template <class T>
 class Arrays {
  public:

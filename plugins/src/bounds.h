@@ -1,4 +1,4 @@
-// The largest sizes, the same for every shell and every device.
+// The largest sizes, the same for every interface and every device.
 #pragma once
 
 #include <cstdint>

@@ -19,8 +19,7 @@ enum {
 };
 
 /* The map, its window grid and the sizes; `depth` is taps for the convolution, states for the scan.
- * `threads` counts the caller; 0 takes one for every core, and fewer run where the system refuses
- * threads. */
+ * `threads` includes the caller; 0 uses one per core. Fewer run if the system cannot start them. */
 typedef struct streamseg_sizes {
   int64_t map_h, map_w, window_h, window_w, offset_h, offset_w;
   int64_t batch, channels, depth, threads;
@@ -30,7 +29,7 @@ STREAMSEG_API const char* streamseg_version(void);
 STREAMSEG_API const char* streamseg_last_error(void);
 
 /* Instruction sets: those that this processor has, separated by commas; the one in use; and a
- * choice by name, "" for the widest. STREAMSEG_CPU_LEVEL chooses at the start. */
+ * selection by name, "" for the widest. STREAMSEG_CPU_LEVEL sets the initial one. */
 STREAMSEG_API const char* streamseg_levels(void);
 STREAMSEG_API const char* streamseg_level(void);
 STREAMSEG_API int streamseg_select_level(const char* name);
@@ -63,7 +62,7 @@ STREAMSEG_DECLARE(_f64, double)
 
 /* A fused Mamba layer: RMSNorm, projections, convolution, scan, gate, residual, in one pass. The
  * weights are copied and packed for the instruction set in use. Products are [inputs, outputs].
- * `precision` of the products: 0 float32, 1 bfloat16, 2 int8 with a scale for every token. */
+ * `precision` of the products: 0 float32, 1 bfloat16, 2 int8 with a scale per token. */
 typedef struct streamseg_layer streamseg_layer;
 
 typedef struct streamseg_layer_sizes {
@@ -80,7 +79,7 @@ STREAMSEG_API int streamseg_layer_create(const streamseg_layer_sizes* sizes,
                                          streamseg_layer** layer);
 STREAMSEG_API void streamseg_layer_destroy(streamseg_layer* layer);
 
-/* Of `sizes` the geometry, batch and threads are read. */
+/* Only the geometry, batch and threads of `sizes` are read. */
 STREAMSEG_API int streamseg_windowed_mamba_layer(const streamseg_layer* layer,
                                                  const streamseg_sizes* sizes, const float* x,
                                                  const float* conv_state, const float* scan_state,

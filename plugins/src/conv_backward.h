@@ -24,7 +24,7 @@ struct ConvBackward : ConvKernel<V> {
     const int64_t count = item.end - item.begin;
     const int64_t history = p.taps - 1;
     const Cell cell = p.grid.cell(item.cell);
-    // Gradient before SiLU for one block of channels, with taps - 1 zeros at either end.
+    // Gradient before SiLU for one block of channels, with taps - 1 zeros at each end.
     const int64_t padded = cell.tokens() + 2 * history;
     const Sequence sequence = open_sequence(p, item, padded * W, scratch);
     T* inner = sequence.extra;

@@ -21,7 +21,7 @@ struct ConvKernel : Blocks<V> {
     int64_t length;
     const T** rows;
     T* weight;  // [taps, channels of the item]
-    T* extra;   // what the caller asked for on top
+    T* extra;   // additional memory that the caller requested
   };
 
   static Sequence open_sequence(const ConvProblem<T>& p, const Item& item, int64_t extra,

@@ -1,4 +1,4 @@
-// Kernels for AVX2 and FMA; null where the target has no such instructions.
+// Kernels for AVX2 and FMA; null if the target has no such instructions.
 #include "problem.h"
 
 #if defined(__AVX2__) && defined(__FMA__)

@@ -1,4 +1,4 @@
-// Kernels for AVX-512 (F, DQ, BW, VL); null where the target has no such instructions.
+// Kernels for AVX-512 (F, DQ, BW, VL); null if the target has no such instructions.
 #include "problem.h"
 
 #if defined(__AVX512F__)

@@ -1,4 +1,4 @@
-// Kernels for AVX-512 with VNNI and BF16; null where the target has no such instructions.
+// Kernels for AVX-512 with VNNI and BF16; null if the target has no such instructions.
 #include "problem.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)

@@ -1,4 +1,4 @@
-// Kernels for NEON; null where the target has no such instructions.
+// Kernels for NEON; null if the target has no such instructions.
 #include "problem.h"
 
 #if defined(__aarch64__)

@@ -1,4 +1,4 @@
-// Kernels in plain C++: for every machine, and in double precision for checking gradients.
+// Kernels in plain C++, for all machines, and in double precision to check gradients.
 #include "kernels.h"
 #include "lanes_scalar.h"
 

@@ -1,5 +1,5 @@
 // float16 (IEEE binary16) to float32 and back, rounding to nearest even, in integer arithmetic: the
-// same on every compiler and processor, and free of branches, so that loops vectorise.
+// same on every compiler and processor, and without branches, so loops vectorise.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ inline float widen_half(uint16_t half) {
   uint32_t bits = (half & 0x7fffu) << 13;
   const uint32_t exponent = bits & kExponent;
   bits += (127u - 15u) << 23;
-  const bool special = exponent == kExponent;  // infinity, not a number
+  const bool special = exponent == kExponent;  // infinity, NaN
   const bool small = exponent == 0;            // zero, subnormal
   bits += special ? (128u - 16u) << 23 : 0u;
   bits += small ? 1u << 23 : 0u;

@@ -29,7 +29,7 @@ const KernelTable<float>* kernel_table(const char* name) {
   return &table;
 }
 
-// For checking gradients: neither labels nor whole layers.
+// To check gradients only: no labels and no whole layers.
 template <class V>
 const KernelTable<double>* wide_kernel_table(const char* name) {
   static const KernelTable<double> table = {name,

@@ -44,7 +44,7 @@ struct LabelKernel {
   }
 
   static void run(const ArgmaxProblem& p, const Item& item, Scratch& scratch) {
-    // Every class's source row, blended to the height of one output row; W more to read past.
+    // The source row of every class, blended to the height of one output row; W more as padding.
     const int64_t stride = p.width + W;
     float* blended =
         static_cast<float*>(scratch.reserve(static_cast<size_t>(p.classes * stride) * 4));

@@ -29,7 +29,7 @@ struct Avx2Lanes {
   static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
   static R div(R a, R b) { return _mm256_div_ps(a, b); }
   static R fma(R a, R b, R c) { return _mm256_fmadd_ps(a, b, c); }
-  // Gives b when either is not a number: a is the constant.
+  // Returns b if either is NaN: a is the constant.
   static R max(R a, R b) { return _mm256_max_ps(a, b); }
   static R abs(R x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static T sum(R x) {

@@ -27,7 +27,7 @@ struct Avx512Lanes {
   static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
   static R div(R a, R b) { return _mm512_div_ps(a, b); }
   static R fma(R a, R b, R c) { return _mm512_fmadd_ps(a, b, c); }
-  // Gives b when either is not a number: a is the constant.
+  // Returns b if either is NaN: a is the constant.
   static R max(R a, R b) { return _mm512_max_ps(a, b); }
   static R abs(R x) { return _mm512_abs_ps(x); }
   static T sum(R x) { return _mm512_reduce_add_ps(x); }
@@ -69,8 +69,8 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(s, set(2.0f), _mm512_mul_ps(s, _mm512_mul_ps(v, p)));
   }
 
-  // 2^t of several registers in step. One after another, their chains of dependent instructions
-  // would fill the processor's queues before it found enough of them to run at once.
+  // 2^t of several registers, interleaved. One after another, their chains of dependent
+  // instructions would fill the processor's queues before it could run several at once.
   static void exp2_abreast(R (&t)[kAbreast]) {
     const R magic = set(786432.0f);
     R shifted[kAbreast];
@@ -111,8 +111,8 @@ struct Avx512Lanes {
   }
 
   // 2^(t + extra), extra counted when `Extra`. With t = n / 16 + r: 2^(n mod 16 / 16) from a table,
-  // 2^(n div 16) by adding to the exponent, 2^r by a cubic whose linear term is log(2) itself, so
-  // that 1 - 2^t keeps its relative accuracy for small t.
+  // 2^(n div 16) by adding to the exponent, 2^r by a cubic whose linear term is exactly log(2),
+  // so 1 - 2^t keeps its relative accuracy for small t.
   template <bool Extra>
   static R exp2_sum(R t, R extra) {
     const R magic = set(786432.0f);  // 1.5 * 2^19: adding it rounds to sixteenths

@@ -47,11 +47,11 @@ struct ScalarLanes<float> {
   static R exp(R x) {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
-    // x log2(e) to twice the precision: the high part of x takes a product without rounding.
+    // x log2(e) to twice the precision: the product with the high part of x is exact.
     const R high = split(x);
     const R low = x - high;
     constexpr float log2e_high = 1.44238281f;    // 12 significant bits
-    constexpr float log2e_low = 3.12228388e-4f;  // log2(e) less the above
+    constexpr float log2e_low = 3.12228388e-4f;  // log2(e) minus the above
     return exp2_sum(high * log2e_high, low * log2e_high + x * log2e_low);
   }
 
@@ -97,7 +97,7 @@ struct ScalarLanes<float> {
   }
 };
 
-// For checking gradients; speed does not matter.
+// To check gradients; speed does not matter.
 template <>
 struct ScalarLanes<double> {
   using T = double;

@@ -55,11 +55,11 @@ struct WasmLanes {
 
   static R exp(R x) {
     x = wasm_f32x4_pmin(max(x, set(-87.0f)), set(88.0f));
-    // x log2(e) to twice the precision: the high part of x takes a product without rounding.
+    // x log2(e) to twice the precision: the product with the high part of x is exact.
     const R high = wasm_v128_and(x, wasm_i32x4_splat(static_cast<int32_t>(0xFFFFF000)));
     const R low = sub(x, high);
     const R log2e_high = set(1.44238281f);   // 12 significant bits
-    const R log2e_low = set(3.12228388e-4f);  // log2(e) less the above
+    const R log2e_low = set(3.12228388e-4f);  // log2(e) minus the above
     return exp2_sum<true>(mul(high, log2e_high), add(mul(low, log2e_high), mul(x, log2e_low)));
   }
 

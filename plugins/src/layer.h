@@ -1,4 +1,4 @@
-// The fused layer: weights as they are given and as they are packed, and what one call computes.
+// The fused layer: its weights as given and as packed, and the arguments of one call.
 #pragma once
 
 #include <cstddef>
@@ -43,13 +43,13 @@ struct Packed {
   int64_t columns;
   const void* panels;
   const float* scale;    // of the columns
-  const int32_t* sums;   // of the columns' integers; null where the layout needs none
+  const int32_t* sums;   // of the columns' integers; null if the layout needs none
   Precision precision;
 };
 
 struct PackedLayer {
   LayerSizes sizes;
-  LayerWeights weights;  // those that are read as they are; products are null
+  LayerWeights weights;  // those that are read unpacked; products are null
   Packed u_proj, z_proj, x_proj, dt_proj, out_proj;
   const float* decay;  // A log2(e), packed
 };

@@ -21,10 +21,10 @@ struct LayerKernel : Blocks<V> {
   struct Buffers {
     float* x;      // [chunk, features], the chunk's tokens
     float* normed; // [features]
-    float* u;      // [chunk, channels]; later what leaves the scan
+    float* u;      // [chunk, channels]; later the scan's output
     float* conv;   // [chunk, channels]
     float* z;      // [chunk, channels]
-    float* dt;     // [chunk, channels]; later what leaves the last product
+    float* dt;     // [chunk, channels]; later the last product's output
     float* low;    // [chunk, projections]
     float* B;      // [chunk, states]
     float* C;      // [chunk, states]
@@ -32,7 +32,7 @@ struct LayerKernel : Blocks<V> {
     float* rows;   // activations of a product
   };
 
-  // Of one row of activations, for the product that needs most: precisions differ between products.
+  // Size of one row of activations, for the product that needs most: their precisions differ.
   static int64_t widest_row(const PackedLayer& l) {
     int64_t words = 0;
     const Packed* const products[] = {&l.u_proj, &l.z_proj, &l.x_proj, &l.dt_proj, &l.out_proj};
@@ -86,7 +86,7 @@ struct LayerKernel : Blocks<V> {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
 
-  // Tokens first to first + n of a cell, as a map of one column.
+  // Tokens first to first + n - 1 of a cell, as a map of one column.
   static void run_chunk(const PackedLayer& l, int64_t n, bool first, const LayerProblem& p,
                         int64_t conv_at, int64_t scan_at, Buffers& b, Scratch& scratch) {
     const LayerSizes& s = l.sizes;

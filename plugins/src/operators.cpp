@@ -102,8 +102,8 @@ struct Queue {
   }
 };
 
-// Every thread takes the next item until nothing is left. Items do not share outputs, so the result
-// does not depend on who takes which.
+// Every thread takes the next item until none are left. Items do not share outputs, so the result
+// does not depend on which thread takes which item.
 template <class Run>
 void run_items(const std::vector<Item>& items, const Executor& executor, const Run& run) {
   Queue<Run> queue;
@@ -131,7 +131,7 @@ std::vector<Item> cell_items(const WindowGrid& grid, int64_t batch, int64_t chan
   return items;
 }
 
-// Channels to a piece of work, so that even one cell keeps every thread busy.
+// Channels per piece of work, so that even one cell keeps every thread busy.
 int64_t split_channels(int64_t pieces, int64_t channels, int64_t most, int64_t lanes,
                        const Executor& executor) {
   const int64_t blocks = (channels + lanes - 1) / lanes;
@@ -200,7 +200,8 @@ void ThreadExecutor::run(int64_t total, void (*task)(void*, size_t), void* conte
       threads.emplace_back(task, context, static_cast<size_t>(started));
     }
   } catch (const std::exception&) {
-    // Out of threads or of memory for one: those that started, and the caller, do all the work.
+    // Out of threads, or of memory for one: the caller and the threads that started do all the
+    // work.
   }
   task(context, 0);
   for (int64_t i = started; i < total; ++i) task(context, static_cast<size_t>(i));
@@ -290,8 +291,8 @@ void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* d
 LayerPack::LayerPack(const LayerSizes& s, const LayerWeights& w, Precision precision)
     : kernels_(&active_kernels()) {
   check_decay(w.A, s.channels, s.states);
-  // The small products feed the step size and the scan: rounding them to 8 bits costs accuracy and
-  // gains little.
+  // The small products feed the step size and the scan: rounding them to 8 bits loses accuracy and
+  // saves little time.
   const Precision small = precision == Precision::kInt8 ? Precision::kBfloat16 : precision;
   layer_.sizes = s;
   layer_.u_proj = pack(w.u_proj, s.features, s.channels, precision);

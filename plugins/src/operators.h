@@ -1,5 +1,5 @@
-// The operators on whole maps: choice of kernels, and the split into pieces of work. Sizes come from
-// `Sizes` in ops.h, which checked them.
+// The operators on whole maps: selects kernels and splits the work into pieces. `Sizes` in ops.h
+// has already checked the sizes.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace streamseg {
 
-// Runs task(context, i) for i in [0, total), in any order, possibly at once, and returns when all
-// are done.
+// Runs task(context, i) for i in [0, total), in any order, possibly in parallel, and returns when
+// all are done.
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -21,8 +21,8 @@ class Executor {
   virtual void run(int64_t total, void (*task)(void*, size_t), void* context) const = 0;
 };
 
-// Starts threads for one call: `threads` counts the caller; 0 takes one for every core. Where the
-// system starts fewer, those do the work.
+// Starts threads for one call: `threads` includes the caller; 0 uses one per core. If the system
+// starts fewer, those do the work.
 class ThreadExecutor : public Executor {
  public:
   explicit ThreadExecutor(int64_t threads);
@@ -36,7 +36,7 @@ class ThreadExecutor : public Executor {
 // The instruction set in use: the widest that this processor has, or the one that
 // `select_level` or STREAMSEG_CPU_LEVEL names ("scalar", "avx2", "avx512", "neon").
 const KernelTable<float>& active_kernels();
-void select_level(const std::string& name);  // "" goes back to the widest
+void select_level(const std::string& name);  // "" selects the widest
 std::string available_levels();              // separated by commas, widest last
 
 template <class T>

@@ -1,6 +1,6 @@
-// The operators' contract, once: names, attributes, shapes, roles and limits. Every shell (C, ONNX
-// Runtime, TensorRT) checks what it is given by walking this table. `plugins/table.py` is its mirror
-// in Python, and a test compares the two.
+// The only definition of the operators: names, attributes, shapes, roles and limits. Every
+// interface (C, ONNX Runtime, TensorRT) checks its arguments against this table. `plugins/table.py`
+// mirrors it in Python, and a test compares the two.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@
 
 namespace streamseg {
 
-// The caller's arguments do not fit. `what()` names the subject, what it got and what it expected.
+// Invalid arguments. `what()` has the subject, the actual value and the expected one.
 class InvalidArgument : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
@@ -141,7 +141,7 @@ inline constexpr Operator kUpsampleArgmax = {
 
 // A whole layer: x + out_proj(scan(...)), with RMSNorm (epsilon 1e-5) first. Products are stored
 // [inputs, outputs]; `precision` is that of the products: 0 float32, 1 bfloat16, 2 int8 with a scale
-// for every token (x_proj and dt_proj then in bfloat16).
+// per token (x_proj and dt_proj then in bfloat16).
 inline constexpr Operator kMambaLayer = {
     "WindowedMambaLayer",
     7,
@@ -189,7 +189,7 @@ inline void require_limit(Axis axis, int64_t value) {
 }
 
 // The sizes of one call: attributes first, then one operand after the other. A size below 0 is not
-// known yet (TensorRT builds with such), and fits anything.
+// known yet (TensorRT builds with such sizes) and matches any size.
 class Sizes {
  public:
   // `attributes` in the order of the table.
@@ -224,7 +224,7 @@ class Sizes {
     return value(axis);
   }
 
-  // Shape of an operand as far as it is known.
+  // Shape of an operand, as far as known.
   std::array<int64_t, 4> shape(const Operand& operand) const {
     std::array<int64_t, 4> sizes{};
     for (int i = 0; i < operand.rank; ++i) sizes[i] = (*this)[operand.axes[i]];
@@ -258,7 +258,7 @@ class Sizes {
             static_cast<int32_t>(offset)};
   }
 
-  // Kernels count within one map in 32 bits.
+  // Kernels index one map with 32 bits.
   void check_product(const char* name, Axis a, Axis b) const {
     if ((*this)[a] > 0 && (*this)[b] > 0) {
       require_range(name, (*this)[a] * (*this)[b], 1, INT32_MAX);

@@ -1,7 +1,8 @@
-// What a custom operator needs of ONNX Runtime's C interface, version 17, declared by us.
+// Our declarations of the part of ONNX Runtime's C API, version 17, that a custom operator needs.
 //
-// The interface is a table of function pointers that only ever grows, so an entry is fixed by its
-// place. Checked by loading into ONNX Runtime 1.17.3, 1.20, 1.23 and 1.31 (make ort-matrix).
+// The API is a table of function pointers to which entries are only appended, so the index of an
+// entry never changes. Checked by loading into ONNX Runtime 1.17.3, 1.20, 1.23 and 1.31 (make
+// ort-matrix).
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,7 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum Presence : int { kRequired = 0, kOptional = 1 };
 constexpr int kMemoryDefault = 0;
 
-// Opaque to us.
+// Opaque types.
 struct Status;
 struct KernelInfo;
 struct KernelContext;
@@ -28,7 +29,7 @@ struct ShapeContext;
 
 using Entry = void (*)();
 
-// Entries by place in the table.
+// Indices of entries in the table.
 struct Api {
   Entry entries[275];
 
@@ -85,7 +86,7 @@ struct Api {
   Status* compute_stream(const KernelContext* context, void** out) const {
     return get<193, Status*(const KernelContext*, void**)>()(context, out);
   }
-  // The constant that is input `index`; `constant` is 0 where the graph computes it.
+  // The constant at input `index`; `constant` is 0 if the graph computes the input.
   Status* constant_input(const KernelInfo* info, size_t index, int* constant,
                          const Value** out) const {
     return get<249, Status*(const KernelInfo*, size_t, int*, const Value**)>()(info, index, constant,
@@ -104,7 +105,7 @@ struct ApiBase {
   const char* (*version)();
 };
 
-// The operator description that a library hands over; fields as of version 17.
+// The operator description that a library registers; fields as of version 17.
 struct CustomOp {
   uint32_t version;
   void* (*create_kernel)(const CustomOp*, const Api*, const KernelInfo*);

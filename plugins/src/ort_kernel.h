@@ -1,5 +1,5 @@
-// What a custom operator's kernel is made of, whatever provider it runs on: its errors as ONNX
-// Runtime's statuses, checked tensors and attributes, and the description handed over.
+// The parts of a custom operator's kernel that do not depend on the provider: errors as ONNX
+// Runtime statuses, checked tensors and attributes, and the operator description.
 #pragma once
 
 #include <array>
@@ -17,7 +17,7 @@ namespace streamseg::ort {
 
 using Shape = std::vector<int64_t>;
 
-// An error that ONNX Runtime itself reported; it goes back as it came.
+// An error reported by ONNX Runtime itself; it is returned unchanged.
 struct StatusError {
   Status* status;
 };
@@ -96,7 +96,7 @@ inline Tensor read_input(const Api& api, const KernelContext* context, size_t in
   return read_value(api, value, name, wanted);
 }
 
-// An input that is a constant of the graph, read when the kernel is made.
+// An input that is a constant of the graph, read when the kernel is created.
 inline Tensor read_constant(const Api& api, const KernelInfo* info, size_t index,
                             const Operand& operand) {
   int constant = 0;
@@ -124,7 +124,7 @@ inline int64_t read_attribute(const Api& api, const KernelInfo* info, const char
   return value;
 }
 
-// What every kernel takes from the table: names, counts, types, checked attributes and shapes.
+// What every kernel reads from the table: names, counts, types, checked attributes and shapes.
 // kMap: the type of maps.
 template <const Operator& kOp, int kMap>
 struct TableKernel {
@@ -179,9 +179,9 @@ struct TableKernel {
   }
 };
 
-// A kernel: constructed with (const Api&, const KernelInfo*), `compute(KernelContext*)`, and what it
-// declares: kName, kProvider (null: the CPU's), kInputs, kOptional (int32 inputs behind those, which
-// only the lowering reads), kOutputs, input_type(index), output_type(index).
+// A kernel: constructed with (const Api&, const KernelInfo*), `compute(KernelContext*)`, and its
+// declarations: kName, kProvider (null: the CPU's), kInputs, kOptional (int32 inputs behind those,
+// which only the lowering reads), kOutputs, input_type(index), output_type(index).
 template <class Kernel>
 Status* create_kernel(const CustomOp*, const Api* api, const KernelInfo* info, void** kernel) {
   *kernel = nullptr;
@@ -241,7 +241,7 @@ OpDomain* shared_domain(const Api& api) {
   return domain;
 }
 
-// What a library's RegisterCustomOps does.
+// The implementation of a library's RegisterCustomOps.
 template <class... Kernels>
 Status* register_kernels(SessionOptions* options, const ApiBase* base) {
   const Api* api = base->get_api(kApiVersion);

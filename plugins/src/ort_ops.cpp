@@ -12,8 +12,8 @@
 namespace streamseg::ort {
 namespace {
 
-// The session's own pool. Its width is unknown, so there is one task for every core; tasks take
-// items until nothing is left, and surplus ones return at once.
+// The session's own thread pool. Its size is unknown, so there is one task per core; tasks take
+// items until none are left, and surplus tasks return immediately.
 class SessionExecutor : public Executor {
  public:
   SessionExecutor(const Api& api, const KernelContext* context) : api_(api), context_(context) {}
@@ -33,8 +33,8 @@ class SessionExecutor : public Executor {
   const KernelContext* context_;
 };
 
-// Maps as float32: float16 is widened into a copy. A processor multiplies no faster in float16;
-// bundles for GPUs run here to be checked.
+// Maps as float32: float16 is converted into a copy. CPUs do not multiply faster in float16;
+// bundles for GPUs run here only to be checked.
 class Maps {
  public:
   const float* widen(const Tensor& tensor, int type) {
@@ -49,7 +49,7 @@ class Maps {
   std::vector<std::vector<float>> copies_;
 };
 
-// An output map of the kernel's type, written as float32 and narrowed by `finish`.
+// An output map of the kernel's type, written as float32 and converted by `finish`.
 class OutputMap {
  public:
   OutputMap(void* data, int64_t count, int type) : data_(data) {
@@ -89,7 +89,7 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
 
   static void run(const Sizes& s, const float* const* in, float* y, float* next,
                   const Executor& executor) {
-    // Sanitizers make addresses unfit for constant expressions; the counts distinguish the two.
+    // With sanitizers, addresses are not constant expressions; the counts distinguish the two.
     if constexpr (kOp.input_count == kCausalConv.input_count) {
       windowed_causal_conv<float>({s.grid(), s[Axis::kBatch], s[Axis::kChannels], s[Axis::kTaps],
                                    in[0], in[1], in[2], in[3], y, next},
@@ -103,7 +103,7 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
   }
 };
 
-// Weights are constants, checked and packed when the session is made.
+// Weights are constants, checked and packed when the session is created.
 struct LayerKernel : TableKernel<kMambaLayer, kFloat> {
   static constexpr const char* kProvider = nullptr;
 

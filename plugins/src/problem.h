@@ -1,4 +1,4 @@
-// What one call computes: sizes and pointers, and the table of kernels that one instruction set offers.
+// The arguments of one call (sizes and pointers), and the table of kernels of one instruction set.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ struct ConvProblem {
   T* next_state;
 };
 
-// Null when the gradient that comes in is zero.
+// Null if the incoming gradient is zero.
 template <class T>
 struct ConvGradients {
   const T* y;

@@ -2,7 +2,7 @@
 // rounded as the precision says, times a weight, in float32 sums.
 //
 // Generic lanes keep rounded numbers as float32: bfloat16 numbers are exact in it, and so are sums of
-// up to 1024 products of 8-bit integers. Instruction sets with products of their own replace this
+// up to 1024 products of 8-bit integers. Instruction sets with their own products replace this
 // (products_avx512.h); their numbers are the same up to the order of sums.
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace streamseg {
 namespace {
 
-// Rounds to bfloat16, to nearest even; what is not a number stays none.
+// Rounds to bfloat16, to nearest even; NaN stays NaN.
 inline float round_bfloat16(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
@@ -22,7 +22,7 @@ inline float round_bfloat16(float x) {
   return x;
 }
 
-constexpr float kSmallest = 1e-30f;  // a largest number below this counts as zero
+constexpr float kSmallest = 1e-30f;  // a maximum below this counts as zero
 
 // Nearest integer, ties to even, for |x| < 2^22.
 inline float round_integer(float x) {
@@ -30,7 +30,7 @@ inline float round_integer(float x) {
   return (x + magic) - magic;
 }
 
-// Scale of 8-bit integers: the largest becomes 127. NaN where a number is not finite, so that it
+// Scale of 8-bit integers: the largest becomes 127. NaN if a number is not finite, so it
 // reaches the result.
 inline float integer_scale(const float* x, int64_t count) {
   float top = 0;
@@ -51,7 +51,7 @@ struct Products {
   static constexpr int kPanel = 2 * W;  // columns
   static constexpr int kRows = V::kLanes >= 8 ? 6 : 2;
 
-  // Numbers of one row of activations of `depth` columns.
+  // Size of one row of activations with `depth` columns, in numbers.
   static int64_t row_words(int64_t depth, Precision) { return depth; }
 
   static int64_t padded(int64_t columns) { return (columns + kPanel - 1) / kPanel * kPanel; }
@@ -85,7 +85,7 @@ struct Products {
     }
   }
 
-  // One row of activations in the precision; returns its scale.
+  // Rounds one row of activations to the precision; returns its scale.
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {
     if (precision == Precision::kInt8) {
       const float scale = integer_scale(x, depth);

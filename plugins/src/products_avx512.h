@@ -1,6 +1,6 @@
 // Matrix products with AVX-512's own instructions: vdpbf16ps on pairs of bfloat16 numbers, vpdpbusd on
 // quads of 8-bit integers. Activations are shifted by 128 to be unsigned; the shift times a column's
-// sum of weights is taken off again.
+// sum of weights is subtracted afterwards.
 #pragma once
 
 #include <immintrin.h>

@@ -13,7 +13,7 @@ namespace streamseg {
 constexpr double kLog2E = 1.4426950408889634;
 
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), and log1p(e) = 2 atanh(e / (2 + e)) keeps its
-// relative accuracy for the small steps that very negative x stand for.
+// relative accuracy for the small steps that result from very negative x.
 template <class Math>
 STREAMSEG_HD typename Math::R softplus(typename Math::R x) {
   using R = typename Math::R;

@@ -6,7 +6,7 @@
 namespace streamseg {
 namespace {
 
-// Tokens handled in one go: their steps, inputs and sums stay in the first-level cache.
+// Tokens processed together: their steps, inputs and sums stay in the first-level cache.
 constexpr int kChunk = 16;
 
 // 2^t for `K` registers at once.
@@ -36,7 +36,7 @@ struct ScanKernel : Blocks<V> {
     pack(A, channels, states, static_cast<T>(kLog2E), out);
   }
 
-  // Rows of a chunk: token numbers, and where the chunk's buffers are.
+  // Rows of a chunk: token numbers and buffers.
   struct Chunk {
     int tokens;
     int64_t token[kChunk];
@@ -62,7 +62,7 @@ struct ScanKernel : Blocks<V> {
     for (int t = 0; t < chunk.tokens; ++t) {
       if (First) {
         // While the arithmetic runs: what `close_chunk` and the next `open_chunk` will touch. Rows
-        // of a window lie far apart, and the processor does not foresee them.
+        // of a window are far apart, and the processor does not prefetch them.
         const int64_t now = map + chunk.token[t] * p.channels;
         const int64_t then = map + chunk.ahead[t] * p.channels;
         __builtin_prefetch(p.z + now, 0, 2);

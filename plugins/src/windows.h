@@ -1,4 +1,4 @@
-// The window grid on an unshifted map: where a cell's tokens lie. Shared by the CPU and CUDA kernels.
+// The window grid on an unshifted map: the tokens of each cell. Shared by the CPU and CUDA kernels.
 #pragma once
 
 #include <cstdint>

@@ -5,14 +5,14 @@ import { Stream } from "./stream.js";
 import { type OrtModule, type Values } from "./tensors.js";
 import type { InferenceSession } from "onnxruntime-web";
 export interface OpenOptions {
-    /** "wasm" runs on the processor, "webgpu" on the graphics card with state in its memory. */
+    /** "wasm" runs on the processor, "webgpu" on the graphics card, with the state in its memory. */
     backend?: "wasm" | "webgpu";
-    /** URL of kernels.wasm; without it the operators run as the graph's own standard operators. */
+    /** URL of kernels.wasm; without it the operators run as their lowering to standard operators. */
     kernels?: string;
-    /** Fetches a file; for tests of failing networks and for bundles from elsewhere. */
+    /** Replaces `fetch`, for example to load bundles from elsewhere or to test network failures. */
     fetch?: (url: string) => Promise<Response>;
 }
-/** A loaded bundle. Streams share its sessions; each has a state of its own. */
+/** A loaded bundle. Streams share its sessions; each has its own state. */
 export declare class Bundle {
     readonly ort: OrtModule;
     readonly manifest: Manifest;
@@ -26,11 +26,11 @@ export declare class Bundle {
     /**
      * Fetch and verify the bundle below `url`, a folder that ends in "/".
      *
-     * Throws BundleError where a file is missing, its SHA-256 differs, or the manifest is invalid.
+     * Throws BundleError if a file is missing, its SHA-256 differs, or the manifest is invalid.
      */
     static open(ort: OrtModule, url: string, options?: OpenOptions): Promise<Bundle>;
-    /** A stream whose state is empty. */
+    /** Create a stream with an empty state. */
     stream(): Stream;
-    /** Release the sessions; the bundle's streams must not run afterwards. */
+    /** Release the sessions. The bundle's streams cannot run afterwards. */
     close(): Promise<void>;
 }

@@ -3,7 +3,7 @@ import { Kernels } from "./kernels.js";
 import { parseManifest } from "./manifest.js";
 import { Stream } from "./stream.js";
 import { readNpy, viewValues } from "./tensors.js";
-/** A loaded bundle. Streams share its sessions; each has a state of its own. */
+/** A loaded bundle. Streams share its sessions; each has its own state. */
 export class Bundle {
     ort;
     manifest;
@@ -26,7 +26,7 @@ export class Bundle {
     /**
      * Fetch and verify the bundle below `url`, a folder that ends in "/".
      *
-     * Throws BundleError where a file is missing, its SHA-256 differs, or the manifest is invalid.
+     * Throws BundleError if a file is missing, its SHA-256 differs, or the manifest is invalid.
      */
     static async open(ort, url, options = {}) {
         const files = new Files(url, options.fetch ?? ((target) => fetch(target)));
@@ -54,11 +54,11 @@ export class Bundle {
         const constants = viewValues("float32", bytes);
         return new Bundle(ort, manifest, backend, kernels, graphs, sessions, given, constants);
     }
-    /** A stream whose state is empty. */
+    /** Create a stream with an empty state. */
     stream() {
         return new Stream(this);
     }
-    /** Release the sessions; the bundle's streams must not run afterwards. */
+    /** Release the sessions. The bundle's streams cannot run afterwards. */
     async close() {
         for (const session of this.sessions.values())
             await session.release();
@@ -116,7 +116,7 @@ function fillNames(part, sessions) {
 async function makeSession(ort, content, backend) {
     const options = { executionProviders: [backend] };
     if (backend === "webgpu") {
-        // Everything stays on the device but the labels, which are read back.
+        // Everything stays on the device except the labels, which are read back.
         const probe = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
         const names = probe.outputNames.filter((name) => name !== "labels" && name !== "logits");
         await probe.release();

@@ -1,12 +1,12 @@
-/** Everything that this library throws on purpose. */
+/** Base class of the errors that this library throws. */
 export declare class StreamsegError extends Error {
     name: string;
 }
-/** A manifest or a file of a bundle that cannot be used. */
+/** An invalid manifest, or an invalid file of a bundle. */
 export declare class BundleError extends StreamsegError {
     name: string;
 }
-/** A frame, a snapshot or a given state that does not fit the bundle. */
+/** A frame, a snapshot or a given state that does not match the bundle. */
 export declare class MismatchError extends StreamsegError {
     name: string;
 }

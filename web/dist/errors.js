@@ -1,12 +1,12 @@
-/** Everything that this library throws on purpose. */
+/** Base class of the errors that this library throws. */
 export class StreamsegError extends Error {
     name = "StreamsegError";
 }
-/** A manifest or a file of a bundle that cannot be used. */
+/** An invalid manifest, or an invalid file of a bundle. */
 export class BundleError extends StreamsegError {
     name = "BundleError";
 }
-/** A frame, a snapshot or a given state that does not fit the bundle. */
+/** A frame, a snapshot or a given state that does not match the bundle. */
 export class MismatchError extends StreamsegError {
     name = "MismatchError";
 }

@@ -1,5 +1,5 @@
 import { MismatchError } from "./errors.js";
-/** Where a picture lands on the model's frame. */
+/** The place of a picture in the model's frame. */
 export function placeFrame(frame, model, resize) {
     if (Math.min(frame.height, frame.width) < 1) {
         throw new MismatchError(`the frame is ${frame.height}x${frame.width}, expected positive HxW`);
@@ -19,11 +19,11 @@ function roundHalfEven(value) {
         return Math.round(value);
     return floor % 2 === 0 ? floor : floor + 1;
 }
-/** For each of `target` samples the source sample at its centre: floor((i + 0.5) * s / t). */
+/** The source sample at the centre of each of `target` samples: floor((i + 0.5) * s / t). */
 export function nearestIndices(source, target) {
     return Int32Array.from({ length: target }, (_, i) => Math.floor(((2 * i + 1) * source) / (2 * target)));
 }
-/** Labels at the frame's size by the nearest neighbour. */
+/** Labels resized to the frame's size by nearest neighbour. */
 export function restoreLabels(labels, model, region, frame) {
     const rows = nearestIndices(region.bottom - region.top, frame.height);
     const columns = nearestIndices(region.right - region.left, frame.width);

@@ -7,16 +7,16 @@ export interface Geometry {
     offset_h: number;
     offset_w: number;
 }
-/** The operators in WebAssembly, and the memory that their maps and states lie in. */
+/** The operators in WebAssembly, and the memory of their maps and states. */
 export declare class Kernels {
     private readonly exports;
     private constructor();
-    /** Compile kernels.wasm. Throws where the browser lacks WebAssembly SIMD. */
+    /** Compile kernels.wasm. Throws if the browser lacks WebAssembly SIMD. */
     static load(bytes: BufferSource): Promise<Kernels>;
-    /** Memory for `count` float32 values; returns its address. */
+    /** Allocate memory for `count` float32 values; returns its address. */
     allocate(count: number): number;
     release(pointer: number): void;
-    /** A view of memory; invalid once more memory is allocated. */
+    /** A view of memory. It becomes invalid when more memory is allocated. */
     view(pointer: number, count: number): Float32Array;
     /** Pack A for `scan`; returns the address of new memory. */
     packDecay(A: number, channels: number, states: number): number;

@@ -1,12 +1,12 @@
 import { StreamsegError } from "./errors.js";
 const LANES = 4;
-/** The operators in WebAssembly, and the memory that their maps and states lie in. */
+/** The operators in WebAssembly, and the memory of their maps and states. */
 export class Kernels {
     exports;
     constructor(exports) {
         this.exports = exports;
     }
-    /** Compile kernels.wasm. Throws where the browser lacks WebAssembly SIMD. */
+    /** Compile kernels.wasm. Throws if the browser lacks WebAssembly SIMD. */
     static async load(bytes) {
         try {
             const { instance } = await WebAssembly.instantiate(bytes, {});
@@ -18,7 +18,7 @@ export class Kernels {
             throw new StreamsegError(`cannot start the kernels; they need WebAssembly SIMD: ${error.message}`);
         }
     }
-    /** Memory for `count` float32 values; returns its address. */
+    /** Allocate memory for `count` float32 values; returns its address. */
     allocate(count) {
         const pointer = this.exports.allocate(Math.max(count, 1) * 4);
         if (pointer === 0)
@@ -28,7 +28,7 @@ export class Kernels {
     release(pointer) {
         this.exports.release(pointer);
     }
-    /** A view of memory; invalid once more memory is allocated. */
+    /** A view of memory. It becomes invalid when more memory is allocated. */
     view(pointer, count) {
         return new Float32Array(this.exports.memory.buffer, pointer, count);
     }

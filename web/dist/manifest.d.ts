@@ -27,7 +27,7 @@ export interface ClassInfo {
     name: string;
     color: [number, number, number];
 }
-/** What a bundle says about itself; docs/bundle-format.md describes every field. */
+/** The manifest of a bundle; docs/bundle-format.md describes every field. */
 export interface Manifest {
     format: number;
     model: Record<string, unknown>;
@@ -42,5 +42,5 @@ export interface Manifest {
     classes: ClassInfo[];
     files: Record<string, string>;
 }
-/** Read manifest.json. Throws BundleError with the field, what it holds and what was expected. */
+/** Read manifest.json. Throws BundleError with the field, its value and what was expected. */
 export declare function parseManifest(text: string): Manifest;

@@ -2,7 +2,7 @@ import { BundleError } from "./errors.js";
 const FORMAT = 1;
 const KINDS = ["carry", "ring", "key", "given"];
 const TYPES = ["float32", "float16", "uint8", "int32", "int64"];
-/** Read manifest.json. Throws BundleError with the field, what it holds and what was expected. */
+/** Read manifest.json. Throws BundleError with the field, its value and what was expected. */
 export function parseManifest(text) {
     let content;
     try {

@@ -1,4 +1,4 @@
-// The demo page: a source of frames, the worker, and two pictures with their figures.
+// The demo page: a source of frames, the worker, and two pictures with figures.
 import { placeFrame } from "./geometry.js";
 import { openCamera, openImages, openVideo } from "./sources.js";
 const element = (id) => document.getElementById(id);
@@ -18,7 +18,7 @@ class Engine {
         return found;
     }
 }
-/** Draws labels over the picture and counts how many change from frame to frame. */
+/** Draws labels over the picture and counts the labels that change from frame to frame. */
 class View {
     canvas;
     manifest;
@@ -75,7 +75,7 @@ class View {
         context.putImageData(image, 0, 0);
     }
 }
-/** Reads frames at the model's size from whatever a source shows. */
+/** Reads frames at the model's size from a source. */
 class Fitter {
     manifest;
     canvas;

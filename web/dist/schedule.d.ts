@@ -1,5 +1,5 @@
 import type { Manifest, ScheduleRow, StateSpec } from "./manifest.js";
-/** Which buffer serves a graph's state input or output. */
+/** The buffer of a graph's state input or output. */
 export interface Feed {
     tensor: string;
     state: string;
@@ -11,9 +11,9 @@ export interface StepPlan {
     reads: Feed[];
     writes: Feed[];
 }
-/** Buffers of a state: a carried one swaps two, so that no step copies it. */
+/** Buffers of a state: a carried state alternates between two, so steps do not copy it. */
 export declare function bufferCount(spec: StateSpec): number;
 /** The last row of the table that covers step `step` (frames since reset). */
 export declare function rowAt(schedule: ScheduleRow[], step: number): ScheduleRow;
-/** What step `step` runs, from the manifest's schedule. */
+/** The graph and buffers of step `step`, from the manifest's schedule. */
 export declare function planStep(manifest: Manifest, step: number): StepPlan;

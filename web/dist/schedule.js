@@ -1,5 +1,5 @@
 import { BundleError } from "./errors.js";
-/** Buffers of a state: a carried one swaps two, so that no step copies it. */
+/** Buffers of a state: a carried state alternates between two, so steps do not copy it. */
 export function bufferCount(spec) {
     return spec.kind === "carry" ? 2 : spec.slots;
 }
@@ -12,7 +12,7 @@ export function rowAt(schedule, step) {
     }
     throw new BundleError(`manifest.json: 'schedule' leaves step ${step} without a graph`);
 }
-/** What step `step` runs, from the manifest's schedule. */
+/** The graph and buffers of step `step`, from the manifest's schedule. */
 export function planStep(manifest, step) {
     const row = rowAt(manifest.schedule, step);
     const graph = manifest.graphs[row.graph];

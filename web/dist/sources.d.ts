@@ -11,7 +11,7 @@ export interface FrameSource {
 }
 /** The first camera; the browser asks for permission. */
 export declare function openCamera(): Promise<FrameSource>;
-/** A video file from the disk; it never leaves the browser. */
+/** A local video file; it never leaves the browser. */
 export declare function openVideo(file: File): Promise<FrameSource>;
-/** Images in the order of their names. */
+/** Images, ordered by name. */
 export declare function openImages(files: File[]): Promise<FrameSource>;

@@ -1,4 +1,4 @@
-// Where the page's frames come from.
+// The frame sources of the page.
 class VideoSource {
     video;
     release;
@@ -6,7 +6,7 @@ class VideoSource {
         this.video = video;
         this.release = release;
     }
-    /** The newest frame; frames that came while the network was busy are dropped. */
+    /** The newest frame; frames that arrived while the network was busy are dropped. */
     next() {
         if (this.video.ended)
             return Promise.resolve(false);
@@ -67,14 +67,14 @@ export async function openCamera() {
     video.srcObject = stream;
     return new VideoSource(await playing(video), () => stream.getTracks().forEach((track) => track.stop()));
 }
-/** A video file from the disk; it never leaves the browser. */
+/** A local video file; it never leaves the browser. */
 export async function openVideo(file) {
     const url = URL.createObjectURL(file);
     const video = document.createElement("video");
     video.src = url;
     return new VideoSource(await playing(video), () => URL.revokeObjectURL(url));
 }
-/** Images in the order of their names. */
+/** Images, ordered by name. */
 export async function openImages(files) {
     const collator = new Intl.Collator("en", { numeric: true });
     return new ImageSource([...files].sort((a, b) => collator.compare(a.name, b.name)));

@@ -1,14 +1,14 @@
 import type { Bundle } from "./bundle.js";
 import { type Values } from "./tensors.js";
-/** What one step gives; the arrays belong to the caller. */
+/** The result of one step; the arrays belong to the caller. */
 export interface StepResult {
     /** [height, width] class ids at the model's size. */
     labels: Uint8Array;
-    /** [classes, height, width] at the model's size, where the bundle has them. */
+    /** [classes, height, width] at the model's size, if the bundle has them. */
     logits: Float32Array | null;
     /** Number of this frame since the last reset, from 0. */
     step: number;
-    /** Milliseconds of each part of the graph, in the order of `Bundle.graphs`. */
+    /** Milliseconds per part of the graph, in the order of `Bundle.graphs`. */
     timings: number[];
 }
 /** A stream's state at one moment: the step counter, and every buffer of every state. */
@@ -16,7 +16,7 @@ export interface Snapshot {
     step: number;
     tensors: Map<string, Values[]>;
 }
-/** One video through a bundle, state kept between its frames. */
+/** One video through a bundle, with the state kept between frames. */
 export declare class Stream {
     readonly bundle: Bundle;
     private readonly homes;
@@ -32,36 +32,36 @@ export declare class Stream {
      * Segment one frame and advance the state.
      *
      * @param frame [height, width, 3] RGB bytes of the model's size.
-     * Throws MismatchError for a frame of another size, StreamsegError where a given state is missing
-     * or another step is under way. After another failure, reset the stream before the next step.
+     * Throws MismatchError for a frame of another size, and StreamsegError if a given state is missing
+     * or another step is running. After any other error, reset the stream before the next step.
      */
     step(frame: Uint8Array): Promise<StepResult>;
-    /** Forget the state; given states stay. */
+    /** Reset the state; given states are kept. */
     reset(): void;
     /** Set a state of kind "given". */
     give(name: string, values: Values): void;
-    /** Everything that the next step depends on, copied. */
+    /** A copy of everything that the next step depends on. */
     snapshot(): Promise<Snapshot>;
     /** Continue from a snapshot of a stream of the same bundle. */
     restore(snapshot: Snapshot): void;
-    /** Release the buffers; closing twice is fine. */
+    /** Release the buffers. A second call does nothing. */
     close(): void;
     private readonly provided;
     private get kernels();
     private requireIdle;
     private requireGiven;
     private makeHome;
-    /** Whether kernels alone read and write a state: it then never leaves their memory. */
+    /** Whether only kernels read and write a state: it then never leaves their memory. */
     private inKernels;
     private loadConstants;
     private run;
     private runSession;
-    /** A kernel's result as a session's input: a view, which the session copies once. */
+    /** A kernel's result as the input of a session: a view, which the session copies once. */
     private tensorAt;
     private runKernel;
     private addressOf;
     private scratchFor;
-    /** What the sessions wrote becomes the state as it is; nothing is copied. */
+    /** The outputs of the sessions become the state; nothing is copied. */
     private keepState;
     private readState;
     private writeState;

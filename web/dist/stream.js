@@ -1,7 +1,7 @@
 import { MismatchError, StreamsegError } from "./errors.js";
 import { bufferCount, planStep } from "./schedule.js";
 import { elementCount, makeTensor, makeValues } from "./tensors.js";
-/** One video through a bundle, state kept between its frames. */
+/** One video through a bundle, with the state kept between frames. */
 export class Stream {
     bundle;
     homes = new Map();
@@ -27,8 +27,8 @@ export class Stream {
      * Segment one frame and advance the state.
      *
      * @param frame [height, width, 3] RGB bytes of the model's size.
-     * Throws MismatchError for a frame of another size, StreamsegError where a given state is missing
-     * or another step is under way. After another failure, reset the stream before the next step.
+     * Throws MismatchError for a frame of another size, and StreamsegError if a given state is missing
+     * or another step is running. After any other error, reset the stream before the next step.
      */
     async step(frame) {
         const { shape } = this.bundle.manifest.frame;
@@ -47,7 +47,7 @@ export class Stream {
             this.busy = false;
         }
     }
-    /** Forget the state; given states stay. */
+    /** Reset the state; given states are kept. */
     reset() {
         this.requireIdle();
         this.step_ = 0;
@@ -69,7 +69,7 @@ export class Stream {
         this.writeState(spec, [values]);
         this.provided.add(name);
     }
-    /** Everything that the next step depends on, copied. */
+    /** A copy of everything that the next step depends on. */
     async snapshot() {
         this.requireIdle();
         const tensors = new Map();
@@ -91,7 +91,7 @@ export class Stream {
             this.writeState(spec, snapshot.tensors.get(spec.name));
         this.step_ = snapshot.step;
     }
-    /** Release the buffers; closing twice is fine. */
+    /** Release the buffers. A second call does nothing. */
     close() {
         if (this.closed)
             return;
@@ -137,7 +137,7 @@ export class Stream {
         const values = () => given?.slice() ?? makeValues(spec.dtype, spec.shape);
         return { tensors: numbers.map(() => makeTensor(this.bundle.ort, spec.dtype, values(), spec.shape)) };
     }
-    /** Whether kernels alone read and write a state: it then never leaves their memory. */
+    /** Whether only kernels read and write a state: it then never leaves their memory. */
     inKernels(name) {
         const parts = [...this.bundle.graphs.values()].flat();
         const uses = (part) => [...part.inputs, ...part.outputs].some((entry) => isTensorOf(entry, name));
@@ -192,7 +192,7 @@ export class Stream {
         for (const [name, tensor] of Object.entries(found))
             values.set(name, tensor);
     }
-    /** A kernel's result as a session's input: a view, which the session copies once. */
+    /** A kernel's result as the input of a session: a view, which the session copies once. */
     tensorAt(name, addresses) {
         const { count, shape } = this.scratch.get(name);
         return makeTensor(this.bundle.ort, "float32", this.kernels.view(addresses.get(name), count), shape);
@@ -235,7 +235,7 @@ export class Stream {
         this.scratch.set(name, { pointer, count, shape });
         return pointer;
     }
-    /** What the sessions wrote becomes the state as it is; nothing is copied. */
+    /** The outputs of the sessions become the state; nothing is copied. */
     keepState(plan, values) {
         for (const feed of plan.writes) {
             const home = this.homes.get(feed.state);
@@ -253,7 +253,7 @@ export class Stream {
         }
         const found = [];
         for (const tensor of home.tensors) {
-            // getData copies a tensor in device memory to the host, where it stays: the next step uploads it.
+            // getData copies a tensor from device memory to the host, and it stays there: the next step uploads it.
             const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData());
             found.push(values.slice());
         }

@@ -6,7 +6,7 @@ export type Values = Float32Array | Uint8Array | Uint16Array | Int32Array | BigI
 export declare function elementCount(shape: readonly number[]): number;
 /** A zeroed array for a tensor of this type and shape. */
 export declare function makeValues(dtype: DataType, shape: readonly number[]): Values;
-/** A view of bytes as values of this type; the bytes are copied where they are not aligned. */
+/** A view of bytes as values of this type; bytes that are not aligned are copied. */
 export declare function viewValues(dtype: DataType, bytes: Uint8Array): Values;
 export declare function makeTensor(ort: OrtModule, dtype: DataType, values: Values, shape: readonly number[]): Tensor;
 /** The values of a .npy file (format 1 or 2, little-endian, C order), with its shape. */

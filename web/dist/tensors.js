@@ -1,4 +1,4 @@
-// Float16 values travel as their bits: the array type for them is too new for many browsers.
+// Float16 values are passed as bits: many browsers do not have an array type for them yet.
 const ARRAYS = {
     float32: Float32Array,
     float16: Uint16Array,
@@ -13,7 +13,7 @@ export function elementCount(shape) {
 export function makeValues(dtype, shape) {
     return new ARRAYS[dtype](elementCount(shape));
 }
-/** A view of bytes as values of this type; the bytes are copied where they are not aligned. */
+/** A view of bytes as values of this type; bytes that are not aligned are copied. */
 export function viewValues(dtype, bytes) {
     const kind = ARRAYS[dtype];
     const aligned = bytes.byteOffset % kind.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();

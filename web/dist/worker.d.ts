@@ -1,4 +1,4 @@
-/** What the page sends. */
+/** Requests from the page. */
 export type Request = {
     do: "open";
     bundle: string;
@@ -11,7 +11,7 @@ export type Request = {
 } | {
     do: "reset";
 };
-/** What the worker answers; every request has one answer, in order. */
+/** Replies of the worker; every request has one reply, in order. */
 export type Answer = {
     manifest: unknown;
     backend: string;

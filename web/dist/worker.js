@@ -1,4 +1,4 @@
-// Runs streams in a worker, so that the page stays responsive while a step computes.
+// Runs streams in a worker, so the page stays responsive during a step.
 import { Bundle } from "./bundle.js";
 let bundle = null;
 let withState = null;

@@ -1,7 +1,7 @@
 // The operators for WebAssembly: the CPU kernels over four lanes, called from JavaScript on one thread.
 //
 // Pointers are offsets into the module's memory, which the caller fills. Shapes were checked when the
-// site was written; a call with others is a fault of the caller.
+// site was written; the caller must not pass others.
 #include <cstdlib>
 
 #include "kernels.h"
@@ -60,7 +60,7 @@ EXPORT("allocate") void* allocate(uint32_t bytes) {
 
 EXPORT("release") void release(void* memory) { std::free(memory); }
 
-// [round_up(channels, 4), states] numbers: what `scan` takes as `decay`.
+// [round_up(channels, 4), states] numbers: the argument `decay` of `scan`.
 EXPORT("pack_decay") void pack_decay(const float* A, int32_t channels, int32_t states, float* out) {
   ScanKernel<WasmLanes>::pack_decay(A, channels, states, out);
 }

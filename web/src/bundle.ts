@@ -7,15 +7,15 @@ import { readNpy, viewValues, type OrtModule, type Values } from "./tensors.js";
 import type { InferenceSession } from "onnxruntime-web";
 
 export interface OpenOptions {
-  /** "wasm" runs on the processor, "webgpu" on the graphics card with state in its memory. */
+  /** "wasm" runs on the processor, "webgpu" on the graphics card, with the state in its memory. */
   backend?: "wasm" | "webgpu";
-  /** URL of kernels.wasm; without it the operators run as the graph's own standard operators. */
+  /** URL of kernels.wasm; without it the operators run as their lowering to standard operators. */
   kernels?: string;
-  /** Fetches a file; for tests of failing networks and for bundles from elsewhere. */
+  /** Replaces `fetch`, for example to load bundles from elsewhere or to test network failures. */
   fetch?: (url: string) => Promise<Response>;
 }
 
-/** A loaded bundle. Streams share its sessions; each has a state of its own. */
+/** A loaded bundle. Streams share its sessions; each has its own state. */
 export class Bundle {
   private constructor(
     readonly ort: OrtModule,
@@ -31,7 +31,7 @@ export class Bundle {
   /**
    * Fetch and verify the bundle below `url`, a folder that ends in "/".
    *
-   * Throws BundleError where a file is missing, its SHA-256 differs, or the manifest is invalid.
+   * Throws BundleError if a file is missing, its SHA-256 differs, or the manifest is invalid.
    */
   static async open(ort: OrtModule, url: string, options: OpenOptions = {}): Promise<Bundle> {
     const files = new Files(url, options.fetch ?? ((target) => fetch(target)));
@@ -58,12 +58,12 @@ export class Bundle {
     return new Bundle(ort, manifest, backend, kernels, graphs, sessions, given, constants);
   }
 
-  /** A stream whose state is empty. */
+  /** Create a stream with an empty state. */
   stream(): Stream {
     return new Stream(this);
   }
 
-  /** Release the sessions; the bundle's streams must not run afterwards. */
+  /** Release the sessions. The bundle's streams cannot run afterwards. */
   async close(): Promise<void> {
     for (const session of this.sessions.values()) await session.release();
   }
@@ -127,7 +127,7 @@ async function makeSession(
 ): Promise<InferenceSession> {
   const options: InferenceSession.SessionOptions = { executionProviders: [backend] };
   if (backend === "webgpu") {
-    // Everything stays on the device but the labels, which are read back.
+    // Everything stays on the device except the labels, which are read back.
     const probe = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
     const names = probe.outputNames.filter((name) => name !== "labels" && name !== "logits");
     await probe.release();

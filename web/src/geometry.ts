@@ -5,7 +5,7 @@ export interface Size {
   width: number;
 }
 
-/** Rows top..bottom and columns left..right of the model's frame that hold the picture. */
+/** The picture is in rows top..bottom and columns left..right of the model's frame. */
 export interface Region {
   top: number;
   bottom: number;
@@ -13,7 +13,7 @@ export interface Region {
   right: number;
 }
 
-/** Where a picture lands on the model's frame. */
+/** The place of a picture in the model's frame. */
 export function placeFrame(frame: Size, model: Size, resize: "stretch" | "letterbox"): Region {
   if (Math.min(frame.height, frame.width) < 1) {
     throw new MismatchError(`the frame is ${frame.height}x${frame.width}, expected positive HxW`);
@@ -33,12 +33,12 @@ function roundHalfEven(value: number): number {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** For each of `target` samples the source sample at its centre: floor((i + 0.5) * s / t). */
+/** The source sample at the centre of each of `target` samples: floor((i + 0.5) * s / t). */
 export function nearestIndices(source: number, target: number): Int32Array {
   return Int32Array.from({ length: target }, (_, i) => Math.floor(((2 * i + 1) * source) / (2 * target)));
 }
 
-/** Labels at the frame's size by the nearest neighbour. */
+/** Labels resized to the frame's size by nearest neighbour. */
 export function restoreLabels(labels: Uint8Array, model: Size, region: Region, frame: Size): Uint8Array {
   const rows = nearestIndices(region.bottom - region.top, frame.height);
   const columns = nearestIndices(region.right - region.left, frame.width);

@@ -22,11 +22,11 @@ interface Exports {
 
 const LANES = 4;
 
-/** The operators in WebAssembly, and the memory that their maps and states lie in. */
+/** The operators in WebAssembly, and the memory of their maps and states. */
 export class Kernels {
   private constructor(private readonly exports: Exports) {}
 
-  /** Compile kernels.wasm. Throws where the browser lacks WebAssembly SIMD. */
+  /** Compile kernels.wasm. Throws if the browser lacks WebAssembly SIMD. */
   static async load(bytes: BufferSource): Promise<Kernels> {
     try {
       const { instance } = await WebAssembly.instantiate(bytes, {});
@@ -38,7 +38,7 @@ export class Kernels {
     }
   }
 
-  /** Memory for `count` float32 values; returns its address. */
+  /** Allocate memory for `count` float32 values; returns its address. */
   allocate(count: number): number {
     const pointer = this.exports.allocate(Math.max(count, 1) * 4);
     if (pointer === 0) throw new StreamsegError(`the kernels have no memory for ${count * 4} bytes`);
@@ -49,7 +49,7 @@ export class Kernels {
     this.exports.release(pointer);
   }
 
-  /** A view of memory; invalid once more memory is allocated. */
+  /** A view of memory. It becomes invalid when more memory is allocated. */
   view(pointer: number, count: number): Float32Array {
     return new Float32Array(this.exports.memory.buffer, pointer, count);
   }

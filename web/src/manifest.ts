@@ -34,7 +34,7 @@ export interface ClassInfo {
   color: [number, number, number];
 }
 
-/** What a bundle says about itself; docs/bundle-format.md describes every field. */
+/** The manifest of a bundle; docs/bundle-format.md describes every field. */
 export interface Manifest {
   format: number;
   model: Record<string, unknown>;
@@ -50,7 +50,7 @@ const FORMAT = 1;
 const KINDS = ["carry", "ring", "key", "given"];
 const TYPES = ["float32", "float16", "uint8", "int32", "int64"];
 
-/** Read manifest.json. Throws BundleError with the field, what it holds and what was expected. */
+/** Read manifest.json. Throws BundleError with the field, its value and what was expected. */
 export function parseManifest(text: string): Manifest {
   let content: any;
   try {

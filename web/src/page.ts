@@ -1,4 +1,4 @@
-// The demo page: a source of frames, the worker, and two pictures with their figures.
+// The demo page: a source of frames, the worker, and two pictures with figures.
 import { placeFrame, type Region } from "./geometry.js";
 import type { ClassInfo, Manifest } from "./manifest.js";
 import { FrameSource, openCamera, openImages, openVideo } from "./sources.js";
@@ -24,7 +24,7 @@ class Engine {
   }
 }
 
-/** Draws labels over the picture and counts how many change from frame to frame. */
+/** Draws labels over the picture and counts the labels that change from frame to frame. */
 class View {
   private before: Uint8Array | null = null;
   private readonly labelCanvas = document.createElement("canvas");
@@ -80,7 +80,7 @@ class View {
   }
 }
 
-/** Reads frames at the model's size from whatever a source shows. */
+/** Reads frames at the model's size from a source. */
 class Fitter {
   private readonly canvas: OffscreenCanvas;
   private readonly context: OffscreenCanvasRenderingContext2D;

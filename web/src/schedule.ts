@@ -1,7 +1,7 @@
 import { BundleError } from "./errors.js";
 import type { Manifest, ScheduleRow, StateSpec } from "./manifest.js";
 
-/** Which buffer serves a graph's state input or output. */
+/** The buffer of a graph's state input or output. */
 export interface Feed {
   tensor: string;
   state: string;
@@ -15,7 +15,7 @@ export interface StepPlan {
   writes: Feed[];
 }
 
-/** Buffers of a state: a carried one swaps two, so that no step copies it. */
+/** Buffers of a state: a carried state alternates between two, so steps do not copy it. */
 export function bufferCount(spec: StateSpec): number {
   return spec.kind === "carry" ? 2 : spec.slots;
 }
@@ -29,7 +29,7 @@ export function rowAt(schedule: ScheduleRow[], step: number): ScheduleRow {
   throw new BundleError(`manifest.json: 'schedule' leaves step ${step} without a graph`);
 }
 
-/** What step `step` runs, from the manifest's schedule. */
+/** The graph and buffers of step `step`, from the manifest's schedule. */
 export function planStep(manifest: Manifest, step: number): StepPlan {
   const row = rowAt(manifest.schedule, step);
   const graph = manifest.graphs[row.graph]!;

@@ -1,4 +1,4 @@
-// Where the page's frames come from.
+// The frame sources of the page.
 
 /** Shows one picture after another. */
 export interface FrameSource {
@@ -15,7 +15,7 @@ class VideoSource implements FrameSource {
     private readonly release: () => void,
   ) {}
 
-  /** The newest frame; frames that came while the network was busy are dropped. */
+  /** The newest frame; frames that arrived while the network was busy are dropped. */
   next(): Promise<boolean> {
     if (this.video.ended) return Promise.resolve(false);
     return new Promise((resolve) => {
@@ -83,7 +83,7 @@ export async function openCamera(): Promise<FrameSource> {
   return new VideoSource(await playing(video), () => stream.getTracks().forEach((track) => track.stop()));
 }
 
-/** A video file from the disk; it never leaves the browser. */
+/** A local video file; it never leaves the browser. */
 export async function openVideo(file: File): Promise<FrameSource> {
   const url = URL.createObjectURL(file);
   const video = document.createElement("video");
@@ -91,7 +91,7 @@ export async function openVideo(file: File): Promise<FrameSource> {
   return new VideoSource(await playing(video), () => URL.revokeObjectURL(url));
 }
 
-/** Images in the order of their names. */
+/** Images, ordered by name. */
 export async function openImages(files: File[]): Promise<FrameSource> {
   const collator = new Intl.Collator("en", { numeric: true });
   return new ImageSource([...files].sort((a, b) => collator.compare(a.name, b.name)));

@@ -6,15 +6,15 @@ import type { KernelPart, Part } from "./parts.js";
 import { bufferCount, planStep, type StepPlan } from "./schedule.js";
 import { elementCount, makeTensor, makeValues, type Tensor, type Values } from "./tensors.js";
 
-/** What one step gives; the arrays belong to the caller. */
+/** The result of one step; the arrays belong to the caller. */
 export interface StepResult {
   /** [height, width] class ids at the model's size. */
   labels: Uint8Array;
-  /** [classes, height, width] at the model's size, where the bundle has them. */
+  /** [classes, height, width] at the model's size, if the bundle has them. */
   logits: Float32Array | null;
   /** Number of this frame since the last reset, from 0. */
   step: number;
-  /** Milliseconds of each part of the graph, in the order of `Bundle.graphs`. */
+  /** Milliseconds per part of the graph, in the order of `Bundle.graphs`. */
   timings: number[];
 }
 
@@ -24,10 +24,10 @@ export interface Snapshot {
   tensors: Map<string, Values[]>;
 }
 
-/** Where a state's buffers live: in the kernels' memory, or as tensors of the sessions. */
+/** Where a state's buffers are: in the kernels' memory, or as tensors of the sessions. */
 type Home = { pointers: number[] } | { tensors: Tensor[] };
 
-/** One video through a bundle, state kept between its frames. */
+/** One video through a bundle, with the state kept between frames. */
 export class Stream {
   private readonly homes = new Map<string, Home>();
   private readonly scratch = new Map<string, { pointer: number; count: number; shape: number[] }>();
@@ -52,8 +52,8 @@ export class Stream {
    * Segment one frame and advance the state.
    *
    * @param frame [height, width, 3] RGB bytes of the model's size.
-   * Throws MismatchError for a frame of another size, StreamsegError where a given state is missing
-   * or another step is under way. After another failure, reset the stream before the next step.
+   * Throws MismatchError for a frame of another size, and StreamsegError if a given state is missing
+   * or another step is running. After any other error, reset the stream before the next step.
    */
   async step(frame: Uint8Array): Promise<StepResult> {
     const { shape } = this.bundle.manifest.frame;
@@ -72,7 +72,7 @@ export class Stream {
     }
   }
 
-  /** Forget the state; given states stay. */
+  /** Reset the state; given states are kept. */
   reset(): void {
     this.requireIdle();
     this.step_ = 0;
@@ -94,7 +94,7 @@ export class Stream {
     this.provided.add(name);
   }
 
-  /** Everything that the next step depends on, copied. */
+  /** A copy of everything that the next step depends on. */
   async snapshot(): Promise<Snapshot> {
     this.requireIdle();
     const tensors = new Map<string, Values[]>();
@@ -116,7 +116,7 @@ export class Stream {
     this.step_ = snapshot.step;
   }
 
-  /** Release the buffers; closing twice is fine. */
+  /** Release the buffers. A second call does nothing. */
   close(): void {
     if (this.closed) return;
     this.requireIdle();
@@ -161,7 +161,7 @@ export class Stream {
     return { tensors: numbers.map(() => makeTensor(this.bundle.ort, spec.dtype, values(), spec.shape)) };
   }
 
-  /** Whether kernels alone read and write a state: it then never leaves their memory. */
+  /** Whether only kernels read and write a state: it then never leaves their memory. */
   private inKernels(name: string): boolean {
     const parts = [...this.bundle.graphs.values()].flat();
     const uses = (part: Part) => [...part.inputs, ...part.outputs].some((entry) => isTensorOf(entry, name));
@@ -220,7 +220,7 @@ export class Stream {
     for (const [name, tensor] of Object.entries(found)) values.set(name, tensor);
   }
 
-  /** A kernel's result as a session's input: a view, which the session copies once. */
+  /** A kernel's result as the input of a session: a view, which the session copies once. */
   private tensorAt(name: string, addresses: Map<string, number>): Tensor {
     const { count, shape } = this.scratch.get(name)!;
     return makeTensor(this.bundle.ort, "float32", this.kernels.view(addresses.get(name)!, count), shape);
@@ -265,7 +265,7 @@ export class Stream {
     return pointer;
   }
 
-  /** What the sessions wrote becomes the state as it is; nothing is copied. */
+  /** The outputs of the sessions become the state; nothing is copied. */
   private keepState(plan: StepPlan, values: Map<string, Tensor>): void {
     for (const feed of plan.writes) {
       const home = this.homes.get(feed.state)!;
@@ -283,7 +283,7 @@ export class Stream {
     }
     const found: Values[] = [];
     for (const tensor of home.tensors) {
-      // getData copies a tensor in device memory to the host, where it stays: the next step uploads it.
+      // getData copies a tensor from device memory to the host, and it stays there: the next step uploads it.
       const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData()) as Values;
       found.push(values.slice());
     }

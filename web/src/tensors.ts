@@ -5,7 +5,7 @@ export type OrtModule = typeof Ort;
 export type Tensor = Ort.Tensor;
 export type Values = Float32Array | Uint8Array | Uint16Array | Int32Array | BigInt64Array;
 
-// Float16 values travel as their bits: the array type for them is too new for many browsers.
+// Float16 values are passed as bits: many browsers do not have an array type for them yet.
 const ARRAYS = {
   float32: Float32Array,
   float16: Uint16Array,
@@ -23,7 +23,7 @@ export function makeValues(dtype: DataType, shape: readonly number[]): Values {
   return new ARRAYS[dtype](elementCount(shape));
 }
 
-/** A view of bytes as values of this type; the bytes are copied where they are not aligned. */
+/** A view of bytes as values of this type; bytes that are not aligned are copied. */
 export function viewValues(dtype: DataType, bytes: Uint8Array): Values {
   const kind = ARRAYS[dtype];
   const aligned = bytes.byteOffset % kind.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();

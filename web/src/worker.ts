@@ -1,15 +1,15 @@
-// Runs streams in a worker, so that the page stays responsive while a step computes.
+// Runs streams in a worker, so the page stays responsive during a step.
 import { Bundle } from "./bundle.js";
 import type { Stream } from "./stream.js";
 import type { OrtModule } from "./tensors.js";
 
-/** What the page sends. */
+/** Requests from the page. */
 export type Request =
   | { do: "open"; bundle: string; backend: "wasm" | "webgpu"; kernels?: string }
   | { do: "step"; frame: Uint8Array; stateless: boolean }
   | { do: "reset" };
 
-/** What the worker answers; every request has one answer, in order. */
+/** Replies of the worker; every request has one reply, in order. */
 export type Answer =
   | { manifest: unknown; backend: string }
   | { labels: Uint8Array; without: Uint8Array | null; milliseconds: number; step: number }

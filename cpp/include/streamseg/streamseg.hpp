@@ -20,7 +20,7 @@ class Error : public std::runtime_error {
   streamseg_status status_;
 };
 
-// One video through a bundle; see streamseg.h for what each call does.
+// One video through a bundle; streamseg.h describes each call.
 class Stream {
  public:
   explicit Stream(const std::string& bundle, const streamseg_options& options = {}) {

@@ -1,9 +1,9 @@
-/* A camera that the host imitates, for a process that loads this library first (LD_PRELOAD).
+/* A camera simulated on the host, for a process that loads this library with LD_PRELOAD.
  *
- * CAMERA_FRAMES names a file of raw pictures, CAMERA_FORMAT their "FOURCC:HEIGHT:WIDTH:BYTES". The camera is
- * /dev/video42: it answers what a V4L2 driver answers, gives a picture every 100 ms, and is unplugged after the
- * last one. Stricter than a driver: a buffer that is queued twice, or taken before the camera streams, ends
- * the process with status 99. */
+ * CAMERA_FRAMES names a file of raw pictures, CAMERA_FORMAT is "FOURCC:HEIGHT:WIDTH:BYTES". The
+ * camera is /dev/video42: it replies like a V4L2 driver, delivers a picture every 100 ms, and is
+ * unplugged after the last one. It is stricter than a driver: if a buffer is queued twice, or taken
+ * before the camera streams, the process ends with status 99. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -38,7 +38,7 @@ static int is_camera(const char* path) { return strcmp(path, kDevice) == 0; }
 
 static size_t page_bytes(void) { return ((size_t)bytes + 4095) / 4096 * 4096; }
 
-/* Buffers lie in a file in memory, so that the caller's own mmap and poll work on it. */
+/* Buffers are in a file in memory, so the caller's mmap and poll work on it. */
 static int open_camera(void) {
   const char* about = getenv("CAMERA_FORMAT");
   if (about == NULL || sscanf(about, "%4s:%u:%u:%u", format, &height, &width, &bytes) < 1) fail("no CAMERA_FORMAT");

@@ -1,7 +1,7 @@
-// In place of libcuda.so.1: the entries that the library calls, stricter than the driver.
+// Replaces libcuda.so.1: the entries that the library calls, with stricter checks than the driver.
 //
-// Memory begins with arbitrary bytes. A call without a current context, an address that is not
-// the device's, a copy past the end of a block, and a block that is freed twice are errors.
+// Memory initially contains arbitrary bytes. A call without a current context, an address outside
+// the device, a copy past the end of a block, and a block that is freed twice are errors.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,7 +24,7 @@ int retained = 0;
 
 bool ready() { return current == &the_context; }
 
-// A program that ends with memory of the device in use leaked it.
+// Device memory still in use when the program ends was leaked.
 struct AtExit {
   ~AtExit() {
     if (blocks.empty() && retained == 0) return;

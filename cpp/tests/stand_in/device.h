@@ -1,12 +1,12 @@
-/* A device for tests without a GPU: its addresses are none that the host can touch. */
+/* A device for tests without a GPU. The host cannot access its addresses. */
 #pragma once
 
 #include <cstdint>
 
 namespace stand_in {
 
-// Bits that make an address invalid for the processor, so that code of the host that follows a
-// device pointer ends by a signal.
+// Bits that make an address invalid for the processor, so host code that dereferences a device
+// pointer ends with a signal.
 constexpr uint64_t kDevice = 0xA5C0ull << 48;
 
 inline bool is_device(uint64_t address) { return (address & (0xFFFFull << 48)) == kDevice; }

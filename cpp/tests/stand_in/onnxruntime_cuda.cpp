@@ -1,9 +1,10 @@
-// In place of an ONNX Runtime with a CUDA provider: the real library of this machine computes, on
-// the host, and tensors of the device are known to it by the stand-in's addresses alone.
+// Replaces an ONNX Runtime with a CUDA provider. The real library of this machine computes on the
+// host; device tensors are identified only by the addresses of the stand-in.
 //
-// It is stricter than the real one. Every other input counts as read by a node on the host and is
-// copied when it is bound. Outputs are written when they are synchronized, not before. A tensor
-// outside live device memory, a run without a binding, and options that would round to TF32 are refused.
+// It is stricter than the real library. Every second input counts as read by a node on the host and
+// is copied when it is bound. Outputs are written when they are synchronized, not before. Tensors
+// outside live device memory, runs without a binding, and options that would round to TF32 are
+// rejected.
 #include <dlfcn.h>
 
 #include <cstdlib>

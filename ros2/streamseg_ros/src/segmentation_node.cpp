@@ -1,4 +1,4 @@
-// The ROS 2 node: messages to and from the segmenter, which holds all logic.
+// The ROS 2 node: passes messages to and from the segmenter, which contains all logic.
 #include <memory>
 #include <string>
 #include <utility>
@@ -22,7 +22,7 @@ class SegmentationNode : public rclcpp::Node {
     fixed("class_names", segmenter_.class_names(), "Names of the classes, in the order of their ids");
     labels_ = create_publisher<Image>("labels", rclcpp::SystemDefaultsQoS());
     areas_ = create_publisher<Float64MultiArray>("areas", rclcpp::SystemDefaultsQoS());
-    // Only the newest image is kept while a step runs.
+    // While a step runs, only the newest image is kept.
     images_ = create_subscription<Image>("image", rclcpp::SensorDataQoS().keep_last(1),
                                          [this](const Image::ConstSharedPtr& image) { take(*image); });
     reset_ = create_service<Trigger>(
@@ -34,7 +34,7 @@ class SegmentationNode : public rclcpp::Node {
   }
 
  private:
-  // A parameter that is set when the node starts.
+  // A parameter that is set only when the node starts.
   template <class Value>
   Value fixed(const char* name, const Value& value, const char* about) {
     rcl_interfaces::msg::ParameterDescriptor descriptor;

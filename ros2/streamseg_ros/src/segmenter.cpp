@@ -12,7 +12,7 @@ struct Layout {
   uint32_t bytes;
 };
 
-// Names of sensor_msgs/image_encodings.hpp.
+// Names from sensor_msgs/image_encodings.hpp.
 Layout layout_of(const std::string& encoding) {
   static const std::map<std::string, Layout> layouts = {{"rgb8", {STREAMSEG_RGB, 3}},
                                                         {"bgr8", {STREAMSEG_BGR, 3}},

@@ -1,4 +1,4 @@
-// The node over a stand-in of rclcpp, with ROS 2's own messages.
+// Tests the node with a stand-in for rclcpp and ROS 2's own messages.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -78,7 +78,7 @@ TEST_F(NodeTest, ResetsByItsServiceAndLogsOtherResets) {
   images.callback(image(0));
   images.callback(image(1));
   auto again = image(0);
-  images.callback(again);  // its time lies before that of the last image
+  images.callback(again);  // its time is before that of the last image
   auto& labels = node.thing<Labels>("/labels").published;
   EXPECT_EQ(labels[2]->data, recorded(0));
   EXPECT_EQ(labels[4]->data, recorded(0));

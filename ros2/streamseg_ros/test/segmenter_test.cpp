@@ -1,4 +1,5 @@
-// The segmenter over a case of the conformance set: STREAMSEG_CASE and STREAMSEG_ONNXRUNTIME name it.
+// Runs the segmenter on a case of the conformance set, given by STREAMSEG_CASE and
+// STREAMSEG_ONNXRUNTIME.
 #include "streamseg_ros/segmenter.hpp"
 
 #include <gtest/gtest.h>
@@ -53,7 +54,7 @@ class SegmenterTest : public ::testing::Test {
   std::unique_ptr<Segmenter> segmenter;
 };
 
-// The first seven steps of every case follow one another.
+// The first seven steps of every case are consecutive.
 TEST_F(SegmenterTest, GivesTheRecordedLabels) {
   for (size_t i = 0; i < 7; ++i) {
     EXPECT_EQ(segment(frame(i), static_cast<int64_t>(i + 1) * kSecond / 25), "");
@@ -81,7 +82,7 @@ TEST_F(SegmenterTest, ResetsWhereTheVideoBreaks) {
   EXPECT_EQ(labels, recorded(0));
   EXPECT_EQ(segment(frame(0), 5 * kSecond + 1, "other"), "frame_id changed from 'camera' to 'other'");
   EXPECT_EQ(labels, recorded(0));
-  // Images without a time are taken as one video.
+  // Images without a time count as one video.
   EXPECT_EQ(segment(frame(1), 0, "other"), "");
   EXPECT_EQ(labels, recorded(1));
 }

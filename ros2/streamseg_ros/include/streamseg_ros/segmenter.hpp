@@ -1,4 +1,4 @@
-// What the node does with an image, without ROS: checks, resets, labels and areas.
+// The logic of the node without ROS: checks, resets, labels and areas.
 #pragma once
 
 #include <cstdint>
@@ -18,21 +18,21 @@ struct Settings {
   std::string engines;      // folder of TensorRT engines
   std::string tensorrt;     // path of libnvinfer.so; empty: the loader's search path
   int threads = 0;          // of one step; 0: automatic
-  double reset_gap = 1.0;   // seconds between two images from which the state is reset; 0: never
+  double reset_gap = 1.0;   // the state is reset after this many seconds without an image; 0: never
 };
 
-// A sensor_msgs/Image, seen from outside.
+// A view of a sensor_msgs/Image.
 struct Picture {
   const std::vector<uint8_t>& data;
   uint32_t height;
   uint32_t width;
-  uint32_t step;  // bytes of a row
+  uint32_t step;  // bytes per row
   std::string encoding;
   int64_t stamp;  // nanoseconds; 0: unknown
   std::string frame_id;
 };
 
-// An image that cannot be segmented; what() says why. The state is as it was.
+// An image that cannot be segmented; what() has the reason. The state is unchanged.
 class InvalidPicture : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -44,14 +44,14 @@ class Segmenter {
   explicit Segmenter(const Settings& settings);
 
   // Fills `labels` with height * width class ids; 255: none.
-  // Returns why the state was reset before this image; empty where it was not.
-  // Throws InvalidPicture, or streamseg::Error where the step failed; the state is empty afterwards.
+  // Returns why the state was reset before this image; empty if it was not reset.
+  // Throws InvalidPicture, or streamseg::Error if the step failed; the state is then empty.
   std::string segment(const Picture& picture, std::vector<uint8_t>* labels);
 
   // The next image is the first of a new video.
   void reset();
 
-  // Share of the last image's pixels for each class; they add up to less than 1 where labels are 255.
+  // Share of the last image's pixels for each class; the sum is less than 1 if labels are 255.
   const std::vector<double>& areas() const { return areas_; }
   std::vector<std::string> class_names() const;
 

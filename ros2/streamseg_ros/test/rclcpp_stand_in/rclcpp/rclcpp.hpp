@@ -1,8 +1,8 @@
 // The part of rclcpp that the node uses, for a test without ROS 2; the messages are ROS 2's own.
 //
 // It is stricter than rclcpp: a parameter is declared once and has the type of its default, a
-// read-only one cannot be set, a message is published as unique_ptr of its topic's very type, and
-// a name that is subscribed or offered twice is refused.
+// read-only parameter cannot be set, a message is published as a unique_ptr of exactly the topic's
+// type, and a name that is subscribed or offered twice is rejected.
 #pragma once
 
 #include <any>

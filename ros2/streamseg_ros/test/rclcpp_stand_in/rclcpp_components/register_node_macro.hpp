@@ -1,4 +1,4 @@
-// In place of rclcpp_components': the class must be a node that is made from options alone.
+// Replaces the one of rclcpp_components: the class must be a node that is constructed from options.
 #pragma once
 
 #include <type_traits>
