@@ -1,4 +1,4 @@
-"""Accuracy of a stateful network whose labels are carried on while little changes.
+"""Accuracy of a stateful network whose labels are reused while the picture changes little.
 
     python benchmarks/adaptation.py --camvid ROOT --checkpoint TV3S.pth --set window=10
 
@@ -39,7 +39,7 @@ THRESHOLDS = (None, 16.0, 24.0, 40.0, 80.0)
 
 
 class SessionSegmenter(Segmenter):
-    """A bundle stepped by a session, so that its policy holds."""
+    """A bundle stepped by a session, so its policy applies."""
 
     def __init__(self, bundle: Path, settings: Adaptation) -> None:
         self.name = str(bundle)
@@ -54,7 +54,7 @@ class SessionSegmenter(Segmenter):
         return Session(self._stream, policy, on_event=lambda _event: None)
 
     def step(self, frame: np.ndarray[Any, Any]) -> Output:
-        """Process the next frame; thirty a second, so that no gap is seen."""
+        """Process the next frame; at thirty a second, so there is no gap."""
         result = self._session.process(
             Frame(frame, self._session.frames, self._session.frames / 30)
         )
@@ -81,7 +81,7 @@ class SessionSegmenter(Segmenter):
 
 
 def measure(bundle: Path, dataset: str, split: str) -> list[dict[str, Any]]:
-    """One row a threshold."""
+    """One row per threshold."""
     rows = []
     for threshold in THRESHOLDS:
         segmenter = SessionSegmenter(bundle, Adaptation(carry_below=threshold))
@@ -100,7 +100,7 @@ def measure(bundle: Path, dataset: str, split: str) -> list[dict[str, Any]]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """One row a threshold and set of clips."""
+    """One row per threshold and set of clips."""
     lines = [
         "Labels carried on while little changes (`--carry-below`), up to eight frames in a row. "
         "Percent; "

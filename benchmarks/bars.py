@@ -3,9 +3,10 @@
 python benchmarks/bars.py --bundles DIR      # keeps the bundles there and reuses them
 python benchmarks/bars.py --bundles DIR --prepare    # makes the bundles and measures nothing
 
-Every peer is a process of its own with the runtime alone; they take turns, so that what else the
-machine does hits all alike. Speed is measured on seeded weights; agreement, where ``--checkpoint``
-and ``--camvid`` are given, on a network trained on CamVid, the test images as one stream:
+Every peer runs in its own process, which holds only the runtime. The peers take turns, so other
+load on the machine affects all of them equally. Speed is measured on seeded weights; agreement,
+where ``--checkpoint`` and ``--camvid`` are given, on a network trained on CamVid, the test images
+as one stream:
 
 python benchmarks/bars.py --bundles DIR --checkpoint TV3S.pth --set window=10 --camvid ROOT
 """
@@ -63,7 +64,7 @@ _PEAK = {"fp32": "fp32", "bf16": "bf16", "int8-dynamic": "int8", "int8": "int8"}
 
 @dataclass(frozen=True)
 class Work:
-    """A network at a size: what is one row or block of the table."""
+    """A network at a size: one row or block of the table."""
 
     name: str
     size: tuple[int, int]
@@ -114,7 +115,7 @@ def _build(name: str) -> Any:
 
 
 def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
-    """Quantise what is not fused, on drifting noise."""
+    """Quantise the layers that are not fused, on drifting noise."""
     from streamseg.calibration.calibrating import CalibrationOptions, calibrate
     from streamseg.evaluation.datasets import open_dataset
     from streamseg.export.parity import moving_pattern
@@ -130,7 +131,7 @@ def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
 
 
 class Peer:
-    """A process that has one bundle open and steps when asked."""
+    """A process that has one bundle open and runs a step on request."""
 
     def __init__(self, bundle: Path, opening: dict[str, Any], threads: int) -> None:
         arguments = json.dumps({"bundle": str(bundle), "threads": threads, **opening})
@@ -157,14 +158,14 @@ class Peer:
         return line
 
     def close(self) -> None:
-        """Let the process end."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
 
 def work_as_peer(arguments: str) -> None:
-    """The process of a ``Peer``: a description, then milliseconds, a line each."""
+    """The process of a ``Peer``: prints a description, then milliseconds, one per line."""
     given = json.loads(arguments)
     stream = streamseg.open(given.pop("bundle"), reuse=True, **given)
     rng = np.random.default_rng(0)
@@ -199,7 +200,7 @@ def peers_of(work: Work, folder: Path, threads: int) -> Iterator[dict[str, Peer]
 
 
 def measure_work(work: Work, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """Medians of every path, and the median of the rounds' own quotients with the unit."""
+    """Medians of every path, and the median over rounds of the quotient with the unit."""
     with peers_of(work, folder, threads) as peers:
         samples: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(rounds):
@@ -313,7 +314,7 @@ def gmacs_of(work: Work) -> float:
 
 
 def is_even(bundle: Path) -> bool:
-    """Whether every frame of a long run costs the same: no graph has its turn every few frames."""
+    """Whether every frame of a long run costs the same: no graph runs only every few frames."""
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     return not any("every" in turn for turn in manifest["schedule"])
 

@@ -1,11 +1,11 @@
-"""`streamseg batch` against a plain loop: what the executors cost, and what a second worker brings.
+"""`streamseg batch` against a plain loop: cost of the executors, gain of a second worker.
 
     python benchmarks/batch.py                 # on a quiet machine; about ten minutes on two cores
     python benchmarks/batch.py --rounds 1 --videos 2 --frames 20   # a trial
 
-One thread a worker. Every peer segments the same videos once a round: a plain loop in one process,
-processes with one and two workers, Ray with one and two actors. Start-up (interpreters, cluster,
-bundle) is measured apart, once. Writes benchmarks/results/batch.{json,md}.
+One thread per worker. Every peer segments the same videos once per round: a plain loop in one
+process, processes with one and two workers, Ray with one and two actors. Start-up (interpreters,
+cluster, bundle) is measured separately, once. Writes benchmarks/results/batch.{json,md}.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Peers:
         self._runs = 0
 
     def new_folder(self) -> Path:
-        """Where nothing was written yet."""
+        """A folder to which nothing was written yet."""
         self._runs += 1
         return self.folder / f"out{self._runs}"
 
@@ -170,7 +170,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarise(result: dict[str, Any]) -> dict[str, float]:
-    """Overheads and ratios, as medians over rounds: what disturbed one round hit all its peers."""
+    """Overheads and ratios, as medians over rounds: a disturbance affects all peers of a round."""
     fps = result["fps"]
 
     def median_ratio(upper: str, lower: str) -> float:

@@ -1,5 +1,5 @@
-/* Preloaded, moves the wall clock an hour ahead and back, and an hour behind and back, every 0.2 s.
- * Leaves the number of readings that were moved in the file named by CLOCK_JUMPS. */
+/* When preloaded, moves the wall clock an hour ahead and back, and an hour behind and back, every
+ * 0.2 s. Writes the number of changed readings to the file named by CLOCK_JUMPS. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdatomic.h>

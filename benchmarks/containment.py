@@ -1,11 +1,11 @@
-"""Streams that misbehave among streams that do not: what is lost, and what is wrong.
+"""Faulty streams among healthy streams: labels that are lost, and labels that are wrong.
 
 python samples/smoothing_bundle.py out/smooth --size 48x64
 python benchmarks/containment.py out/smooth   # writes benchmarks/results/containment.{json,md}
 
 First every kind of exception in every stage of one of five streams, then many streams of which ten
-misbehave, each in a way of its own. Fails unless every other stream gives all its labels, equal to
-those of a run alone, and every failure is an event with its reason.
+misbehave, each in a different way. Fails unless every other stream gives all its labels, equal to
+those of a run on its own, and every failure is an event with its reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from streamseg.runtime.video.overlay import Overlay
 
 SIZE = (48, 64)
 FRAMES = 40  # of a stream among five
-AT = 7  # frame at which it happens
+AT = 7  # frame at which the fault happens
 POLICY = StatePolicy(scene_cut=float("inf"))
 ERRORS: dict[str, Callable[[], Exception]] = {
     "ValueError": lambda: ValueError("injected"),
@@ -50,7 +50,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "UnicodeDecodeError": lambda: UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "injected"),
 }
 WHATS = ("lost", "wrong", "unreported")
-KNOWN = re.compile("injected|frame is float32")  # reasons of the faults that are made here
+KNOWN = re.compile("injected|frame is float32")  # reasons of the faults injected here
 STAGES = ("open", "read", "policy", "begin", "finish", "requests", "sinks", "write", "complete")
 
 
@@ -90,7 +90,7 @@ class Pictures:
 
 @dataclass
 class Digest:
-    """A sink that keeps no more of the labels than their digest.
+    """A sink that keeps only the digest of the labels.
 
     Attributes:
         frames: written.
@@ -123,7 +123,7 @@ class Digest:
 
 
 def alone(stream: Stream, seed: int, frames: int) -> bytes:
-    """Digest of the labels of a stream that is run alone."""
+    """Digest of the labels of a stream that runs on its own."""
     session, total = Session(stream, POLICY, on_event=lambda _event: None), Digest()
     stream.reset()
     for index in range(frames):
@@ -134,7 +134,7 @@ def alone(stream: Stream, seed: int, frames: int) -> bytes:
 
 @dataclass
 class Fault:
-    """Raises ``error`` in one stage of a stream, once its frame ``AT`` is there."""
+    """Raises ``error`` in one stage of a stream, at frame ``AT``."""
 
     stage: str
     error: Callable[[], Exception]
@@ -189,7 +189,7 @@ class Fault:
 
 @dataclass
 class Outcome:
-    """What became of the streams of one try."""
+    """The results of the streams of one try."""
 
     wrong: int = 0
     lost: int = 0
@@ -198,7 +198,7 @@ class Outcome:
 
 
 def add_healthy(fleet: Fleet, seed: int, frames: int) -> Digest:
-    """Let a stream without faults join; gives its output."""
+    """Add a stream without faults; returns its output."""
     sink = Digest()
     outputs = Outputs(lambda _source: [sink], Overlay(fleet.stream.manifest.classes))
     fleet.add(
@@ -212,7 +212,7 @@ def add_healthy(fleet: Fleet, seed: int, frames: int) -> Digest:
 
 
 def add_faulty(fleet: Fleet, name: str, seed: int, frames: int, fault: Fault) -> None:
-    """Let a stream with a fault join."""
+    """Add a stream with a fault."""
     outputs = Outputs(lambda _source: [fault.sink()], Overlay(fleet.stream.manifest.classes))
     fleet.add(
         name,
@@ -224,7 +224,7 @@ def add_faulty(fleet: Fleet, name: str, seed: int, frames: int, fault: Fault) ->
 
 
 def judge(sinks: dict[int, Digest], expected: dict[int, bytes], frames: int) -> Outcome:
-    """Compare the outputs of the healthy streams with those of runs alone."""
+    """Compare the outputs of the healthy streams with those of runs on their own."""
     outcome = Outcome()
     for seed, sink in sinks.items():
         outcome.lost += frames - sink.frames + (not sink.completed)
@@ -328,7 +328,7 @@ def crowd(bundle: Path, streams: int, bad: int, frames: int) -> dict[str, Any]:
 
 
 def run(bundle: Path, streams: int, frames: int) -> dict[str, Any]:
-    """Everything that the result holds."""
+    """The contents of the result."""
     with streamseg.open(bundle, threads=1) as stream:
         expected = {seed: alone(stream, seed, FRAMES) for seed in range(4)}
     rows = []
@@ -350,7 +350,7 @@ def run(bundle: Path, streams: int, frames: int) -> dict[str, Any]:
 
 
 def find_faults(result: dict[str, Any]) -> list[str]:
-    """What is not as it has to be."""
+    """The requirements that are not met."""
     faults = [
         f"{row['stage']}: {row[what]} {what}"
         for row in result["stages"]

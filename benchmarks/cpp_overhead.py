@@ -1,8 +1,8 @@
-"""The C++ library against a bare C program over the same graph and the same ONNX Runtime.
+"""The C++ library against a bare C program with the same graph and the same ONNX Runtime.
 
-Start-up and memory: each in a process of its own, in turns. Time of a frame: both in one process,
-in turns, processor time of the calling thread on one thread; also over a small graph at the same
-size, where a difference shows that the network's own variation hides. Writes
+Start-up and memory: each in its own process, in turn. Time per frame: both in one process, in turn,
+as CPU time of the calling thread, on one thread. A small graph at the same size shows differences
+that the variation of the network would hide. Writes
 benchmarks/results/cpp_overhead.json and .md. Build first: see docs/cpp.md, with STREAMSEG_TESTS=ON.
 
     python -m benchmarks.cpp_overhead out/street --build build/cpp-plain

@@ -1,9 +1,9 @@
-"""Scene cuts found and missed, resets for nothing, and what watching for them costs.
+"""Scene cuts found and missed, false resets, and the cost of detection.
 
     python benchmarks/cuts.py --data FOLDER
 
-Clips are joined in pairs at several places; a reset anywhere but at a join is false. Peer: none
-that looks at no later frame is installed here; PySceneDetect's adaptive detector needs two.
+Clips are joined in pairs at several places; a reset anywhere except at a join is false. There is no
+peer here that uses no later frames; PySceneDetect's adaptive detector needs two.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def count_false(clips: list[list[Image]]) -> tuple[int, int]:
 def count_joins(
     before: dict[str, list[Image]], after: dict[str, list[Image]]
 ) -> tuple[int, int, int]:
-    """Joins found, joins in all, and cuts found elsewhere."""
+    """Joins found, all joins, and cuts found elsewhere."""
     found = joins = false = 0
     for (name, first), (other, second) in permutations({**before, **after}.items(), 2):
         if name not in before or other not in after:

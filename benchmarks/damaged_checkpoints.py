@@ -1,9 +1,9 @@
-"""Damaged files of weights, read by the thousand: nothing runs, nothing escapes, memory is bounded.
+"""Thousands of damaged weight files: no code runs, every error is handled, memory is bounded.
 
 python benchmarks/damaged_checkpoints.py      # writes benchmarks/results/checkpoints.{json,md}
 
-Fails where a file runs code, raises anything but one line, or takes memory beyond a small multiple
-of its size.
+Fails if a file runs code, raises anything but a one-line error, or takes memory beyond a small
+multiple of its size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        read_damaged(200, Path(folder) / "weights", seed=0)  # imports run code of modules
+        read_damaged(200, Path(folder) / "weights", seed=0)  # importing modules runs their code
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with watch_running() as running:
             tally = read_damaged(options.files, Path(folder) / "weights", seed=options.seed)

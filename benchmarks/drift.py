@@ -25,7 +25,7 @@ SIZE = (96, 128)
 
 
 def loop_video(path: Path, frames: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """``frames`` frames at the model's size, from the start again after the end."""
+    """``frames`` frames at the model's size; restarts the video after its end."""
     given = 0
     while given < frames:
         with streamseg.open_source(str(path)) as source:
@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """One row a kind of state."""
+    """One row per kind of state."""
     lines = [
         f"State after {result['frames']} frames of {result['source']} at {SIZE[0]}x{SIZE[1]}, "
         f"native bundle against float64; {result['machine']['processor']}, "

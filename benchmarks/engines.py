@@ -70,7 +70,7 @@ def make_bundles(folder: Path, size: tuple[int, int], encoder: str) -> dict[str,
 
 
 def build(rtx: Path, *arguments: str | Path) -> dict[str, Any]:
-    """One build in a process of its own."""
+    """One build in its own process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment["LD_LIBRARY_PATH"] = str(rtx / "link")
     started = time.perf_counter()

@@ -2,10 +2,10 @@
 
     python benchmarks/families.py out/families
 
-CFFM, CFFM++ and MRCFA are heads over the street sample's encoder, which stays frozen; what they
-add to it may be kept, as under samples/families. Mask2Former is trained from scratch, and MPVSS
-over it; their decoders are 256 wide in any size, so their weights are too large to keep.
-A run that was stopped resumes; one that is finished is left alone.
+CFFM, CFFM++ and MRCFA are heads on the street sample's encoder, which is frozen; the weights that
+they add can be committed, as under samples/families. Mask2Former is trained from scratch, and MPVSS
+on top of it; their decoders are 256 wide at any size, so their weights are too large to commit.
+An interrupted run resumes; a finished one is skipped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COMMITTED = SAMPLES / "families"
 LICENSE = "Apache-2.0"
 BACKBONE = "backbone."
 REFERENCES = (-9, -6, -3)
-# What is small enough to commit.
+# Networks that are small enough to commit.
 HEADS = ("cffm", "cffm++", "mrcfa")
 QUERIES = 24
 MASK_SIZES: dict[str, Any] = {
@@ -82,7 +82,7 @@ def build_reference(model: str, dataset: Dataset) -> Network:
 
 
 def build_queries(model: str, dataset: Dataset) -> Network:
-    """A small Mask2Former, or MPVSS over it with all but what MPVSS trains frozen."""
+    """A small Mask2Former, or MPVSS on top of it, in which only the layers of MPVSS train."""
     torch.manual_seed(0)
     sizes = {**MASK_SIZES, "num_classes": len(dataset.classes)}
     network: Mask2Former
@@ -98,7 +98,7 @@ def build_queries(model: str, dataset: Dataset) -> Network:
 
 
 def reference_recipe(model: str, init: str, *, steps: int, lr: float) -> Recipe:
-    """Doubled frames, as the street sample sees them."""
+    """Doubled frames, as for the street sample."""
     config = TrainConfig(
         network=NetworkConfig(model=model, encoder="mit_b0", embed_dim=64, drop_path=0.0),
         clips=ClipConfig(
@@ -119,7 +119,7 @@ def reference_recipe(model: str, init: str, *, steps: int, lr: float) -> Recipe:
 def query_recipe(
     model: str, init: str | None, *, steps: int, batch: int, offsets: tuple[int, ...]
 ) -> Recipe:
-    """Frames of 128x256 as they are."""
+    """Unchanged frames of 128x256."""
     config = TrainConfig(
         network=NetworkConfig(model=model, encoder="resnet50"),
         clips=ClipConfig(
@@ -153,7 +153,7 @@ def write_trunk(path: Path, dataset: Dataset) -> None:
 
 
 def train_one(name: str, folder: Path, dataset: Dataset, recipe: Recipe) -> Path:
-    """Train a network, or resume its training; the folder has those that it starts from."""
+    """Train a network, or resume its training; the folder contains those that it starts from."""
     home = RunFolder(folder / name)
     if home.weights.is_file():
         return home.weights
@@ -184,12 +184,12 @@ def log_weights(dataset: Dataset) -> tuple[float, ...]:
 
 
 def committed_path(name: str, folder: Path = COMMITTED) -> Path:
-    """Where what a network adds to the street sample's encoder is kept."""
+    """The file with the weights that a network adds to the street sample's encoder."""
     return folder / f"{name.replace('++', '_plus')}.safetensors"
 
 
 def commit(weights: Path, path: Path) -> None:
-    """Keep what a checkpoint adds to the street sample's encoder."""
+    """Save the weights that a checkpoint adds to the street sample's encoder."""
     base = load_file(STREET)
     added = {
         name: value
@@ -203,7 +203,7 @@ def commit(weights: Path, path: Path) -> None:
 
 
 def join(committed: Path, path: Path) -> Path:
-    """The checkpoint of which ``commit`` kept a part."""
+    """The checkpoint of which ``commit`` saved a part."""
     weights = load_file(committed)
     if not any(name.startswith(BACKBONE) for name in weights):
         base = load_file(STREET)
@@ -226,7 +226,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.only is None:
-        for name in RECIPES:  # each in a process of its own: a process has one precision
+        for name in RECIPES:  # each in its own process: a process has one precision
             subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
         return
     torch.set_num_threads(1)

@@ -2,9 +2,9 @@
 
     python benchmarks/family_tables.py out/families
 
-Networks are what is committed under samples/families, and otherwise what benchmarks/families.py
-left in the folder; rows of others are left out. Writes benchmarks/results/prototypes.{json,md} and
-benchmarks/results/schedules.{json,md}.
+Uses the networks committed under samples/families, and otherwise those that benchmarks/families.py
+wrote to the folder. Rows of missing networks are omitted. Writes
+benchmarks/results/prototypes.{json,md} and benchmarks/results/schedules.{json,md}.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Row = dict[str, Any]
 
 
 def figures(evaluation: Evaluation) -> Row:
-    """What the tables show of a score, in percent."""
+    """The figures of a score that the tables show, in percent."""
     scores = evaluation.scores
     values = {"miou": scores.miou, "mvc8": scores.mvc[8], "mvc16": scores.mvc[16]}
     return {name: round(100 * value, 2) for name, value in values.items()}
@@ -111,7 +111,7 @@ def prototype_rows(
 def schedule_rows(
     networks: dict[str, Path], size: tuple[int, int], scored: str
 ) -> dict[str, list[Row]]:
-    """A sweep of each network over its own settings; MPVSS sees frames as they are drawn."""
+    """A sweep over the settings of each network; MPVSS gets the frames as they are drawn."""
     tables: dict[str, list[Row]] = {}
     for name, variants in SWEEPS.items():
         if name not in networks:
@@ -141,7 +141,7 @@ def earlier_tables(path: Path, scored: str) -> dict[str, list[Row]]:
 
 
 def find_networks(folder: Path) -> dict[str, Path]:
-    """The street sample, and of each family what is committed, else what the folder holds."""
+    """The street sample, and for each family the committed network or the one in the folder."""
     found = {"tv3s": STREET}
     for name in (*HEADS, "mpvss"):
         trained = folder / name / "weights.safetensors"
@@ -153,7 +153,7 @@ def find_networks(folder: Path) -> dict[str, Path]:
 
 
 def head_line(result: Row) -> str:
-    """What was scored, on what."""
+    """The networks and the data that were scored."""
     machine = result["machine"]
     return (
         f"Drawn streets, split `test`: `{result['scored']}`, drawn at 128x256. Percent; "

@@ -1,10 +1,10 @@
-"""What hundreds of streams cost one process: memory, threads, rate, and how evenly they are served.
+"""The cost of hundreds of streams in one process: memory, threads, rate, and fairness.
 
 python samples/smoothing_bundle.py out/smooth --size 48x64
 python benchmarks/fleet.py out/smooth     # writes benchmarks/results/fleet.{json,md}
 
-Every stream decodes its own looped H.264 file as fast as it is taken. The model is a toy: the table
-shows what the streams around it cost. Every number of streams runs in a process of its own.
+Every stream decodes its own looped H.264 file as fast as its frames are read. The model is a toy:
+the table shows the cost of the streams around it. Each number of streams runs in its own process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_CUTS = StatePolicy(scene_cut=float("inf"))
 
 
 def write_clip(path: Path) -> None:
-    """Two seconds of a moving pattern, 360p, as a camera's sub-stream."""
+    """Two seconds of a moving pattern, 360p, like a camera's sub-stream."""
     base = np.random.default_rng(0).integers(0, 256, (SIZE[0] // 8, SIZE[1] // 8, 3), np.uint8)
     base = np.repeat(np.repeat(base, 8, axis=0), 8, axis=1)
     with av.open(str(path), "w") as container:
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def describe(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     names = ("streams", "label maps/s, all", "frames of a stream, fewest-most", "resident MB")
     names += ("MB a stream", "threads", "s until all run")
     lines = [

@@ -57,7 +57,7 @@ def scan_materialised(
     u: Tensor, dt: Tensor, dt_bias: Tensor, A: Tensor, B: Tensor, C: Tensor,  # noqa: N803
     skip: Tensor, z: Tensor, state: Tensor, geometry: WindowGeometry,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The scan as Mamba's reference is usually written: decay and input for all tokens first."""
+    """The scan as in Mamba's reference: decay and input for all tokens first."""
     cells = cell_order(geometry)
     order = torch.from_numpy(cells.order.copy())
     inverse = torch.from_numpy(cells.inverse.copy())
@@ -109,7 +109,7 @@ def eager_peer(model: TV3S, frame: np.ndarray[Any, Any], scan: Any) -> Callable[
 def openvino_peer(
     graph: Path, frame: np.ndarray[Any, Any], threads: int
 ) -> Callable[[], object] | None:
-    """The lowered graph in OpenVINO, state fed back; ``None`` where it is not installed."""
+    """The lowered graph in OpenVINO, with state fed back; ``None`` if it is not installed."""
     try:
         import openvino
     except ImportError:

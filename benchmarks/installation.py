@@ -1,9 +1,10 @@
 """Install a wheel with each extra in fresh environments: benchmarks/installation.py WHEEL.
 
-No compiler is in PATH. Each environment passes ``pip check`` and runs a probe of its extra; the CPU
-backends must reproduce the labels of the conformance set. Extras that need a GPU's libraries are
-only resolved. pip installs the extras of ``PIP``, uv all of them. ``--pythons``, ``--extras`` and
-``--tools`` choose fewer cells; ``--json`` keeps the table, and beside it a page.
+There is no compiler in PATH. Each environment passes ``pip check`` and runs a probe of its extra;
+the CPU backends must reproduce the labels of the conformance set. Extras that need a GPU's
+libraries are only resolved. pip installs the extras of ``PIP``, uv all of them. ``--pythons``,
+``--extras`` and ``--tools`` select fewer cells; ``--json`` writes the table, with a page next to
+it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ for name in ("carry", "ring", "operators"):
     assert next(steps, None) is None
 """
 DATA = str(ROOT / "tests/conformance/data")
-# Extra -> what must run; a word in brackets goes with it.
+# Extra -> probe; a word in brackets belongs to it.
 PROBES = {
     "": "import streamseg.cli.main; assert streamseg.__version__",
     "cpu": CONFORMANCE.format(data=DATA, backend="onnxruntime", options="{}"),
@@ -78,7 +79,7 @@ GLIBC = (39, 35, 34, 31, 28, 27, 17)
 
 @dataclass(frozen=True)
 class Cell:
-    """One environment and what came of it."""
+    """One environment and its result."""
 
     python: str
     tool: str
@@ -89,7 +90,7 @@ class Cell:
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of a version, from PATH or pyenv; None where this machine has none."""
+    """An interpreter of a version, from PATH or pyenv; None if this machine has none."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for path in (
         *sorted(versions.glob(f"{version}.*/bin/python")),
@@ -176,7 +177,7 @@ def resolve(wheel: Path, extra: str, version: str, machine: str) -> Cell:
 
 
 def write_page(path: Path, wheel: Path, cells: list[Cell]) -> None:
-    """The cells as JSON and, beside it, as a table."""
+    """Write the cells as JSON and, next to it, as a table."""
     record = {"wheel": wheel.name, "cells": [asdict(cell) for cell in cells]}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     lines = [

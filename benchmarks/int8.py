@@ -1,4 +1,4 @@
-"""TV3S MiT-B1 at 512x1024, float32 against INT8: time, size, and where each frame's time goes.
+"""TV3S MiT-B1 at 512x1024, float32 against INT8: time, size, and the time of each operator.
 
 python benchmarks/int8.py                    # writes benchmarks/results/int8.{json,md}
 python benchmarks/int8.py --bundles DIR      # keeps both bundles there and reuses them
@@ -34,9 +34,9 @@ PRECISIONS = ("float32", "INT8")
 
 
 def prepare(folder: Path) -> dict[str, Path]:
-    """The float32 bundle and its INT8 twin, made unless they are there.
+    """The float32 bundle and its INT8 counterpart, made unless they exist.
 
-    Weights and calibration frames are seeded noise: what is measured here is time.
+    Weights and calibration frames are seeded noise: only time is measured here.
     """
     paths = {"float32": folder / "tv3s-b1", "INT8": folder / "tv3s-b1-int8"}
     if not paths["float32"].exists():
@@ -54,7 +54,7 @@ def prepare(folder: Path) -> dict[str, Path]:
 
 
 def time_steps(paths: dict[str, Path], *, threads: int, rounds: int) -> dict[str, Any]:
-    """Both bundles step in turn; the speed-up is the median of the rounds' own quotients."""
+    """Both bundles step in turn; the speed-up is the median of the quotients of the rounds."""
     streams = {
         name: streamseg.open(path, native=True, threads=threads) for name, path in paths.items()
     }

@@ -67,8 +67,8 @@ class Job:
         name: of the command.
         command: for the folder.
         resumed: the command that resumes after a kill.
-        kept: the results that must be whole; maps their names to what they hold.
-        sound: raises where the folder, after a kill, holds something half done.
+        kept: the results that must be complete; maps their names to their contents.
+        sound: raises if the folder contains something incomplete after a kill.
     """
 
     name: str
@@ -88,7 +88,7 @@ def run(command: Sequence[str], **options: str) -> tuple[int, str]:
 
 
 def prepare(command: Sequence[str]) -> None:
-    """Run what the trials need."""
+    """Make the files that the trials need."""
     code, text = run(command)
     if code:
         raise SystemExit(f"{' '.join(command)} fails: {text[-2000:]}")
@@ -98,7 +98,7 @@ def kill_at(command: Sequence[str], seconds: float) -> tuple[bool, str]:
     """Run and kill after so many seconds, with all its children.
 
     Returns:
-        Whether it was killed, and not done before; what was printed.
+        Whether it was killed before it finished; what was printed.
     """
     process = subprocess.Popen(
         command,
@@ -139,7 +139,7 @@ def kill_job(job: Job, folder: Path, tries: int, rng: random.Random) -> Row:
             shutil.copytree(folder / "whole", work)  # something to lose
         seconds = rng.uniform(0.05, 1) * length
         killed, text = kill_at(job.command(work), seconds)
-        if not killed:  # done already: it takes less time now
+        if not killed:  # already finished: it takes less time now
             length = min(length, seconds)
             continue
         kills += 1

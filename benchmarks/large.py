@@ -1,4 +1,4 @@
-"""Peak resident memory of a large system at 1024x2048 on the CPU, less its weights.
+"""Peak resident memory of a large system at 1024x2048 on the CPU, without its weights.
 
 python benchmarks/large.py                   # writes benchmarks/results/large.{json,md}
 python benchmarks/large.py --bundles DIR     # keeps the bundle there and reuses it
@@ -25,7 +25,7 @@ LIMIT_MB = 2000
 
 
 def prepare(name: str, folder: Path) -> Path:
-    """The bundle, exported unless it is there."""
+    """The bundle, exported unless it exists."""
     path = folder / f"{name.replace('/', '-')}-large"
     if not path.exists():
         with mock.patch.object(bundles, "measure_parity", return_value={}):

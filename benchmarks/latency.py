@@ -2,10 +2,10 @@
 
 python benchmarks/latency.py   # 3 minutes; writes benchmarks/results/latency.{json,md}
 
-The source is an H.264 clip played at its own pace in a loop. A frame's capture is the moment at
-which its timestamp is due, so that what waits in the source counts too; its arrival is the moment
-at which the source had it, as ``--max-latency-ms`` counts. The models are one TV3S MiT-B0, exported
-here at the size that takes more, and the one that takes less, than the 40 ms between two frames.
+The source is an H.264 clip played in real time in a loop. A frame is captured when its timestamp is
+due, so the time that it waits in the source counts too. It arrives when the source has it, as in
+``--max-latency-ms``. The models are TV3S MiT-B0, exported at one size that takes more and one that
+takes less than the 40 ms between two frames.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def find_models(folder: Path, threads: int) -> dict[str, tuple[Path, tuple[int, 
 
 
 def measure(bundle: Path, clip: Path, policy: WhenBehind, *, seconds: float, threads: int) -> Any:
-    """Ages in milliseconds over a run, and what became of the frames."""
+    """Ages in milliseconds over a run, and the number of frames by outcome."""
     from_capture, from_arrival, offsets = [], [], []
     options = SourceOptions(realtime=True, loop=True)
     with streamseg.open(bundle, threads=threads) as stream:
@@ -103,7 +103,7 @@ def measure(bundle: Path, clip: Path, policy: WhenBehind, *, seconds: float, thr
                 offsets.append((frame.received - frame.timestamp) * 1e3)
             elapsed = time.monotonic() - begin
             decoder.halt()
-    # The pace's origin: no frame is given before its time, and the first ones are on time.
+    # The origin of the clock: no frame is returned early, and the first ones are on time.
     ages = np.array(from_capture) - min(offsets)
     return {
         "frames": len(ages),

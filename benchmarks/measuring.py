@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved timing, the machine's description, JSON and tables."""
+"""Shared by all benchmarks: interleaved timing, the machine's description, JSON and tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "numpy", "opencv-python-
 def describe_machine(threads: int) -> dict[str, Any]:
     """Processor, its peaks, versions, commit and threads, for the head of a result file.
 
-    Takes three seconds: machines of one name differ by a factor of two, and their peaks show it.
+    Takes three seconds: machines of the same name differ by a factor of two, which their peaks
+    show.
     """
     versions = {}
     for name in PACKAGES:
@@ -54,7 +55,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 def time_interleaved(
     peers: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 2
 ) -> dict[str, dict[str, float]]:
-    """Call every peer once a round, so that what else the machine does hits all alike.
+    """Call every peer once per round, so other load on the machine affects all equally.
 
     Returns:
         For each peer: ``median_ms``, ``p95_ms``, ``rounds``.

@@ -1,4 +1,4 @@
-"""Resident memory of a stream over many frames, in a process that holds the runtime alone.
+"""Resident memory of a stream over many frames, in a process that contains only the runtime.
 
 python benchmarks/memory.py BUNDLE    # writes benchmarks/results/memory.{json,md}
 """

@@ -1,4 +1,4 @@
-"""Every system at one size, side by side: parameters, work, state, time a step, peak memory.
+"""Every system at one size, side by side: parameters, work, state, time per step, peak memory.
 
 python benchmarks/models.py                  # writes benchmarks/results/models.{json,md}
 python benchmarks/models.py --only cffm/mit_b0 mrcfa/mit_b0 --rounds 5
@@ -45,7 +45,7 @@ SYSTEMS = (
 
 
 def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
-    """The bundle of a system, exported unless it is there already."""
+    """The bundle of a system, exported unless it exists."""
     path = folder / name.replace("/", "-")
     if not path.exists():
         print(f"exporting {name} ...", flush=True)
@@ -56,7 +56,7 @@ def prepare(name: str, folder: Path, size: tuple[int, int]) -> Path:
 def time_systems(
     paths: Mapping[str, Path], *, rounds: int, threads: int, size: tuple[int, int]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Milliseconds a step for each graph of each system, one step of each in turn."""
+    """Milliseconds per step for each graph of each system, one step of each in turn."""
     streams = {name: open_steady(path, threads) for name, path in paths.items()}
     frames = moving_pattern(size, 4)
     samples: dict[str, dict[str, list[float]]] = {name: {} for name in paths}
@@ -76,7 +76,7 @@ def time_systems(
 
 
 def peak_memory(path: Path, threads: int) -> float:
-    """Peak resident MB of a process that holds the runtime alone and runs every graph."""
+    """Peak resident MB of a process that contains only the runtime and runs every graph."""
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), str(path), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
@@ -90,7 +90,7 @@ def amortised(times: Mapping[str, Mapping[str, float]], manifest: Manifest) -> f
 
 
 def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> dict[str, Any]:
-    """Everything known about one system."""
+    """All figures of one system."""
     manifest = read_manifest(path)
     size = (manifest.frame.height, manifest.frame.width)
     return {
@@ -111,7 +111,7 @@ def describe(name: str, path: Path, times: Mapping[str, Any], memory: float) -> 
 
 
 def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], head: str) -> str:
-    """The results as Markdown: what each system costs, what the papers say, and the verdict."""
+    """The results as Markdown: measured costs, figures from the papers, and the conclusion."""
     lines = [
         f"Systems at {size[0]}x{size[1]}, 124 classes, initial weights. {head}",
         "",
@@ -141,7 +141,7 @@ def make_table(found: Mapping[str, Mapping[str, Any]], size: tuple[int, int], he
 
 
 def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What was published of the same networks, row by row."""
+    """Published figures of the same networks, row by row."""
     lines = [
         "What was published of them. Frames a second are of each publication's GPU, parameters "
         "with the classes of its dataset.",
@@ -157,7 +157,7 @@ def paper_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Who is fastest, and what each temporal part costs beyond the per-frame network."""
+    """The fastest system, and the cost of each temporal part beyond the per-frame network."""
     fastest = min(found, key=lambda name: found[name]["ms_a_frame"])
     stateful = [name for name in found if found[name]["state_bytes"]]
     lines = [f"Fastest: {fastest}."]

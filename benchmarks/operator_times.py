@@ -1,9 +1,9 @@
-"""Where a frame's time goes: milliseconds by kind of operator, from OpenVINO's own counters.
+"""The time of a frame by kind of operator, in milliseconds, from OpenVINO's own counters.
 
 python benchmarks/operator_times.py BUNDLE:fp32 BUNDLE:bf16 ...
 
-Writes benchmarks/results/operator_times.{json,md}. The native operators are the kind ``Reference``,
-which is what OpenVINO calls those of an extension.
+Writes benchmarks/results/operator_times.{json,md}. The native operators have the kind
+``Reference``, the name in OpenVINO for operators of an extension.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST = 0.01  # of the frame; smaller kinds are summed
 
 
 def measure(bundle: Path, precision: str, threads: int) -> dict[str, float]:
-    """Milliseconds a frame of every kind of operator, after a first frame that is not counted."""
+    """Milliseconds per frame for every kind of operator, without the first frame."""
     openvino = importlib.import_module("openvino")
     core = openvino.Core()
     core.add_extension(str(find_openvino_library(release_of(openvino))))

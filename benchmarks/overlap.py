@@ -1,10 +1,10 @@
-"""What a fleet gains from preparing the next frame, of any stream, while a step runs.
+"""The gain of a fleet from preparing the next frame, of any stream, while a step runs.
 
 streamseg export samples/street/street.safetensors --size 256x512 -o out/street
 python benchmarks/overlap.py out/street     # writes benchmarks/results/overlap.{json,md}
 
-The same fleet of looped 720p files runs for some seconds with one step under way at most, and with
-two, in turn, several times. Frames are resized, results brought to the frames' size and drained.
+The same fleet of looped 720p files runs for some seconds with at most one step in progress, and
+with two, in turn, several times. Frames are resized, and results are resized back and consumed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_clip(path: Path) -> None:
 
 
 def measure(bundle: Path, clip: Path, *, count: int, under_way: int, seconds: float) -> float:
-    """Label maps a second of ``count`` streams, after all have begun."""
+    """Label maps per second of ``count`` streams, after all have started."""
     with patch(UNDER_WAY, under_way - 1), streamseg.open_fleet(bundle, threads=1) as fleet:
         for number in range(count):
             address = f"{clip}#loop&decode-threads=1"
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def describe(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, 1 thread a step, commit "
         f"{machine['commit']}; ONNX Runtime on the CPU, 720p H.264 files, street TV3S at 256x512; "

@@ -1,8 +1,8 @@
-"""Label maps a second of a fleet: all cores on one step, or a core for each of several steps.
+"""Label maps per second of a fleet: all cores on one step, or a core for each of several steps.
 
 python benchmarks/parallel.py BUNDLE ...     # writes benchmarks/results/parallel.{json,md}
 
-Four streams decode looped files as fast as they are taken; the two ways take turns.
+Four streams decode looped files as fast as their frames are read; the two ways take turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKENDS = ("onnxruntime", "openvino")
 
 
 def measure(bundle: Path, clip: Path, seconds: float, **options: Any) -> float:
-    """Label maps a second, after every stream has begun."""
+    """Label maps per second, after every stream has started."""
     with streamseg.open_fleet(bundle, **options) as fleet:
         for number in range(STREAMS):
             address = f"{clip}#loop&decode-threads=1"

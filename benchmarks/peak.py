@@ -1,4 +1,4 @@
-"""Peak resident MB of a bundle in a process that holds the runtime alone, after a whole period.
+"""Peak resident MB of a bundle in a process that contains only the runtime, after a whole period.
 
 python benchmarks/peak.py BUNDLE THREADS
 """
@@ -41,7 +41,7 @@ def main() -> None:
     frame = random.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
     for _ in range(period(stream.manifest) + 1):
         stream.step(frame)
-    # Not getrusage: what it reports begins with the parent's peak.
+    # Not getrusage: its value starts at the parent's peak.
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     print(int(peak.split()[1]) / 1024)

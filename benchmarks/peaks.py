@@ -1,4 +1,4 @@
-"""What the processor multiplies at best: a second each of float32, bfloat16 and int8 products."""
+"""Peak rates of the processor: a second each of float32, bfloat16 and int8 products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 SIDE = 1024
 SECONDS = 1.0
-# What Linux's list of flags or features is searched for.
+# Flags or features to find in Linux's list.
 _SETS = (
     *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve"),
@@ -43,7 +43,7 @@ def describe_pinning() -> str:
 def measure_peaks(threads: int) -> dict[str, float]:
     """10^9 operations (two a multiply-add) a second of square products, by precision.
 
-    A precision that PyTorch cannot multiply here is left out, and so is all without PyTorch.
+    A precision that PyTorch cannot multiply here is omitted. Without PyTorch, all are.
     """
     try:
         import torch
@@ -98,5 +98,5 @@ def _rate(call: Callable[[], object]) -> float:
 
 
 def share_of_peak(gmacs: float, milliseconds: float, peak: float) -> float:
-    """Share of a peak (10^9 operations a second) that so many multiply-adds in this time reach."""
+    """Share of a peak (10^9 operations a second) that these multiply-adds in this time reach."""
     return 2 * gmacs / (milliseconds / 1e3) / peak

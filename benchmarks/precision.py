@@ -1,11 +1,11 @@
-r"""What float16 costs: labels, logits and state against float32 over real video, and mIoU.
+r"""The cost of float16: labels, logits and state against float32 over real video, and mIoU.
 
     python benchmarks/precision.py CHECKPOINT --set window=10 --size 352x480 \
         --clip VIDEO --clip FOLDER --camvid ROOT
 
-Exports the checkpoint in both precisions, plays each clip through both for 500 frames (from its
-start again after its end, state kept), and scores both on CamVid's test split. Both run by ONNX
-Runtime on the CPU with the native operators. It has few float16 kernels there and may stay in
+Exports the checkpoint in both precisions, runs both on 500 frames of each clip (looped, with the
+state kept), and scores both on CamVid's test split. Both run in ONNX Runtime on the CPU with the
+native operators. It has few float16 kernels there and may stay in
 float32 between nodes, so a GPU rounds more often than this shows.
 Writes benchmarks/results/fp16.{json,md}.
 """

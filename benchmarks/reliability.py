@@ -1,9 +1,9 @@
-"""Faults and what they cost: docs/reliability.md and benchmarks/results/reliability.json.
+"""Faults and their effects: docs/reliability.md and benchmarks/results/reliability.json.
 
 python benchmarks/reliability.py           # a reduced version, about ten minutes
 python benchmarks/reliability.py --long    # about an hour or more; make verify-long
 
-Fails where anything was lost or wrong, or a traceback was printed.
+Fails if anything was lost or wrong, or if a traceback was printed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FUZZERS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is tried."""
+    """The size of the trials."""
 
     kills: int
     restarts: int
@@ -111,7 +111,7 @@ def fill_disk(bundle: Path, work: Path) -> Row:
                 with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
                     filler.write(bytes(1 << 20))
             code, text = run([word.replace("{disk}", str(disk)) for word in command])
-            # Events are given up with a message, because a stream must not end for its log.
+            # Events are dropped with a message: a full log must not end a stream.
             message = "No space left" in text or "cannot write" in text
             row.wrong += not message or (code == 0 and kind != "events")
             row.tracebacks += text.count("Traceback")
@@ -197,7 +197,7 @@ def restart_server(tries: int) -> Row:
 
 
 class PatternSource:
-    """Frames made from a seed; a bad one fails, stalls or changes in its own way."""
+    """Frames made from a seed; a bad stream fails, stalls or changes."""
 
     live, name, frame_count, corrupt, passed_over = False, "pattern", None, 0, 0
 
@@ -238,7 +238,7 @@ class PatternSource:
 
 
 def run_fleet(bundle: Path, scale: Scale) -> Row:
-    """Many streams of which some misbehave; the others' labels are those of a run alone."""
+    """Many streams of which some misbehave; the others' labels are those of a run on its own."""
     faults = ("value", "memory", "unicode", "source", "stall", "size")
     row = Row(f"{scale.streams} streams of which {scale.bad} misbehave", scale.bad)
     length = max(6, scale.frames // scale.streams)
@@ -283,7 +283,7 @@ def run_fleet(bundle: Path, scale: Scale) -> Row:
 
 
 def fuzz(scale: int, work: Path) -> Row:
-    """The tests that damage inputs, with that multiple of their inputs."""
+    """The tests that damage inputs, with a multiple of their inputs."""
     counted = work / "inputs"
     options = {"STREAMSEG_FUZZ_SCALE": str(scale), "STREAMSEG_FUZZ_COUNT": str(counted)}
     pytest = [sys.executable, "-m", "pytest", "-q", "-o", "timeout=7200", *FUZZERS]
@@ -303,7 +303,7 @@ def fuzz(scale: int, work: Path) -> Row:
 def soak(bundle: Path, frames: int) -> Row:
     """benchmarks/soak.py: eight streams, flat memory, threads and descriptors, labels as alone."""
     program = [sys.executable, "benchmarks/soak.py", str(bundle), "--frames", str(frames)]
-    # A short run is mostly warm-up, whose growth says little.
+    # A short run is mostly warm-up, whose growth means little.
     limit = ["--slope-limit", "0.01" if frames >= 50_000 else "0.05"]
     code, text = run([*program, *limit, "--print-only"])
     note = "eight streams that join, leave, stall and are reset; memory, threads, descriptors flat"
@@ -369,7 +369,7 @@ def main() -> None:
             rows.append(trial())
             print(name, asdict(rows[-1]), flush=True)
             if given.only is None and not given.print_only:
-                # After every row: what ran is on record, whatever comes after it.
+                # After every row, so completed rows are recorded even if a later one fails.
                 content = {"machine": machine, "long": given.long, "rows": [*map(asdict, rows)]}
                 write_json("reliability", content)
                 write_page(table(rows, machine, long=given.long))

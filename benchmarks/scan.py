@@ -154,7 +154,7 @@ def make_peers(threads: int) -> dict[str, Callable[[], object]]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Times, then the ratios that the bars are about."""
+    """Times, then the ratios that the thresholds refer to."""
     machine, times = result["machine"], result["times"]
     lines = [
         f"One layer, {GEOMETRY.cells} windows x 400 tokens x {CONFIG.d_inner} channels x "

@@ -41,7 +41,7 @@ def measure(address: str, first: int, count: int) -> tuple[list[float], float]:
 def summarise(runs: list[tuple[list[float], float]]) -> dict[str, float]:
     """Frames a second of all workers together, and the spread of one frame.
 
-    CPU time well below wall time in one process or two says that the machine was not quiet.
+    CPU time well below wall time in one process or two shows that the machine was not idle.
     """
     times = [value for run, _ in runs for value in run]
     return {
@@ -54,7 +54,7 @@ def summarise(runs: list[tuple[list[float], float]]) -> dict[str, float]:
 
 
 def compare(preset: str, size: str, count: int) -> dict[str, dict[str, float]]:
-    """One preset under each way of running it."""
+    """One preset, run in each way."""
     jobs = [(f"synthetic:{preset}?size={size}&seed={seed}", 500, count) for seed in (1, 2)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         processes = pool.starmap(measure, jobs, chunksize=1)
@@ -68,7 +68,7 @@ def compare(preset: str, size: str, count: int) -> dict[str, dict[str, float]]:
 
 
 def describe_machine() -> dict[str, object]:
-    """What the numbers hold for."""
+    """The conditions of the measurement."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
     commit = subprocess.run(

@@ -1,8 +1,8 @@
-"""What a cut costs: labels of a segment against the unsplit run, by the frames that warmed it up.
+"""The cost of a split: labels of a segment against the unsplit run, by number of warm-up frames.
 
     python benchmarks/seams.py CHECKPOINT --set window=10 --size 352x480 --source VIDEO ...
 
-Writes benchmarks/results/seams.{json,md,png}. No frame of the footage is in any of them.
+Writes benchmarks/results/seams.{json,md,png}. They contain no frame of the footage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streamseg.export import export_bundle, load_checkpoint
 from streamseg.runtime.video.resize import Image
 
 OVERLAPS = (0, 4, 8, 16, 32)
-AFTER = 20  # frames compared behind a seam
+AFTER = 20  # frames compared after a seam
 SPACING = 16  # frames between seams
 GOAL = 0.999  # share of equal labels that every frame should reach
 SEPARATE = 64  # a seam has room for the longest overlap, and state that is old
@@ -40,7 +40,7 @@ def label(stream: streamseg.Stream, frames: list[Image]) -> list[Image]:
 
 
 def measure(stream: streamseg.Stream, source: str) -> dict[str, Any]:
-    """Share of equal labels, for each overlap: seams x frames behind the seam."""
+    """Share of equal labels, for each overlap: seams x frames after the seam."""
     frames = read_frames(source)
     whole = label(stream, frames)
     seams = list(range(SEPARATE, len(frames) - AFTER + 1, SPACING))
@@ -66,7 +66,7 @@ def measure(stream: streamseg.Stream, source: str) -> dict[str, Any]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """One row an overlap, for each source."""
+    """One row per overlap, for each source."""
     machine = result["machine"]
     lines = [
         f"Labels behind a seam against the unsplit run, {AFTER} frames a seam; "
@@ -108,7 +108,7 @@ def find_overlap(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Disagreement over the frames behind the seam, a line an overlap."""
+    """Disagreement over the frames after the seam, one line per overlap."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,10 @@
-"""How many streams a machine takes, and what breaks first, from figures measured elsewhere here.
+"""The number of streams that a machine can run, and its bottleneck, from measured figures.
 
     python benchmarks/sizing.py --clip VIDEO
     python benchmarks/sizing.py --clip VIDEO --gpu-ms MS --gpu NAME   # with a step that you timed
 
-Reads benchmarks/results/{frame,models}.json, for the state of a model its table, and for the
-traffic of a camera a real clip. The server is an assumption, in the options. Writes
+Reads benchmarks/results/{frame,models}.json, the state table of each model for its state, and a
+real clip for the traffic of a camera. The server is an assumption, set in the options. Writes
 benchmarks/results/sizing.{json,md} and the table of docs/scale.md.
 """
 
@@ -34,7 +34,7 @@ class Step:
     Attributes:
         model: name in the catalogue.
         height, width: of the frame.
-        core_seconds: a frame costs; time by the threads that were busy.
+        core_seconds: of a frame; time multiplied by the number of busy threads.
         state_bytes: of one stream, one copy.
         source: file of the measurement.
     """
@@ -92,7 +92,7 @@ def read_clip(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Server:
-    """A machine that is assumed, not measured."""
+    """An assumed machine, not a measured one."""
 
     cores: int
     memory_gb: float
@@ -102,7 +102,7 @@ class Server:
 def plan(
     step: Step, streams: int, fps: float, clip: dict[str, Any], server: Server
 ) -> dict[str, Any]:
-    """What so many streams need, and how many servers each resource needs."""
+    """The needs of this many streams, and the number of servers for each resource."""
     frames = streams * fps
     # Two copies of the state: the step reads one and writes the other.
     memory = 2 * step.state_bytes * streams
@@ -124,7 +124,7 @@ def plan(
 
 
 def first_limit(row: dict[str, Any]) -> str:
-    """The resource that asks for most servers."""
+    """The resource that needs the most servers."""
     return max(row["servers"], key=row["servers"].__getitem__)
 
 
@@ -136,7 +136,7 @@ def format_number(value: float) -> str:
 
 
 def network_line(step: Step, server: Server) -> str:
-    """Where the network takes over from computing, whatever computes."""
+    """The point from which the network, and not computing, is the limit."""
     frames = server.network_gbit * 1e9 / 8 / (step.frame_bytes * 4 / 3)
     return (
         f"{server.network_gbit:g} Gbit/s carry {frames:,.0f} raw frames and label maps of this "
@@ -148,7 +148,7 @@ def network_line(step: Step, server: Server) -> str:
 def gpu_rows(
     step: Step, arguments: argparse.Namespace, clip: dict[str, Any], server: Server
 ) -> list[str]:
-    """The same for a step on a GPU, where somebody timed one."""
+    """The same for a step on a GPU, if one was timed."""
     if arguments.gpu_ms is None:
         return [
             "Streams per GPU: no result file here holds a step timed on a GPU, so there is no row; "
@@ -164,7 +164,7 @@ def gpu_rows(
 
 
 def format_table(result: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """Streams a core, then one model up to 10,000 streams."""
+    """Streams per core, then one model up to 10,000 streams."""
     fps, clip, server = arguments.fps, result["clip"], Server(**result["server"])
     lines = [
         f"At {fps:g} frames a second a stream; steps measured on {result['processor']} (in the "

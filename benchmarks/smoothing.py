@@ -2,8 +2,8 @@
 
     python benchmarks/smoothing.py --camvid ROOT --checkpoint TV3S.pth --set window=10
 
-The memory's settings are ``PRESETS``, chosen on CamVid's val before test was scored. The networks
-are TV3S's, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
+The settings of the memory are ``PRESETS``, chosen on CamVid's val before test was scored. The
+networks are TV3S, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def export_all(model: StepModel, folder: Path, size: tuple[int, int]) -> dict[st
 
 
 def measure_gain(paths: dict[str, Path], dataset: str, split: str) -> dict[str, Any]:
-    """Scores of each bundle; that without memory forgets its state before every frame."""
+    """Scores of each bundle; the one without memory is reset before every frame."""
     rows = {}
     for name, path in paths.items():
         with open_segmenter(path, SegmenterOptions(threads=1)) as segmenter:

@@ -1,10 +1,10 @@
-"""A fleet under hardship: streams join, leave, stall and are reset; then each is run alone.
+"""A fleet under stress: streams join, leave, stall and are reset; then each runs on its own.
 
 python samples/smoothing_bundle.py out/smooth --size 48x64
 python benchmarks/soak.py out/smooth      # writes benchmarks/results/soak.{json,md}
 
-Fails unless memory is flat, no thread or descriptor is left, and every stream's labels are those
-that it has alone, bit for bit.
+Fails unless memory is flat, no thread or descriptor is left over, and the labels of every stream
+are bit for bit those of its own run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Life:
 
     Attributes:
         seed: of its pictures, gaps and stalls.
-        length: frames after which it is taken out.
+        length: frames after which it is removed.
         resets: frames before which it was reset by request.
         frames: stepped.
         digest: of all its labels.
@@ -100,7 +100,7 @@ class HardSource:
 
 
 def open_hard(clip: Path, seed: int, *, stalls: bool) -> HardSource:
-    """A looped clip from a place of the seed's own."""
+    """A looped clip from a position that the seed determines."""
     start = seed % 200 / 25
     return HardSource(
         open_source(f"{clip}#loop&start={start}&decode-threads=1"), seed, stalls=stalls
@@ -126,7 +126,7 @@ POLICY = StatePolicy(gap_reset=2.0)
 
 
 class Soak:
-    """The fleet and those who trouble it."""
+    """The fleet and its disturbances."""
 
     def __init__(self, bundle: Path, clip: Path, frames: int, seed: int) -> None:
         self.fleet: Fleet = streamseg.open_fleet(bundle, threads=1, on_event=self._hear)
@@ -154,7 +154,7 @@ class Soak:
         )
 
     def run(self) -> None:
-        """Step the fleet; troubles come at random."""
+        """Step the fleet, with random disturbances."""
         for _ in range(STREAMS):
             self._join()
         for total, done in enumerate(self.fleet, 1):
@@ -175,7 +175,7 @@ class Soak:
             self._join()
 
     def differing(self) -> list[str]:
-        """Streams whose labels are not those that they have alone."""
+        """Streams whose labels differ from those of a run on its own."""
         wrong = []
         for name, life in self.lives.items():
             alone = Life(life.seed, life.length)
@@ -213,7 +213,7 @@ def slope_of(samples: list[tuple[int, int, int, int]]) -> float:
 
 
 def run_soak(bundle: Path, frames: int, seed: int) -> dict[str, Any]:
-    """Everything that the result holds."""
+    """The contents of the result."""
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         write_clip(clip)
@@ -249,7 +249,7 @@ def run_soak(bundle: Path, frames: int, seed: int) -> dict[str, Any]:
 
 
 def find_faults(result: dict[str, Any], limit: float) -> list[str]:
-    """What is not as it has to be."""
+    """The requirements that are not met."""
     faults = []
     if not result["slope_per_10000_frames"] < limit:
         faults.append(f"memory grows by {result['slope_per_10000_frames']:.2%} in 10,000 frames")
@@ -263,7 +263,7 @@ def find_faults(result: dict[str, Any], limit: float) -> list[str]:
 
 
 def describe(result: dict[str, Any], machine: dict[str, Any]) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     resident = [sample[1] / 1e6 for sample in result["samples"]]
     rows = {
         "frames in all": f"{result['frames']:,}",

@@ -1,11 +1,11 @@
-"""What the frame before knows that this one does not: an upper bound of what state can add.
+"""Information in the previous frame that this one lacks: an upper bound of the value of state.
 
     python benchmarks/state_value.py --camvid ROOT --checkpoint TV3S.pth --set window=10
 
-A network segments every frame with its state reset. Its labels of the frame before are moved to
-this frame by optical flow, and so are the true labels. Where the moved labels are right and the
-network's own are wrong, a memory could help; an oracle takes the right one of the two wherever
-there is one. Writes benchmarks/results/state_value.{json,md}.
+A network segments every frame with its state reset. Its labels of the previous frame are warped to
+this frame by optical flow, and so are the true labels. Where the warped labels are correct and the
+network's own are wrong, a memory could help; an oracle takes the correct one of the two, if there
+is one. Writes benchmarks/results/state_value.{json,md}.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Labels = NDArray[np.uint8]
 
 @dataclass
 class Tally:
-    """Counts over the pixels that have a true label and a place in the frame before."""
+    """Counts over the pixels that have a true label and a position in the previous frame."""
 
     classes: int
     confusions: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Tally:
     spoilt: int = 0
 
     def add(self, label: Labels, guesses: dict[str, Labels], inside: NDArray[np.bool_]) -> None:
-        """Take in a frame: its label, each way's labels, and where the flow stays inside."""
+        """Add a frame: its label, the labels of each way, and where the flow stays inside."""
         known = label != VOID
         self.outside += int((known & ~inside).sum())
         seen = known & inside
@@ -97,7 +97,7 @@ def study(segmenter: Segmenter, dataset: Dataset) -> dict[str, float]:
 
 
 def segment_alone(segmenter: Segmenter, clip: Any) -> Iterator[tuple[LabelledFrame, Labels]]:
-    """Each frame with the labels that the network gives it by itself, at the label's size."""
+    """Each frame with the network's labels for it alone, at the size of the true labels."""
     for frame in clip:
         segmenter.reset()
         output = segmenter.step(frame.image)

@@ -1,7 +1,8 @@
 """Time the street sample in headless Chromium: kernels between sessions, against plain lowering.
 
-Needs chromedriver and web/node_modules (make web-tools). One thread, as in a page of a static host.
-The rest of the network is also profiled by operator. Writes benchmarks/results/web.json and web.md.
+Needs chromedriver and web/node_modules (make web-tools). Uses one thread, like a page of a static
+host. The rest of the network is also profiled by operator. Writes benchmarks/results/web.json and
+web.md.
 
     python -m benchmarks.web out/street --int8 out/street-int8
 """
@@ -74,7 +75,7 @@ const [file, name, size, rounds, done] = arguments;
 
 
 def profile(browser: Any, size: int, rounds: int) -> dict[str, tuple[int, float]]:
-    """Operator -> nodes of it and milliseconds a step, in the part before the temporal layers."""
+    """Number of nodes and milliseconds per step by operator, before the temporal layers."""
     browser.get_log("browser")
     arguments = ("/bundle/web/step.0.onnx", "frame", size, rounds + 2)
     assert "error" not in browser.execute_async_script(PROFILE, *arguments)
@@ -120,7 +121,7 @@ def measure(bundle: Path, rounds: int) -> dict[str, object]:
 
 
 def summarise(kinds: list[str], steps: dict[str, list[dict[str, object]]]) -> dict[str, object]:
-    """Medians in milliseconds; the temporal layers are all parts but the first and the last."""
+    """Medians in milliseconds; the temporal layers are all parts except the first and the last."""
     parts = np.median([step["timings"] for step in steps["kernels"]], axis=0)
     kernels = sum(t for t, kind in zip(parts, kinds, strict=True) if kind != "session")
     totals = {
@@ -128,7 +129,7 @@ def summarise(kinds: list[str], steps: dict[str, list[dict[str, object]]]) -> di
     }
     temporal = float(parts[1:-1].sum())
     rest = float(parts[0] + parts[-1])
-    # What the plain lowering takes beyond the same rest is its temporal layers.
+    # The temporal layers of the plain lowering take its total time minus the rest.
     lowered = totals["lowered"] - rest
     return {
         "step_ms": {name: round(total, 1) for name, total in totals.items()},

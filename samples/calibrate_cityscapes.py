@@ -2,9 +2,9 @@
 
     python samples/calibrate_cityscapes.py street/ /data/cityscapes street-int8/
 
-The root must hold ``leftImg8bit_sequence/train`` (30-frame clips; ``leftImg8bit/train`` serves, but
-then every clip is one frame and the ranges never see state) and, for the accuracy in the report,
-``leftImg8bit_sequence/val`` or ``leftImg8bit/val`` with ``gtFine/val``.
+The root must contain ``leftImg8bit_sequence/train`` (30-frame clips; ``leftImg8bit/train`` works
+too, but then every clip is one frame and the ranges do not include state) and, for the accuracy in
+the report, ``leftImg8bit_sequence/val`` or ``leftImg8bit/val`` with ``gtFine/val``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streamseg.evaluation.progress import phase_progress
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What to calibrate on what."""
+    """The bundle, the data and the output."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="float32 bundle of a 19-class model")
     parser.add_argument("root", type=Path, help="root folder of Cityscapes")

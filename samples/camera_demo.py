@@ -1,6 +1,6 @@
 """Segment a camera, or any other source, in a window: samples/camera_demo.py BUNDLE [SOURCE].
 
-Without a display, or without the extra [window], a web page shows it. Press q or Ctrl-C to end.
+Without a display, or without the extra [window], a web page is used. Press q or Ctrl-C to end.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make demo` runs: install, export, a first picture, a drive, a cut. Prints the time of each step.
+# `make demo` runs this: install, export, a picture, a drive, a cut. Prints the time of each step.
 # Usage: samples/demo.sh PYTHON VENV. TORCH_INDEX names an index of PyTorch's CPU builds.
 set -euo pipefail
 python=$1 venv=$2
@@ -16,7 +16,7 @@ phase() { # title, command...
   printf '%4d s\n' $((SECONDS - start))
 }
 
-compile() { # the native operators, which the install below then finds; it builds what is missing
+compile() { # the native operators, which the install below uses; it builds missing ones
   local version
   version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/streamseg/_version.py)
   cmake -S . -B build/native -DSTREAMSEG_VERSION="$version" && cmake --build build/native --parallel 2

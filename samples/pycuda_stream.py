@@ -2,8 +2,8 @@
 
     python samples/pycuda_stream.py street/ --source clip.mp4 --frames 100
 
-Frames are uploaded here because a file is the source; with a camera or a decoder on the GPU they
-are there already. Needs a GPU, PyCUDA (pip install 'streamseg[pycuda]', which builds it with CUDA's
+Frames are uploaded here because the source is a file; with a camera or a decoder on the GPU they
+are already there. Needs a GPU, PyCUDA (pip install 'streamseg[pycuda]', which builds it with CUDA's
 toolkit) and, for --backend tensorrt, an engine.
 """
 
@@ -41,11 +41,11 @@ def main() -> None:
         for number, frame in enumerate(source):
             if number == arguments.frames:
                 break
-            # The model's size: a frame on the device is not resized.
+            # Use the model's size: frames on the device are not resized.
             image = cv2.resize(frame.image, (size.width, size.height))
             on_device.set_async(image, stream=side)
-            # Given the stream, the step waits for the frame, and that stream for the labels;
-            # PyCUDA's arrays name none, and without it the whole device would be waited for.
+            # With the stream, the step waits for the frame, and the stream waits for the labels.
+            # PyCUDA's arrays name no stream: without it the step would wait for the whole device.
             labels = stream.step_device(on_device, stream=side).labels
             ours = gpuarray.GPUArray(labels.shape, np.uint8, gpudata=labels.pointer)
             side.synchronize()

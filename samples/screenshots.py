@@ -1,8 +1,8 @@
-"""Make docs/images, by headless Chromium: samples/screenshots.py BUNDLE INT8_BUNDLE SHEET.
+"""Make docs/images with headless Chromium: samples/screenshots.py BUNDLE INT8_BUNDLE SHEET.
 
 ``readme.png`` is README.md as HTML, ``serve.png`` and ``serve-phone.png`` are the page of
 ``streamseg serve`` over drawn drives, ``int8-report.png`` is the report of INT8_BUNDLE,
-``drive.webp`` the contact sheet SHEET in small.
+``drive.webp`` is a small copy of the contact sheet SHEET.
 Needs: make browser-tools, and the extras dev, docs and serve.
 """
 
@@ -49,7 +49,7 @@ def browsing(size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     browser = webdriver.Chrome(options=options, service=service)
     try:
-        # Windows have a least width; a device's metrics have none.
+        # Windows have a minimum width; device metrics do not.
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield browser
@@ -58,7 +58,7 @@ def browsing(size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
 
 
 def save(browser: webdriver.Chrome, name: str, colours: int = 200) -> None:
-    """Write what the browser shows, with few colours so that the file stays small."""
+    """Write a screenshot of the browser, with few colours to keep the file small."""
     shown = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     target = IMAGES / name
     shown.quantize(colours).save(target, optimize=True)
@@ -84,7 +84,7 @@ def show_readme() -> None:
     """README.md, as a reader of the repository sees it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     body = markdown.markdown(text, extensions=["tables", "fenced_code"])
-    page = ROOT / "readme-screenshot.html"  # beside README.md, so that its picture is found
+    page = ROOT / "readme-screenshot.html"  # next to README.md, so the browser finds its pictures
     page.write_text(f"<meta charset=utf-8><style>{STYLE}</style>{body}", encoding="utf-8")
     try:
         show_file(page, "readme.png", 1400)

@@ -1,9 +1,9 @@
-"""An animated picture: a bundle with its state, beside the same bundle reset before every frame.
+"""An animated picture: a bundle with its state, next to the same bundle reset before every frame.
 
     python samples/side_by_side.py out/street 'synthetic:clean?size=256x512' -o state.webp
 
-Where the source knows the right labels (drawn streets), each side says how many pixels are right.
-Both say how many pixels changed their label since the frame before. Needs Pillow.
+If the source has true labels (drawn streets), each side shows how many pixels are correct. Both
+show how many pixels changed their label since the previous frame. Needs Pillow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""When a grid of blocks is done: a model of how they are handed out, not a measurement.
+"""The time at which a grid of blocks finishes: a model of the scheduling, not a measurement.
 
-Multiprocessors take blocks in order, one each in turn, then whoever has room. Each of the four
-schedulers of a multiprocessor shares its time among its warps; a block's warps go to the
-schedulers with the fewest.
+Multiprocessors take blocks in order, one each in turn, then any multiprocessor with room. Each of
+the four schedulers of a multiprocessor shares its time among its warps. The warps of a block are
+assigned to the schedulers with the fewest warps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SCHEDULERS = 4
 
 @dataclass
 class Warp:
-    """Rounds that are left of its loop, and its block's count of running warps."""
+    """Remaining rounds of its loop, and the number of running warps of its block."""
 
     rounds: float
     block: list[int]
@@ -43,7 +43,7 @@ class Multiprocessor:
         self.blocks += 1
 
     def next_end(self) -> float:
-        """The clock at which the next warp is done."""
+        """The clock at which the next warp finishes."""
         return min(
             self.clock + min(warp.rounds for warp in warps) * self.clocks(len(warps))
             for warps in self.schedulers
@@ -51,7 +51,7 @@ class Multiprocessor:
         )
 
     def run_until(self, clock: float) -> None:
-        """Let every warp run; those that are done leave, and so do blocks without warps."""
+        """Run every warp; remove finished warps, and blocks without warps."""
         for number, warps in enumerate(self.schedulers):
             if not warps:
                 continue
@@ -73,10 +73,10 @@ def clocks_of_grid(
     resident: int,
     warps: int,
 ) -> float:
-    """Clocks until every block is done.
+    """Clocks until every block has finished.
 
     Args:
-        blocks: rounds of each, in the order in which they are handed out.
+        blocks: rounds of each, in the order in which they are scheduled.
         clocks: warps of a scheduler -> clocks in which each of them does a round.
         multiprocessors: how many there are.
         resident: blocks that fit into one.

@@ -1,13 +1,13 @@
-"""``backend="cuda"`` beside the CPU backend, for every bundle of a folder; JSON, exit 1 on a miss.
+"""``backend="cuda"`` against the CPU backend, for all bundles of a folder; exits 1 on a failure.
 
     python benchmarks/gpu/cuda_backend.py build/gpu_bundles --out out.json
     python benchmarks/gpu/cuda_backend.py build/gpu_bundles --out out.json --rehearse
 
 For each bundle, over three periods of its schedule: labels and state of host frames, one by one and
-two under way, and of frames of torch and CuPy in device memory; the same clip again after a reset
-and after a restore, bit for bit; and what cuDNN writes to standard error meanwhile. Then times of
-``Stream.step``, of two steps under way and of ``step_device``; of float16 bundles also with
-``use_tf32=0``, which takes tensor cores from float16 convolutions. ``--rehearse`` puts the CPU
+two in progress, and of frames of torch and CuPy in device memory; the same clip again after a reset
+and after a restore, bit for bit; and the messages of cuDNN on standard error. Then times of
+``Stream.step``, of two steps in progress and of ``step_device``; of float16 bundles also with
+``use_tf32=0``, which disables tensor cores for float16 convolutions. ``--rehearse`` uses the CPU
 backend instead of the GPU and times nothing.
 """
 
@@ -71,7 +71,7 @@ def two_under_way(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]
 
 
 def of_torch(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
-    """Frames made on a stream of torch's, by DLPack; labels read there."""
+    """Frames made on a torch stream, passed by DLPack; labels are read on that stream."""
     import torch
 
     side = torch.cuda.Stream()
@@ -83,7 +83,7 @@ def of_torch(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
 
 
 def of_cupy(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
-    """One buffer of CuPy's, overwritten on its stream for every frame, which is passed along."""
+    """One CuPy buffer, overwritten for every frame on its stream, which is passed to the step."""
     import cupy
 
     side = cupy.cuda.Stream(non_blocking=True)
@@ -97,7 +97,7 @@ def of_cupy(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
 
 @contextlib.contextmanager
 def lines_of_cudnn() -> Iterator[list[str]]:
-    """Lines about cuDNN that libraries write to standard error meanwhile; they are passed on."""
+    """Collect lines about cuDNN that libraries write to standard error; still prints them."""
     found: list[str] = []
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:
@@ -207,7 +207,7 @@ def times_of_plays(path: Path, backend: str) -> dict[str, float]:
 
 
 def misses(name: str, entry: dict[str, Any]) -> list[str]:
-    """What is below its bar."""
+    """The results that miss their limits."""
     labels, state = BARS["fp16" if name.endswith("fp16") else "fp32"]
     found = []
     for part, figures in entry.items():

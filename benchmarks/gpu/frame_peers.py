@@ -1,12 +1,12 @@
-"""A TV3S frame in float16 beside three peers; JSON, written anew after each.
+"""A TV3S frame in float16 against three peers; JSON, rewritten after each.
 
     python benchmarks/gpu/frame_peers.py --out out.json
     python benchmarks/gpu/frame_peers.py --out out.json --rehearse
 
 The peers: the same network as its authors run it (mamba_ssm's kernel, fed by copies of windows,
 eager), ``torch.compile(mode="max-autotune")`` with our operators, and ONNX Runtime with the
-lowering in their place. ``--rehearse`` runs a small model on the CPU, the references in the place
-of mamba_ssm and of the compiler.
+lowering instead of them. ``--rehearse`` runs a small model on the CPU, with the references instead
+of mamba_ssm and the compiler.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Step = Callable[[], Any]
 class WindowCopies:
     """The two operators of a layer by copies of windows; a shifted grid is a rolled map.
 
-    States are not carried: the kernel takes none, and that costs no time.
+    States are not carried: the kernel does not support them, and that does not affect the time.
     """
 
     def __init__(self, mamba: Any) -> None:

@@ -1,10 +1,10 @@
-"""How long warps of one scheduler take for a loop of machine code: a model, not a measurement.
+"""The time that warps of one scheduler need for a loop of machine code: a model, not measured.
 
-Every instruction of sm_80 and newer carries how long its warp waits before the next one, and which
-of six barriers it sets and waits for. The model issues one instruction a clock, of the next warp
-that may, and lets instructions of a unit follow each other no faster than the unit takes them. What
-it assumes: the latencies and rates below, that loads from memory take 900 clocks, and that the four
-schedulers of a multiprocessor share its load and store unit evenly.
+Every instruction of sm_80 and newer encodes how long its warp waits before the next one, and which
+of six barriers it sets and waits for. The model issues one instruction per clock, from the next
+warp that is ready, and at most at the rate of the instruction's unit. It assumes the latencies and
+rates below, that loads from memory take 900 clocks, and that the four schedulers of a
+multiprocessor share its load and store unit evenly.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Instruction:
 
     @property
     def unit(self) -> tuple[str, int]:
-        """What carries it out, and for how many clocks that is busy."""
+        """The unit that executes it, and the number of clocks for which the unit is busy."""
         if self.name in HALF_RATE:
             return "integer", 2
         if self.name in ("MUFU", "I2F", "F2I"):
@@ -68,7 +68,7 @@ class Instruction:
 
 @dataclass
 class Code:
-    """Instructions of a kernel, and where its labels point."""
+    """Instructions of a kernel, and the targets of its labels."""
 
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Code:
         return sorted(found, key=lambda loop: loop[0] - loop[1])
 
     def target(self, index: int) -> int | None:
-        """Where the branch at ``index`` goes; None for anything else."""
+        """The target of the branch at ``index``; None for any other instruction."""
         branch = re.search(r"BRA.*`\((\.L\w+)\)", self.instructions[index].text)
         return self.labels.get(branch.group(1)) if branch else None
 
@@ -117,7 +117,8 @@ def decode(text: str, control: int) -> Instruction:
 def follow_loop(code: Code, trips: int) -> list[Instruction]:
     """One round of the longest loop, inner loops ``trips`` times.
 
-    Conditional branches forward are not taken, but around integer divisions, which few rounds need.
+    Conditional forward branches are not taken, except around integer divisions, which few rounds
+    need.
     """
     start, end = code.loops()[0]
     path, index, taken = [], start, defaultdict[int, int](int)
@@ -140,7 +141,7 @@ def follow_loop(code: Code, trips: int) -> list[Instruction]:
 
 @dataclass
 class Warp:
-    """Where a warp is, and from which clock on it and its barriers are ready."""
+    """The position of a warp, and the clocks from which it and its barriers are ready."""
 
     ready: int
     at: int = 0

@@ -1,7 +1,7 @@
-// Parity and time of the CUDA operators, as JSON on standard output. Exits 1 when a bar is missed.
+// Parity and time of the CUDA operators, as JSON on standard output. Exits 1 if a limit is exceeded.
 //
 //   kernel_bench            parity with the CPU kernels in float64, then timings
-//   kernel_bench --parity   parity alone; what the twin on the CPU can do
+//   kernel_bench --parity   parity only, also for the CPU twin
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -84,7 +84,7 @@ class Array {
     upload(device, half_ ? static_cast<const void*>(narrow.data()) : wide.data(), bytes());
   }
 
-  // The other's bytes, of the same size and type.
+  // Copies the bytes of another tensor of the same size and type.
   void copy(const Array& other) {
     std::vector<char> raw(bytes());
     download(raw.data(), other.device, raw.size());
@@ -122,7 +122,7 @@ double relative_error(const std::vector<double>& got, const std::vector<double>&
   return largest > 0 ? worst / largest : worst;
 }
 
-// The CPU library's float64 kernels, loaded rather than linked: it is built elsewhere.
+// The CPU library's float64 kernels, loaded instead of linked: the library is built elsewhere.
 struct Reference {
   using Conv = int (*)(const streamseg_sizes*, const double*, const double*, const double*,
                        const double*, double*, double*);
@@ -223,7 +223,7 @@ class Case {
             1,       channels, depth,     0};
   }
 
-  std::mt19937 random_{0};  // before the arrays, which draw from it
+  std::mt19937 random_{0};  // declared before the arrays, which draw from it
 
  public:
   Geometry g;
@@ -235,7 +235,7 @@ class Case {
       next_scan;
 };
 
-// A constant input for eight frames: what a decay near 1 is off by reaches the state divided by
+// A constant input for eight frames: the error of a decay near 1 reaches the state divided by
 // 1 - decay. Worst share of the bound: the nearest float32 or its neighbour at every token, and 1e-5.
 struct AtRest {
   double share = 0;

@@ -1,9 +1,9 @@
-"""Bundles for the GPU script, made where PyTorch of our version is: every family, small; samples.
+"""Bundles for the GPU script: every family, small, and samples. Needs our version of PyTorch.
 
     python benchmarks/gpu/make_bundles.py build/gpu_bundles
 
 Small models have seeded weights, which is enough to compare backends. They are made in float32 and
-float16. The street sample and TV3S-B1 at 512x1024 are what is timed.
+float16. Only the street sample and TV3S-B1 at 512x1024 are timed.
 """
 
 from __future__ import annotations

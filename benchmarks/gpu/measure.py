@@ -1,10 +1,10 @@
-"""Checks and times of the CUDA operators through PyTorch; JSON, exit 1 when a bar is missed.
+"""Checks and times of the CUDA operators through PyTorch; JSON, exits 1 if a limit is exceeded.
 
     python benchmarks/gpu/measure.py --out out.json
     python benchmarks/gpu/measure.py --out out.json --twin build/cuda_twin/libstreamseg_cuda_twin.so
 
-With ``--twin`` everything runs small on the CPU, the kernels' source in the library's place: a
-rehearsal, whose times mean nothing and whose time bars are not looked at.
+With ``--twin`` everything runs at a small size on the CPU, with the kernels' source compiled for
+it: a rehearsal, whose times mean nothing and whose time limits are not checked.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def errors(ours: Any, want: Any) -> dict[str, float]:
 
 
 def judge(found: dict[str, Any], rehearsal: bool) -> dict[str, bool]:
-    """Every bar by name; those of time only on a GPU."""
+    """All limits by name; time limits only on a GPU."""
     bars: dict[str, bool] = {}
     for name, entry in (found.get("operators") or {}).items():
         half = "float16" in name
@@ -129,7 +129,7 @@ def judge(found: dict[str, Any], rehearsal: bool) -> dict[str, bool]:
 
 
 def describe() -> dict[str, Any]:
-    """Machine, versions and commit; the commit comes from outside where there is no git."""
+    """Machine, versions and commit; the commit is passed in if there is no git."""
     versions = {}
     for name in ("torch", "transformers", "numpy", "cuda-bindings", "triton"):
         try:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Take a file that is too large for one carry apart, and put it together again with its checksum.
-#   pieces.sh split FILE [SIZE]   FILE.part0, FILE.part1 ... of SIZE (45M) and FILE.sha256; FILE goes
+# Split a file that is too large for one transfer, and join it again, checking its checksum.
+#   pieces.sh split FILE [SIZE]   FILE.part0, FILE.part1 ... of SIZE (45M), FILE.sha256; removes FILE
 #   pieces.sh join FOLDER         every file in FOLDER that has a checksum
 set -euo pipefail
 case ${1:-} in

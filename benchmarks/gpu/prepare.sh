@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Bring together what run.sh needs on a machine with a GPU and no network, in pieces of what one call
-# may carry beside the checkout, and print the calls to make there, with their share of eight minutes.
+# Collect the files that run.sh needs on a machine with a GPU and no network, in pieces that fit
+# into one call with the checkout. Print the calls to run there, with their share of eight minutes.
 #   prepare.sh [--pycuda]
 # TensorRT's headers; wheels (for Python 3.12) of ONNX Runtime GPU, cuda-bindings, av, OpenCV and
 # transformers; the source of mamba_ssm, a peer; with --pycuda that of PyCUDA; bundles of every family.
-#   HAVE="transformers opencv-python-headless"   packages that the machine has already
-#   CARRY=64                                     MiB of a call, the checkout included
+#   HAVE="transformers opencv-python-headless"   packages that the machine already has
+#   CARRY=64                                     MiB per call, including the checkout
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python} carry=${CARRY:-64} folder=build/gpu_carry
@@ -24,7 +24,7 @@ for name in transformers av opencv-python-headless cuda-bindings onnxruntime-gpu
     *) fetch "$name==$(version $name)" ;;
   esac
 done
-# Its setup asks for torch, and for nothing to be built here.
+# Its setup requires torch, but nothing is built here.
 MAMBA_SKIP_CUDA_BUILD=TRUE "$python" -m pip download -q --no-deps --no-binary :all: \
   --no-build-isolation -d .whl "mamba-ssm==2.3.2.post1"
 if [[ ${1:-} == --pycuda ]]; then
@@ -40,7 +40,7 @@ piece=$(((carry << 20) - checkout - (4 << 20)))
 benchmarks/gpu/pieces.sh split "$folder/carry.tar" "$piece"
 pieces=("$folder"/carry.tar.part*)
 commit=$(git rev-parse --short HEAD)
-# About ten seconds for the transfer of a piece; what is left goes to the two runs.
+# About ten seconds for the transfer of a piece; the remaining time is for the two runs.
 left=$((480 - 10 * ${#pieces[@]}))
 first=$((left * 55 / 100)) second=$((left - left * 55 / 100))
 echo "Calls, one right after the other on one machine; each carries at most $carry MiB, the checkout's $((checkout >> 20)) included."

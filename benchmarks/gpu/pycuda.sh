@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build PyCUDA from what prepare.sh --pycuda brought, and run the sample with it: python, output folder.
+# Build PyCUDA from the files of prepare.sh --pycuda, and run the sample: python, output folder.
 set -euo pipefail
 python=$1 out=$2
 shopt -s nullglob

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Build, check and time the GPU path on this machine within eight minutes; JSON goes to $OUT (or
-# build/gpu), each part's as soon as it is done. Needs nvcc, CMake and a python3 with torch; prepare.sh
-# says what to bring along to a machine without network.
+# Build, check and time the GPU path on this machine within eight minutes. Each part writes its JSON
+# to $OUT (or build/gpu) when it finishes. Needs nvcc, CMake and a python3 with torch; prepare.sh
+# lists what a machine without network needs.
 #   run.sh            everything
 #   run.sh first      build, kernels, plugins, backend="cuda" against the CPU and its times
 #   run.sh second     whole frame, peers, compute-sanitizer, a training step in float16, PyCUDA
-#   run.sh --twin     a rehearsal on the CPU of all but the GPU itself
+#   run.sh --twin     a rehearsal on the CPU of everything except the GPU itself
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
@@ -27,7 +27,7 @@ part() { # name, seconds at most, command...: a part that fails must not cost th
   timeout "$((most < left ? most : left))" "$@" || failed+=("$name")
 }
 
-# What prepare.sh packed, from pieces that came one by one.
+# The files packed by prepare.sh, from pieces that were transferred one by one.
 carry=build/gpu_carry
 if compgen -G "$carry/carry.tar.part*" > /dev/null; then
   benchmarks/gpu/pieces.sh join "$carry"
@@ -79,7 +79,7 @@ if [[ $what == --twin ]]; then
   exit
 fi
 
-# setup.py puts the libraries, with their records, where the package looks for them.
+# setup.py puts the libraries and their records where the package finds them.
 build build/cuda
 build build/cuda_plain -DSTREAMSEG_PLAIN_EXP2=ON &
 STREAMSEG_NATIVE=1 "$python" setup.py -q build_native --inplace >> "$out/build.log" 2>&1
@@ -113,7 +113,7 @@ if [[ $what != first ]]; then
     part "profile" 40 bash -c "ncu --clock-control none --kernel-name regex:scan --launch-skip 60 \
       --launch-count 2 --section SpeedOfLight --section Occupancy build/cuda/kernel_bench > '$out/ncu.txt' 2>&1"
   fi
-  # The same without the polynomial for decays near 1: what it costs, and what it saves.
+  # The same without the polynomial for decays near 1, to show its cost and its gain.
   part "plain exponential" 20 bash -c "build/cuda_plain/kernel_bench > '$out/kernels_plain_exp2.json' \
     || echo '   the plain exponential misses a bar'"
   if command -v compute-sanitizer > /dev/null; then

@@ -1,12 +1,12 @@
-"""Instructions, registers and occupancy of the CUDA kernels, and the time that they predict.
+"""Instructions, registers and occupancy of the CUDA kernels, and predicted times.
 
 Compiles the kernels (nvcc), reads the machine code (nvdisasm, from the package
 ``nvidia-cuda-nvdisasm`` or on PATH), and needs no GPU. Times are predictions: the model is in
 ``issue_model.py`` and ``block_model.py``. The layer is TV3S-B1's at 512x1024: a map of 80 x 140
 tokens, 512 channels, 16 states, in windows of 20 x 20, 28 of them on the plain grid; the shifted
 grid cuts 10 tokens in and has 40 cells of 100 to 400 tokens. For the kernels that were measured on
-an H200 (benchmarks/results/gpu/h200-2026-11-27) the measured time is ``MEASURED`` of what the
-model says; ``--source`` takes their file, from commit 60b4b1d.
+an H200 (benchmarks/results/gpu/h200-2026-11-27) the measured time is ``MEASURED`` times the
+time of the model; ``--source`` takes their file, from commit 60b4b1d.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURED = {"plain": (0.89, 1.33), "shifted": (1.00, 1.47)}
 
 @dataclass(frozen=True)
 class Gpu:
-    """What bounds a kernel: multiprocessors, GHz, and their warps, blocks and bytes."""
+    """The limits of a kernel: multiprocessors, GHz, and their warps, blocks and bytes."""
 
     name: str
     architecture: int
@@ -57,7 +57,7 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan kernel: part of its mangled name, and what one round of its longest loop does."""
+    """A scan kernel: part of its mangled name, and the work of one round of its longest loop."""
 
     name: str
     mangled: str
@@ -87,7 +87,7 @@ CONVS = {
 
 @dataclass(frozen=True)
 class Build:
-    """What the compiler and the disassembler say of one architecture."""
+    """Output of the compiler and the disassembler for one architecture."""
 
     report: str
     code: dict[str, Code]
@@ -150,7 +150,7 @@ def warps_that_fit(resources: dict[str, int], gpu: Gpu, threads: int) -> int:
 
 
 def predict_scan(scan: Scan, build: Build, gpu: Gpu) -> dict[str, float] | None:
-    """Figures of one scan kernel, where the source has it."""
+    """Figures of one scan kernel, if the source has it."""
     found = build.find(scan.mangled)
     if found is None:
         return None
@@ -165,7 +165,7 @@ def predict_scan(scan: Scan, build: Build, gpu: Gpu) -> dict[str, float] | None:
         "warps of a multiprocessor that fit": fit,
     }
     for grid, offset in OFFSETS.items():
-        # Blocks are handed out cell by cell for each group of channels.
+        # Blocks are scheduled cell by cell for each group of channels.
         rounds = [math.ceil(cell / GROUP) * GROUP / scan.tokens for cell in cells(offset)]
         blocks = rounds * math.ceil(CHANNELS * scan.split / scan.threads)
         total = clocks_of_grid(
@@ -188,7 +188,7 @@ def predict_scan(scan: Scan, build: Build, gpu: Gpu) -> dict[str, float] | None:
 
 
 def cells(offset: int) -> list[int]:
-    """Tokens of each cell of the grid that is cut so many tokens in."""
+    """Tokens of each cell of the grid with this offset."""
     bands = [
         [
             stop - start

@@ -1,4 +1,4 @@
-"""The scan beside its peers: an eager loop, and mamba_ssm's kernel fed by window copies."""
+"""The scan against its peers: an eager loop, and mamba_ssm's kernel fed by window copies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def measure_scan(device: str, small: bool, sources: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"cells": geometry.cells, "channels": channels}
     try:
         mamba = build_mamba(sources)
-    except Exception as error:  # whatever its build runs into is the finding
+    except Exception as error:  # any build failure is the result
         found["mamba_ssm"] = f"not built: {type(error).__name__}: {str(error)[-300:]}"
     else:
         call = window_copies(mamba, half, geometry)
@@ -77,7 +77,7 @@ def build_mamba(sources: Path) -> Any:
     """Compile mamba_ssm's forward and backward kernels from its source archive.
 
     Raises:
-        FileNotFoundError: the archive was not brought along; see ``prepare.sh``.
+        FileNotFoundError: the archive is missing; see ``prepare.sh``.
         RuntimeError: the build failed.
     """
     archives = sorted(sources.glob(SOURCE))

@@ -1,4 +1,4 @@
-"""Times of PyTorch calls: on a GPU between events, many calls a block; on the CPU by the clock."""
+"""Times of PyTorch calls: on a GPU between events, in blocks of calls; on the CPU by the clock."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CLOCKS = (
 def time_calls(
     peers: Mapping[str, Callable[[], object]], *, blocks: int = 20, calls: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile of microseconds a call; peers take turns, block by block."""
+    """Median and 95th percentile of microseconds per call; peers take turns, block by block."""
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:  # a rehearsal: that it runs is all that matters
+    if not on_gpu:  # a rehearsal: only checks that it runs
         blocks = calls = 1
     for call in peers.values():
         for _ in range(3 if on_gpu else 0):
@@ -67,12 +67,12 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = call()  # what it returns lives in the graph's memory
+        kept = call()  # its result is in the graph's memory
     return lambda: (graph.replay(), kept)[1]
 
 
 def describe_gpu() -> dict[str, Any]:
-    """The driver's view: clocks and what holds them down, to be read before and after."""
+    """Clocks and throttling as the driver reports them; read before and after."""
     query = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)

@@ -1,4 +1,4 @@
-"""Training steps of TV3S in float16 with a gradient scaler, on the GPU; JSON, exit 1 on a miss.
+"""Training steps of TV3S in float16 with a gradient scaler, on the GPU; JSON, exits 1 on a failure.
 
 python benchmarks/gpu/training_step.py --out training.json
 """
@@ -20,7 +20,7 @@ STEPS = 6
 
 
 def train(device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Losses, scale and milliseconds of steps on two frames with their state between them."""
+    """Losses, scale and milliseconds of steps on two frames, with state between them."""
     model, size = build_model(True, device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -1,4 +1,4 @@
-"""A whole TV3S frame through PyTorch with our CUDA operators: parity, times, where they go."""
+"""A whole TV3S frame through PyTorch with our CUDA operators: parity and times, also by kernel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WideNorm(nn.Module):
 
 
 def to_half(model: TV3S) -> TV3S:
-    """float16 in place, but for norms' statistics, decays, step biases and what the ops take."""
+    """Convert to float16 in place, except norm statistics, decays, step biases and op inputs."""
     model.half()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -57,7 +57,7 @@ def to_half(model: TV3S) -> TV3S:
 
 
 def make_state(model: TV3S, size: tuple[int, int], device: str) -> State:
-    """Empty state, float32 whatever the model's type."""
+    """Empty state, always float32."""
     return [torch.zeros(spec.shape, device=device) for spec in model.state_spec(size)]
 
 
@@ -91,7 +91,7 @@ def compare(got: list[tuple[Tensor, State]], want: list[tuple[Tensor, State]]) -
 
 @torch.no_grad()
 def measure_frame(device: str, small: bool) -> dict[str, Any]:
-    """Parity of three ways to one frame, milliseconds of four, and the kernels of the fastest."""
+    """Parity of three ways to run a frame, times of four, and the kernels of the fastest."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     model, size = build_model(small, device)

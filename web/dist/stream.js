@@ -253,7 +253,7 @@ export class Stream {
         }
         const found = [];
         for (const tensor of home.tensors) {
-            // getData copies a tensor from device memory to the host, and it stays there: the next step uploads it.
+            // getData copies a tensor to the host, and it stays there: the next step uploads it.
             const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData());
             found.push(values.slice());
         }

@@ -283,7 +283,7 @@ export class Stream {
     }
     const found: Values[] = [];
     for (const tensor of home.tensors) {
-      // getData copies a tensor from device memory to the host, and it stays there: the next step uploads it.
+      // getData copies a tensor to the host, and it stays there: the next step uploads it.
       const values = (tensor.location === "cpu" ? tensor.data : await tensor.getData()) as Values;
       found.push(values.slice());
     }
