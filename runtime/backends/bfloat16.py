@@ -21,24 +21,25 @@ ROUNDS = 7
 WARM_UP = 2
 
 
-def product_times(runtime: Any, threads: int | None) -> Mapping[str, float]:
+def product_times(core: Any, threads: int | None) -> Mapping[str, float]:
     """Milliseconds of a matrix product in float32 and in bfloat16, on this processor.
 
     Args:
-        runtime: the openvino module.
+        core: OpenVINO's; see ``shared_core``.
         threads: as the backend's option; ``None``: OpenVINO's default.
     """
-    place = choices.place_of(["products", str(runtime.__version__), str(threads)])
+    version = importlib.import_module("openvino").__version__
+    place = choices.place_of(["products", str(version), str(threads)])
     known = choices.recall(place, PRECISIONS)
     if known is None:
-        known = _measure(runtime, threads)
+        known = _measure(core, threads)
         choices.remember(place, known)
     return known
 
 
-def _measure(runtime: Any, threads: int | None) -> dict[str, float]:
+def _measure(core: Any, threads: int | None) -> dict[str, float]:
     """The shortest of some rounds: other work on the machine only makes one longer."""
-    requests = {name: _product(runtime, name, threads) for name in PRECISIONS}
+    requests = {name: _product(core, name, threads) for name in PRECISIONS}
     times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for _ in range(WARM_UP + ROUNDS):
         for name, request in requests.items():
@@ -48,8 +49,8 @@ def _measure(runtime: Any, threads: int | None) -> dict[str, float]:
     return {name: min(taken[WARM_UP:]) for name, taken in times.items()}
 
 
-def _product(runtime: Any, precision: str, threads: int | None) -> Any:
-    ops = importlib.import_module("openvino.opset13")
+def _product(core: Any, precision: str, threads: int | None) -> Any:
+    runtime, ops = map(importlib.import_module, ("openvino", "openvino.opset13"))
     noise = np.random.default_rng(0)
     rows = ops.parameter([ROWS, DEPTH], np.float32)
     weight = ops.constant(noise.standard_normal((DEPTH, COLUMNS), np.float32))
@@ -60,6 +61,6 @@ def _product(runtime: Any, precision: str, threads: int | None) -> Any:
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     model = runtime.Model([product], [rows], "product")
-    request = runtime.Core().compile_model(model, "CPU", config).create_infer_request()
+    request = core.compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(runtime.Tensor(noise.standard_normal((ROWS, DEPTH), np.float32)))
     return request

@@ -7,6 +7,7 @@ openvino``), so that later starts skip the compilation.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import logging
@@ -127,17 +128,33 @@ def load_openvino(bundle: Bundle, options: BackendOptions) -> Executable:
     )
 
 
+@functools.cache
+def shared_core(library: Path | None = None) -> Any:
+    """OpenVINO's core with an extension; it is kept for as long as the process runs.
+
+    OpenVINO gives the thread that first uses a core an alternate signal stack, and unmaps it with
+    the core. Where that is still the thread's stack, because cores went in another order than they
+    came or in another thread, the next signal ends the process.
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+        RuntimeError: OpenVINO rejects the extension.
+    """
+    core = import_openvino().Core()
+    if library is not None:
+        core.add_extension(str(library))
+    return core
+
+
 def set_up(options: BackendOptions) -> OpenVinoSetup:
     """Set OpenVINO up: device, extension, precision, threads."""
     runtime = import_openvino()
     device = options.device or "CPU"
-    core = runtime.Core()
-    _require_device(core, device)
     library = _find_extension(runtime, device, options)
-    if library is not None:
-        core.add_extension(str(library))
+    core = shared_core(library)
+    _require_device(core, device)
     precision, reason = choose_precision(
-        core, device, options.precision, lambda: product_times(runtime, options.threads)
+        core, device, options.precision, lambda: product_times(core, options.threads)
     )
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if precision:

@@ -213,10 +213,10 @@ def _openvino() -> Finding:
     products = importlib.import_module("streamseg.runtime.backends.bfloat16")
     try:
         runtime = backend.import_openvino()
-        core = runtime.Core()
+        core = backend.shared_core()
         devices = ", ".join(core.available_devices)
         precision = backend.choose_precision(
-            core, "CPU", "auto", lambda: products.product_times(runtime, None)
+            core, "CPU", "auto", lambda: products.product_times(core, None)
         )
     except (BackendError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from streamseg.runtime.backends.openvino import (
     choose_precision,
     import_openvino,
     release_of,
+    shared_core,
 )
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.stream import open_stream
@@ -70,15 +73,36 @@ def test_products_are_measured_once_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = product_times(import_openvino(), 1)
+    first = product_times(shared_core(), 1)
     assert set(first) == {"f32", "bf16"}
     assert all(value > 0 for value in first.values())
     (record,) = (tmp_path / "streamseg/choices").iterdir()
-    assert product_times(import_openvino(), 1) == first
+    assert product_times(shared_core(), 1) == first
     record.write_text('{"f32": 1, "bf16": 3}')
-    assert product_times(import_openvino(), 1) == {"f32": 1.0, "bf16": 3.0}
+    assert product_times(shared_core(), 1) == {"f32": 1.0, "bf16": 3.0}
     record.write_text("[" * 100_000)
-    assert set(product_times(import_openvino(), 1)) == {"f32", "bf16"}
+    assert set(product_times(shared_core(), 1)) == {"f32", "bf16"}
+
+
+SIGNAL_AFTER_STREAMS = """
+import os, signal, sys, threading, streamseg
+first, second = (streamseg.open(sys.argv[1], backend="openvino", threads=1) for _ in range(2))
+first.close(), second.close()
+del first, second
+third = [streamseg.open(sys.argv[1], backend="openvino", threads=1)]
+ending = threading.Thread(target=lambda: third.pop().close())
+ending.start(), ending.join()
+caught = []
+signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+os.kill(os.getpid(), signal.SIGINT)
+assert caught
+"""
+
+
+def test_signals_are_handled_after_streams_were_closed(toy: Path) -> None:
+    """In the order they came, and in another thread."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_STREAMS, str(toy)]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", None])
