@@ -22,11 +22,12 @@ import numpy as np
 from measuring import describe_machine, write_results
 
 import streamseg
+from streamseg.runtime.loop.fleet import Fleet
 from streamseg.runtime.session.policy import StatePolicy
 
 SIZE = (720, 1280)
 COUNTS = (1, 4)
-UNDER_WAY = "streamseg.runtime.loop.round_robin.AHEAD"
+AHEAD = "streamseg.runtime.loop.round_robin.AHEAD"
 
 
 def write_clip(path: Path) -> None:
@@ -44,23 +45,28 @@ def write_clip(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def measure(bundle: Path, clip: Path, *, count: int, under_way: int, seconds: float) -> float:
-    """Label maps per second of ``count`` streams, after all have started."""
-    with patch(UNDER_WAY, under_way - 1), streamseg.open_fleet(bundle, threads=1) as fleet:
-        for number in range(count):
-            address = f"{clip}#loop&decode-threads=1"
-            fleet.add(f"s{number}", address, policy=StatePolicy(scene_cut=float("inf")))
-        seen, frames, began = set[str](), 0, 0.0
-        for done in fleet:
-            seen.add(done.stream)
-            now = time.perf_counter()
-            if len(seen) < count:
-                continue
-            began = began or now
-            frames += 1
-            if now - began > seconds:
-                return frames / (now - began)
+def measure_rate(fleet: Fleet, clip: Path, *, count: int, seconds: float) -> float:
+    """Label maps per second of ``count`` streams of a looped clip, after all have started."""
+    for number in range(count):
+        address = f"{clip}#loop&decode-threads=1"
+        fleet.add(f"s{number}", address, policy=StatePolicy(scene_cut=float("inf")))
+    seen, frames, began = set[str](), 0, 0.0
+    for done in fleet:
+        seen.add(done.stream)
+        now = time.perf_counter()
+        if len(seen) < count:
+            continue
+        began = began or now
+        frames += 1
+        if now - began > seconds:
+            return frames / (now - began)
     raise AssertionError("the files are looped")
+
+
+def measure(bundle: Path, clip: Path, *, count: int, under_way: int, seconds: float) -> float:
+    """Label maps per second with so many steps under way."""
+    with patch(AHEAD, under_way - 1), streamseg.open_fleet(bundle, threads=1) as fleet:
+        return measure_rate(fleet, clip, count=count, seconds=seconds)
 
 
 def main() -> None:

@@ -10,38 +10,23 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from measuring import describe_head, describe_machine, write_results
-from overlap import write_clip
+from overlap import measure_rate, write_clip
 
 import streamseg
-from streamseg.runtime.session.policy import StatePolicy
 
 STREAMS = 4
 BACKENDS = ("onnxruntime", "openvino")
 
 
 def measure(bundle: Path, clip: Path, seconds: float, **options: Any) -> float:
-    """Label maps per second, after every stream has started."""
+    """Label maps per second with these options."""
     with streamseg.open_fleet(bundle, **options) as fleet:
-        for number in range(STREAMS):
-            address = f"{clip}#loop&decode-threads=1"
-            fleet.add(f"s{number}", address, policy=StatePolicy(scene_cut=float("inf")))
-        seen, frames, began = set[str](), 0, 0.0
-        for done in fleet:
-            seen.add(done.stream)
-            now = time.perf_counter()
-            if len(seen) < STREAMS:
-                continue
-            began = began or now
-            frames += 1
-            if now - began > seconds:
-                return frames / (now - began)
-    raise AssertionError("the files are looped")
+        return measure_rate(fleet, clip, count=STREAMS, seconds=seconds)
 
 
 def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:

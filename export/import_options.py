@@ -57,5 +57,5 @@ class ImportOptions:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names without spaces around them; empty where none are given."""
+        """Names without spaces around them; empty if there are no names."""
         return tuple(filter(None, (name.strip() for name in (self.classes or "").split(","))))

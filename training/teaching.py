@@ -89,7 +89,7 @@ def teach(dataset: Dataset, bundle: Path, *, erase: float) -> Dataset:
                 "a folder of images"
             )
         clips.append(TaughtClip(clip, stream))
-    # Caches are told apart by the name.
+    # The identity in the name keeps the caches of two segmenters apart.
     name = f"{dataset.name} as labelled by {read_bundle(bundle).identity}"
     return replace(dataset, name=name, clips=clips, classes=classes)
 
