@@ -81,6 +81,7 @@ def test_other_work_is_noted_beside_the_times(
         (("synthetic:nothing",), "nothing"),
         (("--seconds", "0"), "0.0"),
         (("--frames", "0"), "0"),
+        (("--parallel", "2"), "bench times the steps of one stream; leave --parallel out"),
     ],
 )
 def test_mistakes_are_reported(arguments: tuple[str, ...], message: str, bundle: Path) -> None:

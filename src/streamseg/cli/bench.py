@@ -16,6 +16,7 @@ from streamseg.cli.phases import show_phases
 from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.errors import StreamsegError
 from streamseg.redaction import printable
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.timing import TimingOptions
@@ -62,6 +63,8 @@ def command(
     from streamseg.runtime.stream import open_stream
     from streamseg.runtime.timing import hold_frames, time_stream
 
+    if opening.parallel not in (None, 1):
+        raise StreamsegError("bench times the steps of one stream; leave --parallel out")
     before = current_memory()
     with (
         show_phases(f"opening {bundle}") as phase,
