@@ -60,6 +60,16 @@ def clip(stream: Stream, count: int) -> Frames:
     return [np.ascontiguousarray(image[:height, :width]) for image in shifted]
 
 
+def give_values(*streams: Stream) -> None:
+    """The same seeded values for every state that a caller gives."""
+    random = np.random.default_rng(1)
+    for spec in streams[0].manifest.state:
+        if spec.kind == "given":
+            content = random.normal(size=spec.shape).astype(spec.dtype)
+            for stream in streams:
+                stream.give(spec.name, content)
+
+
 def one_by_one(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
     for image in images:
         yield stream.step(image).labels.copy()
@@ -154,6 +164,7 @@ def check(path: Path, backend: str, device: bool) -> dict[str, Any]:
         streamseg.open(path, backend=backend) as gpu,
         streamseg.open(path, backend="onnxruntime") as cpu,
     ):
+        give_values(gpu, cpu)
         images = clip(gpu, min(3 * period_of(gpu), MOST_FRAMES))
         want = list(one_by_one(cpu, images))
         state = cpu.snapshot().tensors
@@ -167,6 +178,17 @@ def check(path: Path, backend: str, device: bool) -> dict[str, Any]:
             except ImportError as error:
                 found[name] = {"not_run": str(error)}
         return found | replays(gpu, images)
+
+
+def check_quietly(path: Path, backend: str, device: bool) -> dict[str, Any]:
+    """``check``, and the lines of cuDNN."""
+    with lines_of_cudnn() as lines:
+        entry = check(path, backend, device)
+    return entry | {"lines of cuDNN": lines}
+
+
+def is_small(path: Path) -> bool:
+    return path.name.startswith("small-")
 
 
 def milliseconds(play: Play, stream: Stream, images: Frames) -> float:
@@ -231,27 +253,22 @@ def main() -> int:
     arguments = parser.parse_args()
     backend = "onnxruntime" if arguments.rehearse else "cuda"
     found: dict[str, Any] = {"rehearsal": arguments.rehearse, "parity": {}, "milliseconds": {}}
-    missed: list[str] = []
+    missed: list[str] = found.setdefault("missed", [])
     paths = sorted(path for path in arguments.bundles.iterdir() if path.is_dir())
-    timed = [path for path in paths if not path.name.startswith("small-")]
-    for part in ("parity", "milliseconds"):
-        for path in paths if part == "parity" else timed:
-            if arguments.rehearse and part == "milliseconds":
-                continue
+    for path in sorted(paths, key=is_small):  # the timed ones first
+        parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+            "parity": lambda path: check_quietly(path, backend, not arguments.rehearse)
+        }
+        if not arguments.rehearse and not is_small(path):
+            parts["milliseconds"] = lambda path: times(path, backend)
+        for part, measure in parts.items():
             try:
-                if part == "parity":
-                    with lines_of_cudnn() as lines:
-                        entry: Any = check(path, backend, device=not arguments.rehearse)
-                    entry["lines of cuDNN"] = lines
-                    missed += misses(path.name, entry)
-                else:
-                    entry = times(path, backend)
+                found[part][path.name] = entry = measure(path)
+                missed += misses(path.name, entry) if part == "parity" else []
             except Exception as error:  # one bundle's failure must not cost the others' results
                 traceback.print_exc()
-                entry = {"failed": f"{type(error).__name__}: {error}"}
-                missed.append(f"{path.name}: {entry['failed']}")
-            found[part][path.name] = entry
-            found["missed"] = missed
+                found[part][path.name] = {"failed": f"{type(error).__name__}: {error}"}
+                missed.append(f"{path.name}: {type(error).__name__}: {error}")
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps({"bundles": len(paths), "missed": missed}, indent=1))
     return 1 if missed or not paths else 0

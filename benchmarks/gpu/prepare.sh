@@ -2,7 +2,7 @@
 # Collect the files that run.sh needs on a machine with a GPU and no network, in pieces that fit
 # into one call with the checkout. Print the calls to run there, with their share of eight minutes.
 #   prepare.sh [--pycuda]
-# TensorRT's headers; wheels (for Python 3.12) of ONNX Runtime GPU, cuda-bindings, av, OpenCV and
+# TensorRT's headers; wheels (for Python 3.12) of ONNX Runtime GPU, cuda-bindings, OpenCV and
 # transformers; the source of mamba_ssm, a peer; with --pycuda that of PyCUDA; bundles of every family.
 #   HAVE="transformers opencv-python-headless"   packages that the machine already has
 #   CARRY=64                                     MiB per call, including the checkout
@@ -16,7 +16,7 @@ fetch() { "$python" -m pip download -q --no-deps --only-binary=:all: --python-ve
   --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl "$@"; }
 version() { "$python" -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "$1"; }
-for name in transformers av opencv-python-headless cuda-bindings onnxruntime-gpu; do
+for name in transformers opencv-python-headless cuda-bindings onnxruntime-gpu; do
   [[ " ${HAVE:-} " == *" $name "* ]] && continue
   case $name in
     cuda-bindings) fetch "cuda-bindings>=13,<14" ;;
@@ -33,7 +33,7 @@ fi
 "$python" benchmarks/gpu/make_bundles.py build/gpu_bundles
 du -shL .whl build/tensorrt_headers build/gpu_bundles
 
-tar -chf "$folder/carry.tar" .whl build/tensorrt_headers build/gpu_bundles
+tar -chf "$folder/carry.tar" .whl build/gpu_bundles
 checkout=$(git ls-files -z | xargs -0 stat -c %s | awk '{sum += $1} END {print sum}')
 piece=$(((carry << 20) - checkout - (4 << 20)))
 ((piece >= 8 << 20)) || { echo "prepare.sh: the checkout leaves $piece of $carry MiB for a piece" >&2; exit 2; }
@@ -51,7 +51,9 @@ call() { # carried paths, command, remark
   echo "  $step. carry: $1"
   echo "     command: $2${3:+   # $3}"
 }
-for part in "${pieces[@]:0:${#pieces[@]}-1}"; do call "$part" true; done
+call "build/tensorrt_headers ${pieces[0]}" "OUT=build/gpu setsid benchmarks/gpu/run.sh build < /dev/null &> /tmp/build.log &" \
+  "builds while the other pieces are transferred"
+for part in "${pieces[@]:1:${#pieces[@]}-2}"; do call "$part" true; done
 call "${pieces[-1]} $folder/carry.tar.sha256" "COMMIT=$commit LIMIT=$first benchmarks/gpu/run.sh first" \
   "build, kernels, backend=\"cuda\" and its times, plugins"
 call nothing "COMMIT=$commit LIMIT=$second benchmarks/gpu/run.sh second" \

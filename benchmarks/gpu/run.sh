@@ -3,6 +3,7 @@
 # to $OUT (or build/gpu) when it finishes. Needs nvcc, CMake and a python3 with torch; prepare.sh
 # lists what a machine without network needs.
 #   run.sh            everything
+#   run.sh build      build only, which can run while files are transferred
 #   run.sh first      build, kernels, plugins, backend="cuda" against the CPU and its times
 #   run.sh second     whole frame, peers, compute-sanitizer, a training step in float16, PyCUDA
 #   run.sh --twin     a rehearsal on the CPU of everything except the GPU itself
@@ -10,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
 what=${1:-all}
-[[ $what =~ ^(all|first|second|--twin)$ ]] || { echo "usage: run.sh [first|second|--twin]" >&2; exit 2; }
+[[ $what =~ ^(all|build|first|second|--twin)$ ]] || { echo "usage: run.sh [build|first|second|--twin]" >&2; exit 2; }
 export PATH=$PATH:/usr/local/cuda/bin
 export COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}
 deadline=$((SECONDS + ${LIMIT:-480}))
@@ -29,7 +30,7 @@ part() { # name, seconds at most, command...: a part that fails must not cost th
 
 # The files packed by prepare.sh, from pieces that were transferred one by one.
 carry=build/gpu_carry
-if compgen -G "$carry/carry.tar.part*" > /dev/null; then
+if [[ $what != build ]] && compgen -G "$carry/carry.tar.part*" > /dev/null; then
   benchmarks/gpu/pieces.sh join "$carry"
   tar -xf "$carry/carry.tar"
   rm "$carry"/carry.tar*
@@ -59,6 +60,9 @@ build() { # folder, CMake options
     | { grep -E "error|[1-9][0-9]* bytes spill" || true; }
 }
 
+mkdir -p build
+exec 9> build/gpu_build.lock
+flock 9  # a build that still runs beside the transfers
 : > "$out/build.log"
 cmake -S . -B build/native >> "$out/build.log"
 cmake --build build/native --parallel >> "$out/build.log"
@@ -85,13 +89,15 @@ build build/cuda_plain -DSTREAMSEG_PLAIN_EXP2=ON &
 STREAMSEG_NATIVE=1 "$python" setup.py -q build_native --inplace >> "$out/build.log" 2>&1
 STREAMSEG_CUDA=1 "$python" setup.py -q build_cuda --inplace >> "$out/build.log" 2>&1
 wait
+flock -u 9
 echo "== everything is built ($((SECONDS)) s)"
 if grep -E "[1-9][0-9]* bytes spill" "$out/build.log"; then failed+=("spills"); fi
+if [[ $what == build ]]; then exit ${#failed[@]}; fi
 
 if [[ $what != second ]]; then
   part "kernel parity and times" 40 bash -c "set -o pipefail; build/cuda/kernel_bench | tee '$out/kernels.json'"
   if [[ -d build/gpu_bundles ]] && "$python" -c "import onnxruntime" 2> /dev/null; then
-    part 'backend="cuda" against the CPU, and its times' 150 \
+    part 'backend="cuda" against the CPU, and its times' 220 \
       "$python" benchmarks/gpu/cuda_backend.py build/gpu_bundles --out "$out/onnxruntime_cuda.json"
   else
     echo "   no bundles in build/gpu_bundles, or no ONNX Runtime: no backend=\"cuda\" (see prepare.sh)"
