@@ -18,6 +18,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from streamseg.errors import ExportError
+from streamseg.export.attention_strips import cut_attention
 from streamseg.export.exporter_failures import (
     explain,
     refuse_foreign_operators,
@@ -138,7 +139,7 @@ def _quiet() -> Iterator[io.StringIO]:
 
 
 def _finish(model: ModelProto, name: str) -> ModelProto:
-    """Set versions, strip the exporter's notes, drop copies, attach the lowering, check."""
+    """Set versions, strip the exporter's notes, rearrange, attach the lowering, check."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
         raise ExportError(f"the exporter wrote opset {versions.get('')}, expected {OPSET}")
@@ -157,6 +158,7 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     model.graph.name = name
     _compute_constant_outputs(model)
     drop_copies(model)
+    cut_attention(model)
     if any(node.domain == DOMAIN for node in model.graph.node):
         attach_lowering(model)
         if DOMAIN not in versions:

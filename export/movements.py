@@ -6,19 +6,14 @@ runtime copies; and reshapes one by one. Values are the same bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from onnx import ModelProto, NodeProto, helper
 
-import numpy as np
-import onnx.shape_inference
-from onnx import ModelProto, NodeProto, helper, numpy_helper
-
-Shape = tuple[int, ...]
+from streamseg.export.shaped_graph import ShapedGraph
 
 
 def drop_copies(model: ModelProto) -> None:
     """Remove what moves nothing, in place; a graph whose shapes are unknown stays as it is."""
-    graph = _Graph(model)
+    graph = ShapedGraph(model)
     changed = True
     while changed:
         changed = False
@@ -28,95 +23,13 @@ def drop_copies(model: ModelProto) -> None:
         graph.remove_unread()
 
 
-class _Graph:
-    """Shapes, writers and readers, kept up to date."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.graph = model.graph
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-        entries = (*inferred.value_info, *inferred.input, *inferred.output)
-        self.shapes: dict[str, Shape] = {}
-        for entry in entries:
-            dims = entry.type.tensor_type.shape.dim
-            if all(dim.HasField("dim_value") for dim in dims):
-                self.shapes[entry.name] = tuple(dim.dim_value for dim in dims)
-        self.outputs = {entry.name for entry in self.graph.output}
-        self.constants = {entry.name for entry in self.graph.initializer}
-        self.update()
-
-    def update(self) -> None:
-        """Read writers and readers off the nodes."""
-        self.writers = {name: node for node in self.graph.node for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def writer(self, name: str, kind: str) -> NodeProto | None:
-        """The node of a kind that writes a tensor."""
-        node = self.writers.get(name)
-        return node if node is not None and node.op_type == kind and not node.domain else None
-
-    def reshape(self, node: NodeProto, source: str) -> None:
-        """Turn a node into a Reshape of ``source`` to the shape of its output."""
-        shape = self.shapes[node.output[0]]
-        name = "shape." + ".".join(map(str, shape))
-        if name not in self.constants:
-            self.constants.add(name)
-            self.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
-        del node.input[:], node.attribute[:]
-        node.op_type = "Reshape"
-        node.input.extend([source, name])
-        self.update()
-
-    def replace(self, old: str, new: str) -> None:
-        """Have the readers of a tensor read another."""
-        for node in self.readers.get(old, []):
-            for index, name in enumerate(node.input):
-                if name == old:
-                    node.input[index] = new
-        self.update()
-
-    def remove_unread(self) -> None:
-        """Drop nodes, constants and notes on tensors that nobody reads."""
-        needed, kept = set(self.outputs), []
-        for node in reversed(self.graph.node):
-            if needed & set(node.output):
-                kept.append(node)
-                needed.update(_names_read(node))
-        del self.graph.node[:]
-        self.graph.node.extend(reversed(kept))
-        _keep(self.graph.initializer, needed)
-        written = {name for node in kept for name in node.output}
-        _keep(self.graph.value_info, written)
-        self.constants = {entry.name for entry in self.graph.initializer}
-        self.update()
-
-
-def _names_read(node: NodeProto) -> Iterable[str]:
-    """Also what the bodies of loops read of the graph around them."""
-    yield from node.input
-    for attribute in node.attribute:
-        for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in body.node:
-                yield from _names_read(inner)
-
-
-def _keep(entries: Any, names: Collection[str]) -> None:
-    """Leave only the entries of these names in a list of a graph."""
-    kept = [entry for entry in entries if entry.name in names]
-    if len(kept) < len(entries):
-        del entries[:]
-        entries.extend(kept)
-
-
 def _order(node: NodeProto, rank: int) -> list[int]:
     """Axes of a Transpose."""
     given = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
     return list(reversed(range(rank))) if given is None else given
 
 
-def _move_without_effect(graph: _Graph, node: NodeProto) -> bool:
+def _move_without_effect(graph: ShapedGraph, node: NodeProto) -> bool:
     """A Transpose of which only axes of one element move is a Reshape."""
     if node.op_type != "Transpose" or not graph.shapes.keys() >= {node.input[0], node.output[0]}:
         return False
@@ -128,7 +41,7 @@ def _move_without_effect(graph: _Graph, node: NodeProto) -> bool:
     return True
 
 
-def _reshape_of_a_reshape(graph: _Graph, node: NodeProto) -> bool:
+def _reshape_of_a_reshape(graph: ShapedGraph, node: NodeProto) -> bool:
     """The first of two reshapes says nothing."""
     if node.op_type != "Reshape" or node.output[0] not in graph.shapes:
         return False
@@ -139,7 +52,7 @@ def _reshape_of_a_reshape(graph: _Graph, node: NodeProto) -> bool:
     return True
 
 
-def _reshape_to_the_same(graph: _Graph, node: NodeProto) -> bool:
+def _reshape_to_the_same(graph: ShapedGraph, node: NodeProto) -> bool:
     source, result = node.input[0] if node.input else "", node.output[0]
     if node.op_type != "Reshape" or result in graph.outputs or not graph.readers.get(result):
         return False
@@ -149,7 +62,7 @@ def _reshape_to_the_same(graph: _Graph, node: NodeProto) -> bool:
     return True
 
 
-def _transpose_of_a_transpose(graph: _Graph, node: NodeProto) -> bool:
+def _transpose_of_a_transpose(graph: ShapedGraph, node: NodeProto) -> bool:
     """Two become one, or none."""
     if node.op_type != "Transpose" or node.input[0] not in graph.shapes:
         return False
