@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -290,8 +290,10 @@ class Stream:
         Args:
             frame: ``[H, W, 3]`` or ``[1, H, W, 3]`` uint8 RGB of the model's size, dense, by
                 DLPack or ``__cuda_array_interface__`` (CuPy, torch, pycuda, numba).
-            stream: the CUDA stream on which the caller makes the frame and reads labels: its
-                handle, or a stream of torch, CuPy, pycuda or numba.
+            stream: the CUDA stream on which the caller makes the frame and reads labels: a
+                stream of torch, CuPy, pycuda or numba, or its handle. An object is kept until the
+                labels are overwritten, and only readers on it are waited for; readers on another
+                stream, which may be destroyed by then, cost a wait for the whole device.
         Raises:
             FrameMismatch: another shape, dtype, layout or device.
             StateMismatch: a given state has not been set.
@@ -299,11 +301,14 @@ class Stream:
         """
         with self._alone():
             self.token = object()
-            return self._step_device(frame, 0 if stream is None else stream_handle(stream))
+            return self._step_device(frame, stream)
 
-    def _step_device(self, frame: object, handle: int) -> DeviceStepResult:
+    def _step_device(self, frame: object, stream: object) -> DeviceStepResult:
         self._stepper.require_given()
+        handle = 0 if stream is None else stream_handle(stream)
         borrowed = view_device_array(frame, self._lane.stream, handle)
+        if not isinstance(stream, int):
+            borrowed = replace(borrowed, stream_owner=stream)
         labels, number = self._stepper.run_device(as_batch(borrowed, self.manifest.frame))
         return DeviceStepResult(labels, number)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import statistics
@@ -88,8 +89,18 @@ def of_torch(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
     with torch.cuda.stream(side):
         for image in images:
             frame = torch.from_numpy(image).pin_memory().cuda(non_blocking=True)
-            labels = torch.from_dlpack(stream.step_device(frame).labels)
+            labels = torch.from_dlpack(stream.step_device(frame, stream=side).labels)
             yield labels.cpu().numpy().copy()
+
+
+def of_torch_unnamed(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
+    """The same without saying on which stream, which costs a wait for the device."""
+    import torch
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for image in images:
+            frame = torch.from_numpy(image).pin_memory().cuda(non_blocking=True)
+            yield torch.from_dlpack(stream.step_device(frame).labels).cpu().numpy().copy()
 
 
 def of_cupy(stream: Stream, images: Frames) -> Iterator[NDArray[np.uint8]]:
@@ -170,7 +181,11 @@ def check(path: Path, backend: str, device: bool) -> dict[str, Any]:
         state = cpu.snapshot().tensors
         plays: dict[str, Play] = {"one by one": one_by_one, "two under way": two_under_way}
         if device:
-            plays |= {"torch frames": of_torch, "CuPy frames": of_cupy}
+            plays |= {
+                "torch frames": of_torch,
+                "torch frames, no stream named": of_torch_unnamed,
+                "CuPy frames": of_cupy,
+            }
         found: dict[str, Any] = {"execution": gpu.execution, "frames": len(images)}
         for name, play in plays.items():
             try:
@@ -225,6 +240,7 @@ def times_of_plays(path: Path, backend: str) -> dict[str, float]:
         }
         with contextlib.suppress(ImportError):
             found["step_device, torch"] = milliseconds(of_torch, stream, images)
+            found["step_device, no stream named"] = milliseconds(of_torch_unnamed, stream, images)
         return found
 
 
@@ -251,6 +267,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")
     arguments = parser.parse_args()
+    faulthandler.enable(os.fdopen(os.dup(2), "w"))  # 2 is caught at times
     backend = "onnxruntime" if arguments.rehearse else "cuda"
     found: dict[str, Any] = {"rehearsal": arguments.rehearse, "parity": {}, "milliseconds": {}}
     missed: list[str] = found.setdefault("missed", [])

@@ -116,7 +116,7 @@ if [[ $what != first ]]; then
   part "operators, frame, peers" 150 "$python" benchmarks/gpu/measure.py --out "$out/torch.json"
   # The kernel at the geometry that is timed: the last launches, not those of the parity run.
   if command -v ncu > /dev/null; then
-    part "profile" 40 bash -c "ncu --clock-control none --kernel-name regex:scan --launch-skip 60 \
+    part "profile" 40 bash -c "ncu --clock-control none --kernel-name regex:scan --launch-skip 200 \
       --launch-count 2 --section SpeedOfLight --section Occupancy build/cuda/kernel_bench > '$out/ncu.txt' 2>&1"
   fi
   # The same without the polynomial for decays near 1, to show its cost and its gain.

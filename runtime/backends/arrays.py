@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 
 from streamseg.errors import FrameMismatch
-from streamseg.runtime.backends.cuda import DeviceArray
+from streamseg.runtime.backends.cuda import LEGACY_STREAM, DeviceArray
 from streamseg.runtime.backends.dlpack import tensor_of
 
-# CUDA's names for the default stream in these protocols.
-LEGACY_STREAM = 1
 # DLPack's device types, and its kinds of numbers as NumPy's letters.
 _CUDA, _CUDA_MANAGED = 2, 13
 _DEVICES = {1: "the CPU", 3: "page-locked host memory", 10: "a ROCm device", 4: "an OpenCL device"}
@@ -34,6 +32,7 @@ class DeviceFrame:
         after: handle of the stream whose work so far the step waits for; 0: none.
         before: handle of the stream whose later work waits for the step, since it may overwrite
             the frame.
+        stream_owner: keeps the stream ``before``; ``None`` where nothing does.
         known: whether ``after`` covers all work on the frame. Where it does not (version 2 of the
             array interface names no stream), the step waits for the whole device, and the caller
             for the step.
@@ -43,6 +42,7 @@ class DeviceFrame:
     owner: object
     after: int = 0
     before: int = LEGACY_STREAM
+    stream_owner: object = None
     known: bool = True
 
 

@@ -23,6 +23,7 @@ from streamseg.installation import package_command
 from streamseg.runtime.backends.dlpack import export_capsule
 
 DEVICE = 0  # everything runs on the first GPU; CUDA_VISIBLE_DEVICES chooses which that is
+LEGACY_STREAM = 1  # CUDA's handle of the default stream, which is never destroyed
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU is out of memory: close other programs that use it, or "
     "export the model at a smaller --size",
@@ -49,7 +50,8 @@ class DeviceArray:
         dtype: NumPy name.
         stream: handle of the CUDA stream on which the content becomes ready; 0 when it is ready.
         admit: called with the handle of a consumer's stream; later work of that stream then waits
-            for the content. ``None`` where the content is ready.
+            for the content, which is not overwritten before it is read. 0 stands for a stream that
+            is not known. ``None`` where the content is ready and stays.
     """
 
     pointer: int
@@ -65,6 +67,8 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.admit is not None:
+            self.admit(0)  # its reader waits for the stream below, and does not say on which
         return {
             "shape": self.shape,
             "typestr": np.dtype(self.dtype).str,
@@ -99,8 +103,8 @@ class DeviceArray:
             raise BufferError("the labels stay where they are: no copy, on CUDA device 0")
         if stream == 0:
             raise BufferError("stream 0 may mean two streams; 1 is the default stream")
-        if self.admit is not None and stream != -1:
-            self.admit(1 if stream is None else int(stream))
+        if self.admit is not None:
+            self.admit(0 if stream == -1 else stream or LEGACY_STREAM)
         return export_capsule(self.pointer, self.shape, self.dtype, device=DEVICE, owner=self)
 
 

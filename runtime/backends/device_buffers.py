@@ -32,7 +32,9 @@ class StepSlot:
         uses: how many steps have claimed the slot.
         owner: of a frame in device memory that the step may still be reading.
         unwatched: a step on a device frame that nobody on the host has waited for.
-        consumers: handles of other libraries' streams that read the outputs.
+        stream, stream_owner: handle of the stream that the caller named, and what keeps it.
+        consumers: handles of other libraries' streams that read the outputs and still exist.
+        read_elsewhere: the outputs are read on a stream that may be destroyed, or is not known.
         fetched: ``outputs`` holds the logits of the step.
     """
 
@@ -48,7 +50,10 @@ class StepSlot:
     uses: int = 0
     owner: object = None
     unwatched: bool = False
+    stream: int = 0
+    stream_owner: object = None
     consumers: set[int] = field(default_factory=set)
+    read_elsewhere: bool = False
     fetched: bool = False
 
 
@@ -137,5 +142,5 @@ class DeviceBuffers:
         with contextlib.suppress(BackendError, AttributeError):
             self.settle()
         for slot in getattr(self, "slots", ()):
-            slot.owner = None
+            slot.owner = slot.stream_owner = None
         self._stack.close()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from streamseg.errors import BackendError, FrameMismatch, PluginNotFound
 from streamseg.plugins.device import load_cuda
 from streamseg.runtime.backends.arrays import DeviceFrame
-from streamseg.runtime.backends.cuda import DEVICE, DeviceArray
+from streamseg.runtime.backends.cuda import DEVICE, LEGACY_STREAM, DeviceArray
 from streamseg.runtime.backends.device_buffers import SLOTS, DeviceBuffers, StepSlot
 from streamseg.runtime.backends.interface import Array, Lane, StepPlan, is_finite
 from streamseg.runtime.bundle.manifest import Manifest
@@ -120,6 +120,7 @@ class DeviceLane(Lane):
     def _begin_device(self, plan: StepPlan, slot: StepSlot, frame: DeviceFrame) -> None:
         cuda, steps = self._cuda, self._buffers.steps
         slot.owner, slot.unwatched = frame.owner, True
+        slot.stream, slot.stream_owner = frame.before, frame.stream_owner
         if frame.after:
             cuda.order(cuda.handle(frame.after), steps, slot.uploaded)
         if not frame.known:
@@ -145,12 +146,21 @@ class DeviceLane(Lane):
         raise FrameMismatch(f"the frame is {where}, expected CUDA device {DEVICE}; copy it there")
 
     def _admit(self, slot: StepSlot, use: int, consumer: int) -> None:
-        """Have a consumer's stream wait for the labels, and the next step here for the consumer."""
+        """Have a consumer's stream wait for the labels, and the next step here for the consumer.
+
+        ``consumer`` 0 is a stream that is not known and waits by itself.
+        """
         if self._closed or slot.uses != use:
             raise BackendError("these labels are overwritten; take them before the step after next")
-        with self._cuda.device():
-            self._cuda.wait_event(self._cuda.handle(consumer), slot.computed)
-        slot.consumers.add(consumer)
+        if consumer:
+            with self._cuda.device():
+                self._cuda.wait_event(self._cuda.handle(consumer), slot.computed)
+        # The handle of a stream that its owner destroys must not be used again.
+        kept = slot.stream_owner is not None and consumer == slot.stream
+        if kept or consumer == LEGACY_STREAM:
+            slot.consumers.add(consumer)
+        else:
+            slot.read_elsewhere = True
 
     def _claim(self) -> StepSlot:
         """The next slot, once the device has finished with it."""
@@ -161,12 +171,21 @@ class DeviceLane(Lane):
         slot = self._buffers.slots[self._next]
         if slot.unwatched:
             self._watch(slot)
-        while slot.consumers:
-            consumer = self._cuda.handle(slot.consumers.pop())
-            self._cuda.order(consumer, self._buffers.steps, slot.consumed)
+        self._wait_for_consumers(slot)
         slot.uses += 1
         slot.fetched = False
         return slot
+
+    def _wait_for_consumers(self, slot: StepSlot) -> None:
+        """Have the next step wait for those who read the slot's outputs."""
+        if slot.read_elsewhere:
+            self._cuda.call("cudaDeviceSynchronize")
+            slot.consumers.clear()
+            slot.read_elsewhere = False
+        while slot.consumers:
+            consumer = self._cuda.handle(slot.consumers.pop())
+            self._cuda.order(consumer, self._buffers.steps, slot.consumed)
+        slot.stream_owner = None
 
     def _watch(self, slot: StepSlot) -> None:
         """Wait for a step on a device frame; its owner is then released."""

@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 
 from streamseg.runtime.stream import Stream
 from tests.runtime.backends.fake_cuda import FakeCuda
-from tests.runtime.backends.fake_producers import TorchLike, read_by_dlpack
+from tests.runtime.backends.fake_producers import (
+    StreamObject,
+    TorchLike,
+    read_by_dlpack,
+    read_by_interface,
+)
 from tests.runtime.backends.test_device_frames import Buffer, read_labels
 from tests.runtime.backends.test_tensorrt import frames
 from tests.runtime.toy import HEIGHT, WIDTH
@@ -152,6 +157,62 @@ def play_named(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
 
 
+def play_destroyed(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
+    """Labels are read on a stream that is known by its handle only, and soon destroyed."""
+    producer = TorchLike(cuda)
+    warm(gpu, cpu)
+    seen: list[NDArray[np.uint8]] = []
+    wanted = []
+    try:
+        for image in frames(12, seed=3):
+            reader = cuda.cudaStreamCreateWithFlags(1)[1]
+            read_by_dlpack(cuda, gpu.step_device(producer.frame(image)).labels, reader, seen)
+            cuda.cudaStreamDestroy(reader)
+            wanted.append(cpu.step(image).labels.copy())
+        cuda.cudaDeviceSynchronize()
+    finally:
+        producer.close()
+    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
+def play_interface(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
+    """Labels by the array interface, which names our stream and not the reader's."""
+    producer, reader = TorchLike(cuda), cuda.cudaStreamCreateWithFlags(1)[1]
+    warm(gpu, cpu)
+    seen: list[NDArray[np.uint8]] = []
+    wanted = []
+    try:
+        for image in frames(12, seed=2):
+            labels = gpu.step_device(producer.frame(image)).labels
+            read_by_interface(cuda, labels, reader, seen)
+            wanted.append(cpu.step(image).labels.copy())
+        cuda.cudaDeviceSynchronize()
+    finally:
+        cuda.cudaStreamDestroy(reader)
+        producer.close()
+    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
+def play_kept(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
+    """A stream object that destroys its stream when nobody keeps it; a new one for every frame."""
+    producer = TorchLike(cuda)
+    warm(gpu, cpu)
+    seen: list[list[NDArray[np.uint8]]] = []  # one list a frame: the streams run in any order
+    wanted = []
+    try:
+        for image in frames(12, seed=1):
+            side = StreamObject(cuda)
+            labels = gpu.step_device(producer.frame(image), stream=side).labels
+            seen.append([])
+            read_by_dlpack(cuda, labels, side.handle, seen[-1])
+            del side
+            wanted.append(cpu.step(image).labels.copy())
+        cuda.cudaDeviceSynchronize()
+    finally:
+        producer.close()
+    return all(np.array_equal(a[0], b) for a, b in zip(seen, wanted, strict=True))
+
+
 def play_elsewhere(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """The thread's current device is another one, and stays so."""
     cuda.cudaSetDevice(1)
@@ -172,5 +233,6 @@ COURSES: dict[str, Course] = {
     for course in (
         *(play_host, play_siblings, play_device, play_torch),
         *(play_reused, play_unnamed, play_named, play_elsewhere),
+        *(play_destroyed, play_interface, play_kept),
     )
 }

@@ -109,7 +109,11 @@ class FakeDevice:
         return int(getattr(self._current, "device", 0))
 
     def queue(self, stream: Any) -> Queue:
-        return self.queues[int(stream) or LEGACY]
+        handle = int(stream) or LEGACY
+        if handle not in self.queues:
+            self.violate("a stream is used that its owner has destroyed")
+            raise IllegalAddress("the stream is destroyed")
+        return self.queues[handle]
 
     # The scheduler.
 

@@ -92,3 +92,30 @@ def read_by_dlpack(cuda: FakeCuda, labels: Any, stream: Any, seen: list[NDArray[
         seen.append(cuda.view(pointer, size).reshape(shape).copy())
 
     cuda.add(stream, Work("consumer", [read], [(pointer, pointer + size)], []))
+
+
+def read_by_interface(
+    cuda: FakeCuda, labels: Any, stream: Any, seen: list[NDArray[np.uint8]]
+) -> None:
+    """The same by ``__cuda_array_interface__``: the reader waits for the stream that it names."""
+    interface = labels.__cuda_array_interface__
+    event = cuda.cudaEventCreateWithFlags(2)[1]
+    cuda.cudaEventRecord(event, cuda.cudaStream_t(interface["stream"]))
+    cuda.cudaStreamWaitEvent(stream, event, 0)
+    cuda.cudaEventDestroy(event)
+    pointer, shape = interface["data"][0], interface["shape"]
+    size = int(np.prod(shape))
+
+    def read() -> None:
+        seen.append(cuda.view(pointer, size).reshape(shape).copy())
+
+    cuda.add(stream, Work("consumer", [read], [(pointer, pointer + size)], []))
+
+
+class StreamObject:
+    """As CuPy's: owns its stream."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda, self.handle = cuda, cuda.cudaStreamCreateWithFlags(1)[1]
+        self.ptr = int(self.handle)
+        weakref.finalize(self, cuda.cudaStreamDestroy, self.handle)

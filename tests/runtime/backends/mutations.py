@@ -162,6 +162,34 @@ def labels_overwritten_under_their_reader(patch: pytest.MonkeyPatch) -> None:
     def admit(self: DeviceLane, slot: Any, use: int, consumer: int) -> None:
         real(self, slot, use, consumer)
         slot.consumers.clear()
+        slot.read_elsewhere = False
+
+    patch.setattr(DeviceLane, "_admit", admit)
+
+
+def handles_of_consumers_kept(patch: pytest.MonkeyPatch) -> None:
+    """What the product did until an H200 ran it beside CuPy: the process crashed."""
+    real = DeviceLane._admit
+
+    def admit(self: DeviceLane, slot: Any, use: int, consumer: int) -> None:
+        real(self, slot, use, consumer)
+        if consumer:
+            slot.consumers.add(consumer)
+            slot.read_elsewhere = False
+
+    patch.setattr(DeviceLane, "_admit", admit)
+
+
+def readers_by_interface_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    skip(patch, DeviceLane, "_admit")
+
+
+def stream_of_the_caller_not_kept(patch: pytest.MonkeyPatch) -> None:
+    real = DeviceLane._admit
+
+    def admit(self: DeviceLane, slot: Any, use: int, consumer: int) -> None:
+        real(self, slot, use, consumer)
+        slot.stream_owner = None
 
     patch.setattr(DeviceLane, "_admit", admit)
 

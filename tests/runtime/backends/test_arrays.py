@@ -218,7 +218,7 @@ def test_our_arrays_support_the_protocols() -> None:
     assert asked == [0x55], "the consumer's stream waits for the content"
     for stream in (None, 1, 2, -1):
         ours.__dlpack__(stream=stream)
-    assert asked[1:] == [1, 1, 2], "-1 asks for no order"
+    assert asked[1:] == [1, 1, 2, 0], "-1 asks for no order; its reader is not known"
     for wrong in ({"stream": 0}, {"copy": True}, {"dl_device": (1, 0)}):
         with pytest.raises(BufferError):
             ours.__dlpack__(**wrong)  # type: ignore[arg-type]

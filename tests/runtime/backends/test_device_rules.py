@@ -113,6 +113,9 @@ MUTATIONS: list[tuple[Mutate, str, str]] = [
     (mutations.owner_let_go_at_once, "torch", "race: producer and "),
     (mutations.a_third_step_runs_ahead, "torch", "race: producer and "),
     (mutations.consumers_do_not_wait, "torch", "race: consumer and step"),
+    (mutations.handles_of_consumers_kept, "destroyed", "that its owner has destroyed"),
+    (mutations.stream_of_the_caller_not_kept, "kept", "that its owner has destroyed"),
+    (mutations.readers_by_interface_not_waited_for, "interface", "race: step and consumer"),
     (mutations.labels_overwritten_under_their_reader, "torch", "race: step and consumer"),
 ]
 
@@ -174,6 +177,7 @@ def test_memory_of_graphs_that_is_wrong_is_caught(
 RULES = (
     # What a fake records, and the test here in which a mutation makes it record that.
     ("the stream's device is not current in this thread", "no_current_device"),
+    ("a stream is used that its owner has destroyed", "handles_of_consumers_kept"),
     ("race: {work.name} and {access.name}", "no_wait_for_the_upload"),
     ("race: a copy to the host and {access.name}", "bound_without_waiting"),
     ("memory was released under {access.name}", "released_under_a_queued_step"),
