@@ -247,7 +247,7 @@ def measure_agreement(
             with mock.patch.object(bundles, "measure_parity", return_value={}):
                 bundles.export_bundle(network, target, size=CAMVID_SIZE, precision=precision)
     if not (folder / "camvid-int8").exists():
-        _calibrate_on(camvid / "train", folder / "camvid-int8-dynamic", folder / "camvid-int8")
+        calibrate_on(camvid / "train", folder / "camvid-int8-dynamic", folder / "camvid-int8")
     pairs = [
         (cv2.imread(str(path)), cv2.imread(str(camvid / "testannot" / f"{path.stem}.png"), -1))
         for path in sorted((camvid / "test").iterdir())
@@ -273,7 +273,7 @@ def measure_agreement(
     return found
 
 
-def _calibrate_on(images: Path, source: Path, target: Path) -> None:
+def calibrate_on(images: Path, source: Path, target: Path) -> None:
     from streamseg.calibration.calibrating import CalibrationOptions, calibrate
     from streamseg.evaluation.datasets import open_dataset
 
