@@ -3,12 +3,13 @@
 
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 #include "kernels.h"
-#include "lanes_avx512.h"
-#include "products_avx512.h"
+#include "products_avx512bf16.h"
 
 const streamseg::KernelTable<float>* streamseg::avx512bf16_kernels() {
-  return kernel_table<Avx512Lanes, Avx512Products>("avx512bf16");
+  return kernel_table<Avx512Lanes, Avx512PairProducts>("avx512bf16");
 }
+bool streamseg::avx512bf16_is_fast() { return pairs_are_fast(); }
 #else
 const streamseg::KernelTable<float>* streamseg::avx512bf16_kernels() { return nullptr; }
+bool streamseg::avx512bf16_is_fast() { return false; }
 #endif

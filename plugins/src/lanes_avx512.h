@@ -47,7 +47,8 @@ struct Avx512Lanes {
     best_label = _mm512_mask_mov_ps(best_label, larger, label);
   }
 
-  static R exp2(R t) { return exp2_sum<false>(_mm512_max_ps(set(-126.0f), t), t); }
+  // 2^t for t <= 0; 0 below the range of float32.
+  static R exp2(R t) { return exp2_sum<false>(t, t); }
 
   static R exp(R x) {
     x = _mm512_max_ps(set(-87.0f), x);
@@ -69,23 +70,23 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(s, set(2.0f), _mm512_mul_ps(s, _mm512_mul_ps(v, p)));
   }
 
-  // 2^t of several registers, interleaved. One after another, their chains of dependent
-  // instructions would fill the processor's queues before it could run several at once.
+  // 2^t of several registers, for t <= 0, interleaved. One after another, their chains of dependent
+  // instructions would fill the processor's queues before it could run several at once. vscalefps
+  // takes the place of a shift, an addition and the limit that these would need.
   static void exp2_abreast(R (&t)[kAbreast]) {
-    const R magic = set(786432.0f);
-    R shifted[kAbreast];
-    R scale[kAbreast];
+    R root[kAbreast];
+    R whole[kAbreast];
     R p[kAbreast];
 #pragma GCC unroll 8
-    for (R& x : t) x = _mm512_max_ps(set(-126.0f), x);
+    for (int k = 0; k < kAbreast; ++k) root[k] = _mm512_add_ps(t[k], set(kMagic));
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) shifted[k] = _mm512_add_ps(t[k], magic);
+    for (int k = 0; k < kAbreast; ++k) whole[k] = _mm512_sub_ps(root[k], set(kMagic));
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_sub_ps(shifted[k], magic);
+    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_sub_ps(t[k], whole[k]);
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_sub_ps(t[k], p[k]);
+    for (int k = 0; k < kAbreast; ++k) root[k] = root_of(root[k]);
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) scale[k] = scale_of(_mm512_castps_si512(shifted[k]));
+    for (int k = 0; k < kAbreast; ++k) whole[k] = _mm512_scalef_ps(root[k], whole[k]);
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) {
       p[k] = _mm512_fmadd_ps(set(0.05550347f), t[k], set(0.24023428f));
@@ -95,34 +96,39 @@ struct Avx512Lanes {
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_mul_ps(p[k], t[k]);
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_fmadd_ps(scale[k], p[k], scale[k]);
+    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_fmadd_ps(whole[k], p[k], whole[k]);
   }
 
  private:
-  // 2^(n / 16) for the integer n that `magic` left in the low bits.
-  static R scale_of(__m512i n) {
-    // 2^(j/16) as bits, less j << 19, which adding n << 19 puts back.
-    alignas(64) static constexpr uint32_t table[16] = {
-        0x3F800000u, 0x3F7DAAC3u, 0x3F7B95C2u, 0x3F79C3D3u, 0x3F7837F0u, 0x3F76F532u,
-        0x3F75FED7u, 0x3F75583Fu, 0x3F7504F3u, 0x3F7508A4u, 0x3F75672Au, 0x3F76248Cu,
-        0x3F7744FDu, 0x3F78CCDFu, 0x3F7AC0C7u, 0x3F7D257Du};
-    const __m512i root = _mm512_permutexvar_epi32(n, _mm512_load_si512(table));
-    return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, 19)));
+  // 1.5 * 2^19: adding it rounds to sixteenths and leaves their number n in the low bits.
+  static constexpr float kMagic = 786432.0f;
+
+  // 2^(n mod 16 / 16).
+  static R root_of(R shifted) {
+    alignas(64) static constexpr float table[16] = {
+        1.0f,         1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
+        1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+        1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
+    return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(table));
+  }
+
+  // (2^r - 1) / r for |r| <= 1/32. Its constant is exactly log(2), so 1 - 2^t keeps its relative
+  // accuracy for small t.
+  static R cubic(R r) {
+    const R p = _mm512_fmadd_ps(set(0.05550347f), r, set(0.24023428f));
+    return _mm512_fmadd_ps(p, r, set(0.693147182f));
   }
 
   // 2^(t + extra), extra counted when `Extra`. With t = n / 16 + r: 2^(n mod 16 / 16) from a table,
-  // 2^(n div 16) by adding to the exponent, 2^r by a cubic whose linear term is exactly log(2),
-  // so 1 - 2^t keeps its relative accuracy for small t.
+  // 2^(n div 16) by vscalefps, 2^r by a cubic.
   template <bool Extra>
   static R exp2_sum(R t, R extra) {
-    const R magic = set(786432.0f);  // 1.5 * 2^19: adding it rounds to sixteenths
-    const R shifted = _mm512_add_ps(t, magic);
-    R r = _mm512_sub_ps(t, _mm512_sub_ps(shifted, magic));
+    const R shifted = _mm512_add_ps(t, set(kMagic));
+    const R whole = _mm512_sub_ps(shifted, set(kMagic));
+    R r = _mm512_sub_ps(t, whole);
     if (Extra) r = _mm512_add_ps(r, extra);
-    const R scale = scale_of(_mm512_castps_si512(shifted));
-    R p = _mm512_fmadd_ps(set(0.05550347f), r, set(0.24023428f));
-    p = _mm512_fmadd_ps(p, r, set(0.693147182f));
-    return _mm512_fmadd_ps(scale, _mm512_mul_ps(p, r), scale);
+    const R scale = _mm512_scalef_ps(root_of(shifted), whole);
+    return _mm512_fmadd_ps(scale, _mm512_mul_ps(cubic(r), r), scale);
   }
 };
 

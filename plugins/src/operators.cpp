@@ -10,11 +10,19 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace streamseg {
 namespace {
 
 constexpr int64_t kScanChannels = 512;  // of one piece of work
 constexpr int64_t kArgmaxRows = 8;      // of one piece of work
+constexpr int64_t kIntegerDepth = 65536;  // times 255 x 127 stays below 2^31
 
 Scratch& thread_scratch() {
   thread_local Scratch scratch;
@@ -30,33 +38,49 @@ void require(bool holds, const std::string& message) {
   if (!holds) throw InvalidArgument(message);
 }
 
-bool supports(const KernelTable<float>* table) {
-  if (table == nullptr) return false;
+#if defined(__x86_64__)
+// AVX-VNNI, by its bit: not every compiler knows a name for it.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+// The kernels that this processor runs, fastest last.
+std::vector<const KernelTable<float>*> find_kernels() {
+  std::vector<const KernelTable<float>*> found = {scalar_kernels()};
+  const auto add = [&](const KernelTable<float>* table, bool supported) {
+    if (table != nullptr && supported) found.push_back(table);
+  };
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const std::string name = table->name;
-  if (name == "avx512bf16" && !(__builtin_cpu_supports("avx512vnni") &&
-                                __builtin_cpu_supports("avx512bf16"))) {
-    return false;
-  }
-  if (name == "avx512" || name == "avx512bf16") {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
-  }
-  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  add(avx2_kernels(), has_avx2());
+  add(avx2vnni_kernels(), has_avx2() && has_avx_vnni());
+  add(avx512_kernels(), has_avx512());
+  const bool bf16_last = has_avx512_bf16() && avx512bf16_is_fast();
+  if (!bf16_last) add(avx512bf16_kernels(), has_avx512_bf16());
+  add(avx512vnni_kernels(), has_avx512_vnni());
+  if (bf16_last) add(avx512bf16_kernels(), true);
+#elif defined(__aarch64__)
+  add(neon_kernels(), true);
+  add(neondot_kernels(), (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #endif
-  return true;
+  return found;
 }
 
 const std::vector<const KernelTable<float>*>& supported_kernels() {
-  static const std::vector<const KernelTable<float>*> tables = [] {
-    std::vector<const KernelTable<float>*> found = {scalar_kernels()};
-    for (const auto* table : {neon_kernels(), avx2_kernels(), avx512_kernels(), avx512bf16_kernels()}) {
-      if (supports(table)) found.push_back(table);
-    }
-    return found;
-  }();
+  static const std::vector<const KernelTable<float>*> tables = find_kernels();
   return tables;
 }
 
@@ -291,6 +315,11 @@ void windowed_selective_scan_backward(ScanProblem<T> p, ScanGradients<T> g, T* d
 LayerPack::LayerPack(const LayerSizes& s, const LayerWeights& w, Precision precision)
     : kernels_(&active_kernels()) {
   check_decay(w.A, s.channels, s.states);
+  if (precision == Precision::kInt8) {
+    require(std::max(s.channels, s.features) <= kIntegerDepth,
+            "int8 layers take at most " + std::to_string(kIntegerDepth) +
+                " channels, whose products a 32-bit sum holds: export with another precision");
+  }
   // The small products feed the step size and the scan: rounding them to 8 bits loses accuracy and
   // saves little time.
   const Precision small = precision == Precision::kInt8 ? Precision::kBfloat16 : precision;

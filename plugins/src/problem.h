@@ -131,8 +131,14 @@ struct KernelTable {
 const KernelTable<float>* scalar_kernels();
 const KernelTable<double>* scalar_kernels_f64();
 const KernelTable<float>* avx2_kernels();
+const KernelTable<float>* avx2vnni_kernels();
 const KernelTable<float>* avx512_kernels();
+const KernelTable<float>* avx512vnni_kernels();
 const KernelTable<float>* avx512bf16_kernels();
 const KernelTable<float>* neon_kernels();
+const KernelTable<float>* neondot_kernels();
+
+// Whether these beat avx512vnni on this processor, which must support them.
+bool avx512bf16_is_fast();
 
 }  // namespace streamseg

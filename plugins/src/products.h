@@ -49,7 +49,7 @@ struct Products {
   using R = typename V::R;
   static constexpr int W = V::kLanes;
   static constexpr int kPanel = 2 * W;  // columns
-  static constexpr int kRows = V::kLanes >= 8 ? 6 : 2;
+  static constexpr int kRows = V::kLanes >= 16 ? 8 : V::kLanes >= 8 ? 6 : 2;
 
   // Size of one row of activations with `depth` columns, in numbers.
   static int64_t row_words(int64_t depth, Precision) { return depth; }
@@ -101,23 +101,28 @@ struct Products {
     return 1.0f;
   }
 
-  template <int Rows>
+  template <int Rows, int Halves>
   static void tile(const float* a, const float* panel, int64_t depth, const float* row_scale,
                    const float* scale, float* c, int64_t stride, int64_t left) {
-    R x[Rows][2];
-    for (int i = 0; i < Rows; ++i) x[i][0] = x[i][1] = V::set(0);
+    R x[Rows][Halves];
+    for (int i = 0; i < Rows; ++i) {
+      for (int h = 0; h < Halves; ++h) x[i][h] = V::set(0);
+    }
     for (int64_t k = 0; k < depth; ++k) {
-      const R b0 = V::load(panel + k * kPanel);
-      const R b1 = V::load(panel + k * kPanel + W);
-#pragma GCC unroll 8
+      R b[Halves];
+#pragma GCC unroll 2
+      for (int h = 0; h < Halves; ++h) b[h] = V::load(panel + k * kPanel + h * W);
+#pragma GCC unroll 16
       for (int i = 0; i < Rows; ++i) {
         const R v = V::set(a[i * depth + k]);
-        x[i][0] = V::fma(v, b0, x[i][0]);
-        x[i][1] = V::fma(v, b1, x[i][1]);
+#pragma GCC unroll 2
+        for (int h = 0; h < Halves; ++h) x[i][h] = V::fma(v, b[h], x[i][h]);
       }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      for (int h = 0; h < 2 && left > h * W; ++h) {
+#pragma GCC unroll 2
+      for (int h = 0; h < Halves; ++h) {
         const R unit = V::mul(V::set(row_scale[i]), V::load(scale + h * W));
         B::store(c + i * stride + h * W, V::mul(x[i][h], unit), left - h * W);
       }
@@ -129,15 +134,14 @@ struct Products {
                        float* c, int64_t stride) {
     for (int64_t n = 0; n < w.columns; n += kPanel) {
       const float* panel = static_cast<const float*>(w.panels) + n * w.depth;
+      const int64_t left = w.columns - n;
+      const auto run = [&](auto tile, int64_t i) {
+        tile(a + i * w.depth, panel, w.depth, row_scale + i, w.scale + n, c + i * stride + n, stride,
+             left);
+      };
       int64_t i = 0;
-      for (; i + kRows <= rows; i += kRows) {
-        tile<kRows>(a + i * w.depth, panel, w.depth, row_scale + i, w.scale + n, c + i * stride + n,
-                    stride, w.columns - n);
-      }
-      for (; i < rows; ++i) {
-        tile<1>(a + i * w.depth, panel, w.depth, row_scale + i, w.scale + n, c + i * stride + n,
-                stride, w.columns - n);
-      }
+      for (; i + kRows <= rows; i += kRows) run(left > W ? tile<kRows, 2> : tile<kRows, 1>, i);
+      for (; i < rows; ++i) run(left > W ? tile<1, 2> : tile<1, 1>, i);
     }
   }
 };

@@ -188,3 +188,25 @@ def test_growing_states_are_refused() -> None:
     inputs[8][2, 1] = 0.5
     with pytest.raises(BackendError, match=r"A\[2, 1\] is 0.500000, expected at most 0"):
         run(OPS, inputs, GEOMETRIES[0], "int8")
+
+
+def test_integer_sums_that_could_overflow_are_refused() -> None:
+    geometry = WindowGeometry(1, 1, 1, 1, 0, 0)
+    inputs = layer_inputs(geometry, (2, 65537, 1, 1), batch=1)
+    with pytest.raises(BackendError, match="at most 65536 channels"):
+        run(OPS, inputs, geometry, "int8")
+    assert np.isfinite(run(OPS, inputs, geometry, "bf16")[0]).all()
+
+
+def test_largest_integer_sums_fit(ops: NativeOps) -> None:
+    """Every activation and weight of a product at the end of the 8-bit range, both signs."""
+    features, channels = 1024, 3
+    geometry = WindowGeometry(1, 1, 1, 1, 0, 0)
+    for sign in (1, -1):
+        inputs = layer_inputs(geometry, (features, channels, 1, 1), batch=1)
+        inputs[0][:], inputs[1][:], inputs[2][:] = 1, 1, sign / features
+        y, conv, _ = run(ops, inputs, geometry, "int8")
+        wide = [torch.from_numpy(array).double() for array in inputs]
+        want = [t.numpy() for t in windowed_mamba_layer_reference(*wide, geometry)]
+        assert error(conv[..., -1], want[1][..., -1]) <= TOLERANCE["int8"][1]
+        assert error(y - inputs[0], want[0] - inputs[0]) <= TOLERANCE["int8"][0]

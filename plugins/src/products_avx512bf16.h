@@ -1,0 +1,121 @@
+// bfloat16 numbers with AVX-512 BF16: vdpbf16ps.
+#pragma once
+
+#include <x86intrin.h>
+
+#include "products_avx512.h"
+
+namespace streamseg {
+namespace {
+
+struct Avx512Pairs {
+  using I = __m512i;
+  static constexpr int kTall = 10;
+
+  static I zero() { return _mm512_setzero_si512(); }
+  static I load(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static I set(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+  static I dot(I sum, I a, I b) {
+    return _mm512_castps_si512(
+        _mm512_dpbf16_ps(_mm512_castsi512_ps(sum), (__m512bh)a, (__m512bh)b));
+  }
+  static __m512 floats(I sum, const int32_t*) { return _mm512_castsi512_ps(sum); }
+};
+
+struct Avx512PairProducts : QuadProducts<Avx512Lanes, Avx512Quads> {
+  using Quads = QuadProducts<Avx512Lanes, Avx512Quads>;
+
+  // Rows of bfloat16 numbers are padded to 16 of them.
+  static int64_t row_words(int64_t depth, Precision precision) {
+    return precision == Precision::kBfloat16 ? (depth + 15) / 16 * 8
+                                             : Quads::row_words(depth, precision);
+  }
+
+  static size_t packed_bytes(int64_t depth, int64_t columns, Precision precision) {
+    return static_cast<size_t>(row_words(depth, precision) * padded(columns)) * 4;
+  }
+
+  static void pack(const float* weight, int64_t depth, int64_t columns, Precision precision,
+                   void* panels, float* scale, int32_t* sums) {
+    if (precision != Precision::kBfloat16) {
+      Quads::pack(weight, depth, columns, precision, panels, scale, sums);
+      return;
+    }
+    const int64_t words = row_words(depth, precision);
+    auto* out = static_cast<uint32_t*>(panels);
+    for (int64_t n = 0; n < padded(columns); ++n) {
+      scale[n] = 1.0f;
+      sums[n] = 0;
+      uint32_t* column = out + n / kPanel * words * kPanel + n % kPanel;
+      for (int64_t word = 0; word < words; ++word) {
+        uint32_t packed = 0;
+        for (int i = 0; i < 2; ++i) {
+          const int64_t k = 2 * word + i;
+          const float x =
+              round_bfloat16(n < columns && k < depth ? weight[k * columns + n] : 0.0f);
+          uint32_t bits;
+          __builtin_memcpy(&bits, &x, 4);
+          packed |= bits >> 16 << (16 * i);
+        }
+        column[word * kPanel] = packed;
+      }
+    }
+  }
+
+  static float convert(const float* x, int64_t depth, Precision precision, float* out) {
+    if (precision != Precision::kBfloat16) return Quads::convert(x, depth, precision, out);
+    char* bytes = reinterpret_cast<char*>(out);
+    for (int64_t k = 0; k < depth; k += W) {
+      const __m256bh halves = _mm512_cvtneps_pbh(Blocks<Avx512Lanes>::load(x + k, depth - k));
+      __builtin_memcpy(bytes + 2 * k, &halves, 32);
+    }
+    return 1.0f;
+  }
+
+  static void multiply(const float* a, const float* row_scale, int64_t rows, const Packed& w,
+                       float* c, int64_t stride) {
+    if (w.precision == Precision::kBfloat16) {
+      multiply_words<Avx512Lanes, Avx512Pairs>(a, row_scale, rows, row_words(w.depth, w.precision), w,
+                                               c, stride);
+    } else {
+      Quads::multiply(a, row_scale, rows, w, c, stride);
+    }
+  }
+};
+
+// Cycles of many independent calls of `step`, the least of several attempts.
+template <class Step>
+uint64_t least_cycles(Step step) {
+  uint64_t least = ~uint64_t{0};
+  for (int attempt = 0; attempt < 8; ++attempt) {
+    __m512 sums[12];
+    for (auto& sum : sums) sum = _mm512_setzero_ps();
+    const uint64_t start = __rdtsc();
+    for (int i = 0; i < 128; ++i) {
+#pragma GCC unroll 12
+      for (auto& sum : sums) {
+        sum = step(sum);
+        __asm__ volatile("" : "+v"(sum));
+      }
+    }
+    const uint64_t taken = __rdtsc() - start;
+    least = taken < least ? taken : least;
+  }
+  return least;
+}
+
+// Whether this processor multiplies bfloat16 numbers faster than float32 numbers: some take four
+// times as long for an instruction that does twice the work. Takes some 20 microseconds.
+inline bool pairs_are_fast() {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const auto pairs = [&](__m512 sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(one),
+                            (__m512bh)_mm512_castps_si512(one));
+  };
+  const auto floats = [&](__m512 sum) { return _mm512_fmadd_ps(one, one, sum); };
+  least_cycles(floats);  // wakes the wide units
+  return least_cycles(pairs) < 2 * least_cycles(floats);
+}
+
+}  // namespace
+}  // namespace streamseg
