@@ -152,7 +152,9 @@ def write_trunk(path: Path, dataset: Dataset) -> None:
     save_weights(network, path, license=LICENSE, size=(256, 512), half=True)
 
 
-def train_one(name: str, folder: Path, dataset: Dataset, recipe: Recipe) -> Path:
+def train_one(
+    name: str, folder: Path, dataset: Dataset, recipe: Recipe, options: RunOptions
+) -> Path:
     """Train a network, or resume its training; the folder contains those that it starts from."""
     home = RunFolder(folder / name)
     if home.weights.is_file():
@@ -167,10 +169,7 @@ def train_one(name: str, folder: Path, dataset: Dataset, recipe: Recipe) -> Path
         config = replace(config, class_weights=log_weights(dataset))
     resume = home.last.is_file()
     home.start(config.as_json(), resume=resume)
-    options = RunOptions(
-        device="cpu", save_every=10, license=LICENSE, half=True, silence_absent=True, resume=resume
-    )
-    report = train(network, dataset, config, home, options)
+    report = train(network, dataset, config, home, replace(options, resume=resume))
     if report.weights is None:
         raise SystemExit(f"{name}: stopped after step {report.step}; run the command again")
     return report.weights
@@ -220,6 +219,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("--only", choices=RECIPES, help="train this one alone")
     parser.add_argument("--steps", type=int, help="steps of each, instead of its own")
+    parser.add_argument("--batch", type=int, help="clips a step, instead of its own")
+    parser.add_argument("--until", type=float, help="see streamseg train")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument(
         "--commit", type=Path, help="folder for the heads, such as samples/families"
@@ -231,12 +234,26 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     address = f"synthetic:street?size=128x256&scenes={arguments.scenes}&frames=24"
-    dataset = cache_frames(open_dataset(address, "train"), arguments.out / "cache")
+    drawn = open_dataset(address, "train")
+    dataset = cache_frames(drawn, arguments.out / "cache", workers=arguments.workers)
     write_trunk(arguments.out / "trunk.safetensors", dataset)
     name, recipe = arguments.only, RECIPES[arguments.only]
+    config = recipe.config
     if arguments.steps:
-        recipe = replace(recipe, config=replace(recipe.config, steps=arguments.steps))
-    weights = train_one(name, arguments.out, dataset, recipe)
+        config = replace(config, steps=arguments.steps)
+    if arguments.batch:
+        config = replace(config, clips=replace(config.clips, batch=arguments.batch))
+    options = RunOptions(
+        device=arguments.device,
+        save_every=10 if arguments.device == "cpu" else 1000,
+        license=LICENSE,
+        half=True,
+        silence_absent=True,
+        workers=arguments.workers,
+        until=arguments.until,
+    )
+    recipe = replace(recipe, config=config)
+    weights = train_one(name, arguments.out, dataset, recipe, options)
     if name in HEADS and arguments.commit is not None:
         commit(weights, committed_path(name, arguments.commit))
     print(f"{name}: {weights}", flush=True)

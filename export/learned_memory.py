@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from streamseg.errors import CheckpointError, ExportError, raised_as
 from streamseg.export.checkpoint_files import MODEL
 from streamseg.export.frame_graph import FrameGraph
-from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
+from streamseg.export.models.mamba import BlocksConfig, RunBlocks, TemporalBlocks
 from streamseg.export.step import Size, StepModel, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
@@ -60,7 +61,12 @@ class LearnedMemory(nn.Module):
         )
 
     def forward(
-        self, scores: Sequence[Tensor], features: Sequence[Tensor], state: Sequence[Tensor]
+        self,
+        scores: Sequence[Tensor],
+        features: Sequence[Tensor],
+        state: Sequence[Tensor],
+        *,
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run consecutive frames.
 
@@ -68,12 +74,13 @@ class LearnedMemory(nn.Module):
             scores: ``[batch, K, h, w]`` of each frame.
             features: ``[batch, C, h', w']`` of each.
             state: as ``state_spec`` lists it, with the same batch.
+            run_blocks: computes ``TemporalBlocks.forward``; ``None`` is the blocks themselves.
         Returns:
             Scores of each frame, and the state after the last.
         """
         size = _map_size(features[0].shape)
         maps = [self.read(upsample(entry, size)) for entry in features]
-        found, new_state = self.blocks(maps, state)
+        found, new_state = (run_blocks or self.blocks)(maps, state)
         added = [self.write(entry) for entry in found]
         mixed = [
             own + upsample(extra, (own.shape[2], own.shape[3]))
@@ -102,9 +109,9 @@ class MemoryModel(StepModel):
         channels, classes = frames.features.shape[1], frames.scores.shape[1]
         self.memory = LearnedMemory(LearnedConfig(channels, classes, blocks))
         self.classes = frames.bundle.manifest.classes
-        self._taps = frames.open_taps(
-            (frames.scores, frames.features), threads=torch.get_num_threads()
-        )
+        # Frames do not depend on each other: one a thread is faster than all threads for each.
+        self._taps = frames.open_taps((frames.scores, frames.features), threads=1)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
 
     def check_size(self, size: Size) -> list[str]:
         """The bundle has one size."""
@@ -131,7 +138,7 @@ class MemoryModel(StepModel):
         (mixed,), new_state = self.memory([scores], [features], state)
         return (mixed, *new_state)
 
-    def forward_clip(self, frames: Tensor) -> Tensor:
+    def forward_clip(self, frames: Tensor, *, run_blocks: RunBlocks | None = None) -> Tensor:
         """Whole clips from the zero state: uint8 ``[B, T, H, W, 3]`` to ``[B, T, K, h, w]``."""
         batch, length = frames.shape[:2]
         with torch.autocast(frames.device.type, enabled=False):
@@ -143,11 +150,11 @@ class MemoryModel(StepModel):
                 zeros.expand(batch, *zeros.shape[1:])
                 for zeros in self.initial_state((frames.shape[2], frames.shape[3]))
             ]
-            mixed, _ = self.memory(scores, features, state)
+            mixed, _ = self.memory(scores, features, state, run_blocks=run_blocks)
         return torch.stack(mixed, dim=1)
 
     def _read(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        found = [self._taps(image) for image in frames.cpu().numpy()]
+        found = list(self._pool.map(self._taps, frames.cpu().numpy()))
         scores, features = (
             torch.cat([torch.from_numpy(entry[i]) for entry in found]) for i in (0, 1)
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from streamseg.errors import TrainingError, raised_as
 from streamseg.evaluation.datasets import VOID, Clip, Dataset, LabelledFrame
@@ -64,12 +66,15 @@ class CachedClip:
         return (self[index] for index in range(len(self)))
 
 
-def cache_frames(dataset: Dataset, folder: Path, *, progress: Progress = no_progress) -> Dataset:
+def cache_frames(
+    dataset: Dataset, folder: Path, *, workers: int = 0, progress: Progress = no_progress
+) -> Dataset:
     """The dataset with its frames in ``folder``, written there unless it holds them already.
 
     Args:
         dataset: every frame of one size.
         folder: made where it is missing; takes ``4 * height * width`` bytes a frame.
+        workers: processes that draw or decode, each whole clips; 0: this one.
         progress: called after each frame written with the clip's name.
 
     Raises:
@@ -85,11 +90,13 @@ def cache_frames(dataset: Dataset, folder: Path, *, progress: Progress = no_prog
         "scenes_version": SCENES_VERSION,
     }
     if not (folder / _INDEX).is_file():
-        _write(dataset, folder, key, progress)
+        _write(dataset, folder, key, workers, progress)
     return _open(dataset, folder, key)
 
 
-def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progress) -> None:
+def _write(
+    dataset: Dataset, folder: Path, key: dict[str, Any], workers: int, progress: Progress
+) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrainingError(
             f"cache {folder}: it is not empty and holds no frame cache (or an unfinished one). "
@@ -100,7 +107,7 @@ def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progre
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        _fill(part, dataset, key, progress)
+        _fill(part, dataset, key, workers, progress)
         if folder.exists():
             folder.rmdir()
         part.replace(folder)
@@ -110,25 +117,44 @@ def _write(dataset: Dataset, folder: Path, key: dict[str, Any], progress: Progre
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _fill(part: Path, dataset: Dataset, key: dict[str, Any], progress: Progress) -> None:
-    total = sum(_count(clip) for clip in dataset.clips)
-    arrays: tuple[Bytes, Bytes] | None = None
+def _fill(
+    part: Path, dataset: Dataset, key: dict[str, Any], workers: int, progress: Progress
+) -> None:
+    counts = [_count(clip) for clip in dataset.clips]
+    shape = next((frame.image.shape for clip in dataset.clips for frame in clip), None)
+    if shape is None:
+        raise TrainingError(f"{dataset.name} {dataset.split} holds no frames to cache")
+    writer = _ClipWriter(dataset.clips, _allocate(part, sum(counts), shape), counts)
+    # Workers are forks, so that they write to the same mapped files.
+    written: DataLoader[dict[str, Any]] = DataLoader(writer, batch_size=None, num_workers=workers)
     clips = []
-    at = 0
-    for clip in dataset.clips:
+    for entry in written:
+        clips.append(entry)
+        for _ in entry["labelled"]:
+            progress(entry["name"])
+    (part / _INDEX).write_text(json.dumps({"key": key, "clips": clips}), encoding="utf-8")
+
+
+class _ClipWriter(TorchDataset[dict[str, Any]]):
+    """Writing a clip's frames, as reading an item: its entry of the index."""
+
+    def __init__(
+        self, clips: Sequence[Clip], arrays: tuple[Bytes, Bytes], counts: Sequence[int]
+    ) -> None:
+        self._clips, self._arrays = clips, arrays
+        self._starts = [sum(counts[:number]) for number in range(len(counts))]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        clip = self._clips[number]
         labelled, times = [], []
-        for frame in clip:
-            if arrays is None:
-                arrays = _allocate(part, total, frame.image.shape)
-            _store(arrays, at, clip, frame)
+        for at, frame in enumerate(clip, self._starts[number]):
+            _store(self._arrays, at, clip, frame)
             labelled.append(frame.label is not None)
             times.append(frame.time)
-            at += 1
-            progress(clip.name)
-        clips.append({"name": clip.name, "fps": clip.fps, "labelled": labelled, "times": times})
-    if arrays is None:
-        raise TrainingError(f"{dataset.name} {dataset.split} holds no frames to cache")
-    (part / _INDEX).write_text(json.dumps({"key": key, "clips": clips}), encoding="utf-8")
+        return {"name": clip.name, "fps": clip.fps, "labelled": labelled, "times": times}
 
 
 def _count(clip: Clip) -> int:

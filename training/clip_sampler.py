@@ -40,12 +40,14 @@ class ClipBatch:
 
     def to(self, device: torch.device) -> ClipBatch:
         """The same on ``device``."""
-        return ClipBatch(
-            *(
-                value.to(device, non_blocking=True)
-                for value in (self.frames, self.labels, self.places)
-            )
-        )
+        return ClipBatch(*(value.to(device, non_blocking=True) for value in self._tensors()))
+
+    def pin_memory(self) -> ClipBatch:
+        """The same in memory that a GPU reads by itself; PyTorch's loader calls this."""
+        return ClipBatch(*(value.pin_memory() for value in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.frames, self.labels, self.places
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,18 @@ def _leave_signals_to_parent(_worker: int) -> None:
 
 
 def iterate_batches(
-    sampler: ClipSampler, steps: range, *, rank: int, world: int, workers: int
+    sampler: ClipSampler,
+    steps: range,
+    *,
+    rank: int,
+    world: int,
+    workers: int,
+    pinned: bool = False,
 ) -> Iterator[ClipBatch]:
-    """Batches of ``steps`` in order, read ahead by ``workers`` processes (0: by none)."""
+    """Batches of ``steps`` in order, read ahead by ``workers`` processes (0: by none).
+
+    ``pinned`` ones are copied to a GPU while it works.
+    """
     loader: DataLoader[ClipBatch] = DataLoader(
         _Steps(sampler, rank, world),
         batch_size=None,
@@ -198,6 +209,7 @@ def iterate_batches(
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,
         prefetch_factor=2 if workers else None,
+        pin_memory=pinned,
     )
     return iter(loader)
 

@@ -191,6 +191,8 @@ class RunOptions:
         silence_absent: classes that no label of the dataset shows never win in what is saved.
         resume: continue from the folder's checkpoint.
         stop_at: step at which to end early, with weights; None: after ``config.steps``.
+        until: Unix time by which to end, after at most ``config.steps``; the number of steps
+            follows from the speed of the warm-up. None: no limit.
         progress: show a bar.
     """
 
@@ -213,6 +215,11 @@ class RunOptions:
     resume: bool = False
     stop_at: int | None = option(
         "Stop at this step of the schedule and write weights.", default=None, low=1
+    )
+    until: float | None = option(
+        "End by this Unix time: --steps is lowered to what the speed of the warm-up allows.",
+        default=None,
+        above=0,
     )
     progress: bool = False
 

@@ -1,4 +1,4 @@
-"""Temporal blocks over whole clips by the CUDA kernels of mamba-ssm and causal-conv1d.
+"""Temporal blocks over whole clips by CUDA kernels: those of mamba-ssm and causal-conv1d, or ours.
 
 Their scan takes no initial state, and clips start from the zero state: a clip's tokens of a cell,
 frame after frame, are one sequence.
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FusedKernels:
-    """The two functions, with the signatures of their libraries.
+    """Two functions with the signatures of those of mamba-ssm and causal-conv1d.
 
     Attributes:
-        scan: ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``.
-        conv: ``causal_conv1d.causal_conv1d_fn``.
+        scan: ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``, or our own.
+        conv: ``causal_conv1d.causal_conv1d_fn``, or our own.
     """
 
     scan: Callable[..., Tensor]
@@ -40,32 +40,75 @@ class FusedKernels:
 
 @cache
 def find_kernels() -> FusedKernels | None:
-    """The libraries' functions; None, logged once, where one is not installed."""
+    """The libraries' functions, else Triton's; None, logged once, where Triton is missing too."""
     try:
         conv = importlib.import_module("causal_conv1d").causal_conv1d_fn
         scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+        return FusedKernels(_with_dense_arguments(scan), _with_dense_arguments(conv))
+    except ImportError:
+        pass
+    try:
+        scan = importlib.import_module("streamseg.training.triton_scan").selective_scan
     except ImportError as error:
         _log.warning(
             "temporal blocks run by the reference scan, which is slow: %s. "
             "For training on CUDA: %s",
             error,
-            package_command("mamba-ssm", "causal-conv1d"),
+            package_command("triton"),
         )
         return None
-    return FusedKernels(scan, conv)
+    return FusedKernels(scan, causal_conv)
+
+
+def _with_dense_arguments(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*tensors: Tensor, z: Tensor | None = None, **options: Any) -> Tensor:
+        if z is not None:
+            options["z"] = z.contiguous()
+        return function(*(tensor.contiguous() for tensor in tensors), **options)
+
+    return run
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+    """``causal_conv1d_fn`` in PyTorch: SiLU of a causal convolution of each channel by itself.
+
+    Args:
+        x: ``[sequences, channels, length]``.
+        weight: ``[channels, taps]``, oldest first.
+        bias: ``[channels]``.
+        activation: only ``silu``.
+    Returns:
+        Like ``x``.
+    Raises:
+        ValueError: another activation.
+    """
+    if activation != "silu":
+        raise ValueError(f"activation is {activation!r}: expected 'silu'")
+    taps, length = weight.shape[1], x.shape[2]
+    rows = F.pad(x.transpose(1, 2), (0, 0, taps - 1, 0))
+    total = bias.expand(x.shape[0], length, -1)
+    for tap in range(taps):
+        total = torch.addcmul(total, rows[:, tap : tap + length], weight[:, tap])
+    return F.silu(total).transpose(1, 2)
 
 
 @lru_cache(maxsize=64)
-def _cells_by_shape(geometry: WindowGeometry) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Token indices of every cell, cells of one shape together: border cells are smaller."""
-    groups: dict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)
+def _cells_by_shape(
+    geometry: WindowGeometry, device: torch.device
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Token indices (cells, length), cells of one shape together, and where each token comes.
+
+    Border cells are smaller.
+    """
+    groups: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
     for top, bottom in geometry.rows:
         for left, right in geometry.columns:
-            tokens = tuple(
-                y * geometry.map_w + x for y in range(top, bottom) for x in range(left, right)
+            groups[bottom - top, right - left].append(
+                [y * geometry.map_w + x for y in range(top, bottom) for x in range(left, right)]
             )
-            groups[bottom - top, right - left].append(tokens)
-    return tuple(tuple(cells) for cells in groups.values())
+    cells = [torch.tensor(group) for group in groups.values()]
+    places = torch.cat([group.flatten() for group in cells]).argsort()
+    return tuple(group.to(device) for group in cells), places.to(device)
 
 
 def run_fused(
@@ -96,46 +139,40 @@ def run_fused(
 
 def _mix(mixer: Any, kernels: FusedKernels, tokens: Tensor, geometry: WindowGeometry) -> Tensor:
     """One mixer over ``[batch, T, M, C]``."""
-    x, z = mixer.in_proj(tokens).chunk(2, dim=-1)
-    y = torch.empty_like(x)
-    for cells in _cells_by_shape(geometry):
-        index = torch.tensor(cells, device=x.device)
-        found = _scan_cells(mixer, kernels, _to_sequences(x, index), _to_sequences(z, index))
-        y = y.index_copy(2, index.flatten(), _to_tokens(found, index, x.shape[1]))
-    out: Tensor = mixer.out_proj(y)
-    return out
+    groups, places = _cells_by_shape(geometry, tokens.device)
+    found = [_mix_cells(mixer, kernels, tokens, index) for index in groups]
+    return torch.cat(found, dim=2).index_select(2, places)
 
 
-def _to_sequences(tokens: Tensor, index: Tensor) -> Tensor:
-    """``[batch, T, M, D]`` to ``[batch * cells, D, T * length]``; ``index`` is (cells, length)."""
-    batch, _, _, width = tokens.shape
-    picked = tokens[:, :, index]  # [batch, T, cells, length, D]
-    ordered = picked.permute(0, 2, 4, 1, 3)
-    return ordered.reshape(batch * index.shape[0], width, -1)
-
-
-def _to_tokens(sequences: Tensor, index: Tensor, frames: int) -> Tensor:
-    """Back to ``[batch, T, cells * length, D]``, tokens in the order of ``index``."""
+def _mix_cells(mixer: Any, kernels: FusedKernels, tokens: Tensor, index: Tensor) -> Tensor:
+    """Cells of one shape, ``index`` (cells, length): ``[batch, T, cells * length, C]``."""
+    batch, frames, _, width = tokens.shape
     cells, length = index.shape
-    split = sequences.reshape(-1, cells, sequences.shape[1], frames, length)
-    return split.permute(0, 3, 1, 4, 2).flatten(2, 3)
+    picked = tokens.index_select(2, index.flatten()).reshape(batch, frames, cells, length, width)
+    sequences = picked.transpose(1, 2).reshape(batch * cells, frames * length, width)
+    mixed = _mix_sequences(mixer, kernels, sequences)
+    return mixed.reshape(batch, cells, frames, length, width).transpose(1, 2).flatten(2, 3)
 
 
-def _scan_cells(mixer: Any, kernels: FusedKernels, x: Tensor, z: Tensor) -> Tensor:
+def _mix_sequences(mixer: Any, kernels: FusedKernels, sequences: Tensor) -> Tensor:
+    """One mixer over ``[sequences, length, C]``; the kernels take length last."""
+    x, z = mixer.in_proj(sequences).transpose(1, 2).chunk(2, dim=1)
     weight = mixer.conv1d.weight.squeeze(1)
     u = kernels.conv(x, weight, mixer.conv1d.bias, activation="silu")
     low, into, out = mixer.x_proj(u.transpose(1, 2)).split(
         (mixer.rank, mixer.states, mixer.states), dim=-1
     )
-    dt = F.linear(low, mixer.dt_proj.weight).transpose(1, 2)
-    return kernels.scan(
+    dt = F.linear(low, mixer.dt_proj.weight)
+    y = kernels.scan(
         u,
-        dt.contiguous(),
+        dt.transpose(1, 2),
         -torch.exp(mixer.A_log.float()),
-        into.transpose(1, 2).contiguous(),
-        out.transpose(1, 2).contiguous(),
+        into.transpose(1, 2),
+        out.transpose(1, 2),
         mixer.D.float(),
         z=z,
         delta_bias=mixer.dt_proj.bias.float(),
         delta_softplus=True,
     )
+    mixed: Tensor = mixer.out_proj(y.transpose(1, 2))
+    return mixed

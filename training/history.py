@@ -22,8 +22,8 @@ SMOOTHING = 50
 class Advance(Protocol):
     """Reports that a step is done."""
 
-    def __call__(self, step: int, text: str) -> None:
-        """``step`` steps are done; ``text`` says how it goes."""
+    def __call__(self, step: int, text: str, total: int) -> None:
+        """``step`` of ``total`` steps are done; ``text`` says how it goes."""
 
 
 def open_history(path: Path, *, step: int) -> JsonLines:
@@ -95,7 +95,7 @@ def step_progress(total: int, *, shown: bool) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=total)
 
-        def advance(step: int, text: str) -> None:
-            bar.update(task, completed=step, description=text)
+        def advance(step: int, text: str, total: int) -> None:
+            bar.update(task, completed=step, description=text, total=total)
 
         yield advance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,16 @@ from streamseg.training.history import draw_curves, open_history, step_progress
 from streamseg.training.loss import ClipLoss, LossParts
 from streamseg.training.mask_loss import MaskLoss
 from streamseg.training.memory import Size, advise, find_fitting
-from streamseg.training.networks import ClipNetwork, Network, check_clips, silence_absent
+from streamseg.training.networks import (
+    ClipNetwork,
+    Network,
+    check_clips,
+    fuse_attention,
+    silence_absent,
+)
 from streamseg.training.normalisation import synchronise_batch_norm
 from streamseg.training.optimiser import build_optimiser, schedule, set_learning_rate
+from streamseg.training.pace import Pace
 from streamseg.training.reference_clips import find_prototypes
 from streamseg.training.saving import RunFolder, save_weights
 
@@ -80,6 +87,8 @@ class Trainer:
         whole = ClipNetwork(network, prototypes)
         if self.processes > 1:
             synchronise_batch_norm(whole)
+        if accelerator.device.type == "cuda":
+            fuse_attention(network)
         self.network = network
         self._prototypes = prototypes
         self._whole, self._optimiser = accelerator.prepare(whole, build_optimiser(whole, config))
@@ -125,6 +134,10 @@ class Trainer:
             self._average.update(self.network, self.step)
         self.step += 1
         return seen
+
+    def limit(self, steps: int) -> None:
+        """Lower the number of steps; the schedule's decay follows."""
+        self.config = replace(self.config, steps=min(steps, self.config.steps))
 
     def fits(self, size: Size) -> bool:
         """Whether a step of so many clips and such a crop has enough memory; changes nothing."""
@@ -256,6 +269,12 @@ def _train(
             f"batch is {config.clips.batch}: expected a multiple of the "
             f"{accelerator.num_processes} processes"
         )
+    if options.until is not None and accelerator.num_processes > 1:
+        raise TrainingError("--until measures one process: start one, or give --steps")
+    if options.until is not None and config.warmup < 2:
+        raise TrainingError(
+            f"--until measures the warm-up: expected --warmup 2 or more, got {config.warmup}"
+        )
     check_clips(network, config.clips)
     sampler = ClipSampler(dataset, config.clips, seed=config.seed)
     prototypes = None
@@ -266,7 +285,7 @@ def _train(
         trainer.restore(found)
     with stop_on_signals() as request:
         _run(trainer, sampler, folder, options, accelerator, request)
-    stopped = request.signal if trainer.step < _last_step(config, options) else None
+    stopped = request.signal if trainer.step < _last_step(trainer.config, options) else None
     if stopped is not None or not accelerator.is_main_process:
         return TrainReport(trainer.step, stopped, None)
     finished = trainer.finish()
@@ -298,6 +317,7 @@ def _run(
 ) -> None:
     config, last = trainer.config, _last_step(trainer.config, options)
     main = accelerator.is_main_process
+    pace = Pace(options.until)
     history = open_history(folder.log, step=trainer.step) if main else None
     batches = iterate_batches(
         sampler,
@@ -305,6 +325,7 @@ def _run(
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=options.workers,
+        pinned=accelerator.device.type == "cuda",
     )
     start, frames = time.monotonic(), 0
     try:
@@ -313,6 +334,10 @@ def _run(
                 parts = _advance(trainer, batch, folder)
                 frames += config.clips.batch * len(config.clips.offsets)
                 rate = frames / (time.monotonic() - start)
+                if (steps := pace.choose_steps(trainer.step, config.warmup)) is not None:
+                    trainer.limit(steps)
+                    last = _last_step(trainer.config, options)
+                    folder.record_steps(trainer.config.steps)
                 logged = trainer.step % options.log_every == 0 or trainer.step == last
                 if history is not None and logged:
                     history.write(
@@ -321,18 +346,18 @@ def _run(
                             "loss": round(float(parts.total), 5),
                             "temporal": round(float(parts.temporal), 5),
                             "auxiliary": round(float(parts.auxiliary), 5),
-                            "lr": config.lr * schedule(trainer.step - 1, config),
+                            "lr": config.lr * schedule(trainer.step - 1, trainer.config),
                             "frames_per_second": round(rate, 2),
                             "seconds": round(time.monotonic() - start, 1),
                             "cpu_seconds": round(time.process_time(), 1),
                         }
                     )
-                advance(trainer.step, f"loss {float(parts.total):.3f}, {rate:.1f} frames/s")
+                advance(trainer.step, f"loss {float(parts.total):.3f}, {rate:.1f} frames/s", last)
                 stop = trainer.any_stop(request)
                 due = trainer.step % options.save_every == 0 or trainer.step == last
                 if main and (due or stop):
                     folder.save(trainer.state())
-                if stop:
+                if stop or trainer.step >= last:
                     return
     finally:
         if history is not None:

@@ -22,8 +22,9 @@ from streamseg.export.frame_graph import FrameGraph
 from streamseg.export.learned_memory import MemoryModel
 from streamseg.export.models.clip import ClipModel
 from streamseg.export.models.encoder import ENCODER_PRESETS
-from streamseg.export.models.mamba import BlocksConfig
+from streamseg.export.models.mamba import BlocksConfig, RunBlocks, TemporalBlocks
 from streamseg.export.models.mask2former import Mask2Former
+from streamseg.export.models.mit import MiTEncoder
 from streamseg.export.models.segformer import SegFormer, SegFormerConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.palettes import read_classes
@@ -55,7 +56,8 @@ SILENT_BIAS = -100.0
 _TEMPORAL, _FRAME = "decode_head.linear_pred2.", "decode_head.linear_pred."
 _QUERIES, _ADDED = "sem_seg_head.predictor.class_embed.", "memory.write."
 _GLOBAL, _RETRIEVED = "decode_head.linear_pred3.", "decode_head.deco4."
-_CLASSIFIERS = (_TEMPORAL, _FRAME, _GLOBAL, _RETRIEVED, "decode_head.conv_seg.", _QUERIES)
+_UNUSED = "decode_head.conv_seg."
+_CLASSIFIERS = (_TEMPORAL, _FRAME, _GLOBAL, _RETRIEVED, _UNUSED, _QUERIES)
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +127,13 @@ def build_memory(config: NetworkConfig, bundle: Path, *, seed: int) -> MemoryMod
     return MemoryModel(FrameGraph(bundle), blocks_config(config, settings))
 
 
+def fuse_attention(network: nn.Module) -> None:
+    """Have MiT encoders use fused attention, which differs by rounding alone."""
+    for module in network.modules():
+        if isinstance(module, MiTEncoder):
+            module.fuse_attention()
+
+
 def check_clips(network: Network, clips: ClipConfig) -> None:
     """Raise where a network cannot be trained on such clips.
 
@@ -176,6 +185,9 @@ def start_from(network: Network, path: Path, *, classes_by: ClassesBy = "name") 
     weights = {key: value.float() for key, value in checkpoint.weights.items()}
     _reorder_classes(network, checkpoint, weights, classes_by)
     own = network.state_dict()
+    for name in [key for key in weights if key.startswith(_UNUSED)]:
+        if name in own and weights[name].shape != own[name].shape:
+            del weights[name]  # no output depends on it, and its width is arbitrary
     for name in ("weight", "bias"):
         copied, target = weights.get(_FRAME + name), own.get(_TEMPORAL + name)
         # CFFM's second classifier takes two maps, so the first is no start for it.
@@ -289,9 +301,10 @@ class ClipNetwork(nn.Module):
         if isinstance(self.network, Mask2Former):
             return detect_clips(self.network, frames)
         if isinstance(self.network, MemoryModel):
-            return self.network.forward_clip(frames), None
+            run = _fused(self.network.memory.blocks, frames)
+            return self.network.forward_clip(frames, run_blocks=run), None
         if isinstance(self.network, TV3S):
-            run = self._run_fused if frames.is_cuda and find_kernels() is not None else None
+            run = _fused(self.network.decode_head.vs, frames)
             temporal, auxiliary, _ = self.network.forward_clip(frames, run_blocks=run)
             return temporal, auxiliary
         if isinstance(self.network, ClipModel):
@@ -305,11 +318,10 @@ class ClipNetwork(nn.Module):
         )
         return scores.reshape(*frames.shape[:2], *scores.shape[1:]), None
 
-    def _run_fused(
-        self, maps: Sequence[Tensor], state: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        kernels = find_kernels()
-        assert kernels is not None
-        assert isinstance(self.network, TV3S)
-        # The state is zero: whole clips are run from their start.
-        return run_fused(self.network.decode_head.vs, kernels, maps), list(state)
+
+def _fused(blocks: TemporalBlocks, frames: Tensor) -> RunBlocks | None:
+    """The kernels for CUDA, None where there are none; clips start from the zero state."""
+    kernels = find_kernels() if frames.is_cuda else None
+    if kernels is None:
+        return None
+    return lambda maps, state: (run_fused(blocks, kernels, maps), list(state))

@@ -86,7 +86,10 @@ def start_run(
     if data.memory_for and data.teacher == "segmenter":
         dataset = teach(dataset, data.memory_for, erase=config.clips.erase)
     with accelerator.main_process_first():
-        dataset = _prepare(dataset, data.cache, show=accelerator.is_main_process)
+        # A teacher's session does not outlive a fork.
+        workers = 0 if data.teacher == "segmenter" else options.workers
+        shown = accelerator.is_main_process
+        dataset = _prepare(dataset, data.cache, workers=workers, show=shown)
     weights = _class_weights(data.class_weights, dataset, config.clips)
     config = replace(config, class_weights=weights)
     network: Network
@@ -137,15 +140,15 @@ def _settings(config: NetworkConfig, init: Path | None) -> dict[str, Any]:
     }
 
 
-def _prepare(dataset: Dataset, cache: Path | None, *, show: bool) -> Dataset:
+def _prepare(dataset: Dataset, cache: Path | None, *, workers: int, show: bool) -> Dataset:
     require_classes(dataset)
     require_labelled_pixels(dataset)
     if cache is None:
         return dataset
     if not show:
-        return cache_frames(dataset, cache)
+        return cache_frames(dataset, cache, workers=workers)
     with frame_progress(dataset.frame_count) as advance:
-        return cache_frames(dataset, cache, progress=advance)
+        return cache_frames(dataset, cache, workers=workers, progress=advance)
 
 
 def _class_weights(

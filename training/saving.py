@@ -86,6 +86,20 @@ class RunFolder:
                 "the same, or start a run in another folder"
             )
 
+    def record_steps(self, steps: int) -> None:
+        """Write the number of steps that a run chose into its configuration.
+
+        Raises:
+            TrainingError: the configuration cannot be read or written.
+        """
+        path = self.root / CONFIG
+        with raised_as(TrainingError, f"the settings of the run in {path}"):
+            content = dict(json.loads(path.read_text(encoding="utf-8")))
+        with whole_file(path, TrainingError) as draft:
+            draft.write_text(
+                json.dumps({**content, "steps": steps}, indent=1) + "\n", encoding="utf-8"
+            )
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint; the one before it stays whole until this one is.
 

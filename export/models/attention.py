@@ -105,17 +105,19 @@ class Perceptron(nn.Module):
         return tokens
 
 
-def position_code(height: int, width: int, channels: int) -> Tensor:
+def position_code(
+    height: int, width: int, channels: int, *, device: torch.device | None = None
+) -> Tensor:
     """Sine code ``[1, height * width, channels]``: y half, then x half, sines and cosines paired.
 
     Coordinates run from 1 and are divided by the extent, times 2 pi (arXiv 2005.12872).
     """
     half = channels // 2
-    exponent = 2 * torch.div(torch.arange(half), 2, rounding_mode="floor") / half
+    exponent = 2 * torch.div(torch.arange(half, device=device), 2, rounding_mode="floor") / half
     wavelength = TEMPERATURE**exponent
 
     def code(extent: int) -> Tensor:
-        at = torch.arange(1, extent + 1) / (extent + 1e-6) * 2 * math.pi
+        at = torch.arange(1, extent + 1, device=device) / (extent + 1e-6) * 2 * math.pi
         angle = at[:, None] / wavelength
         pairs = (angle[:, 0::2].sin(), angle[:, 1::2].cos())
         return torch.stack(pairs, dim=2).flatten(1)

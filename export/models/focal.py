@@ -61,11 +61,13 @@ class TokenTable:
     mask: Tensor
 
 
-def token_table(rows: int, columns: int) -> TokenTable:
+def token_table(rows: int, columns: int, *, device: torch.device | None = None) -> TokenTable:
     """The table of a map of ``rows`` x ``columns`` windows."""
     # Arrays are cached rather than tensors: a tensor made while exporting is a fake one.
     tokens, mask = _token_arrays(rows, columns)
-    return TokenTable(torch.from_numpy(tokens), torch.from_numpy(mask))
+    return TokenTable(
+        torch.from_numpy(tokens).to(device=device), torch.from_numpy(mask).to(device=device)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -212,7 +214,7 @@ class FocalAttention(nn.Module):
             windows ``[windows, 49, C]`` after the output projection.
         """
         _, height, width, channels = target.shape
-        table = token_table(height // WINDOW, width // WINDOW)
+        table = token_table(height // WINDOW, width // WINDOW, device=target.device)
         weights, biases = self.qkv.weight, self.qkv.bias
         query = F.linear(to_windows(target), weights[:channels], biases[:channels])
         tokens = torch.cat([target.reshape(1, -1, channels), *pooled], dim=1)[0]

@@ -7,7 +7,7 @@ channel, ``d_conv`` convolution taps, ``dt_rank`` rank of the step-size projecti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +22,8 @@ from streamseg.runtime.bundle.claims import format_setting
 from streamseg.runtime.bundle.state import StateSpec
 
 RMS_NORM_EPS = 1e-5
+RunBlocks = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
+"""Maps of frames and the state before them, to maps and the state after, as ``TemporalBlocks``."""
 
 
 def _half_window(known: Known) -> tuple[int, int]:

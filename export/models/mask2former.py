@@ -112,7 +112,7 @@ class MaskDecoder(nn.Module):
             )
         ]
         query, position = self.query_feat.weight[None], self.query_embed.weight[None]
-        codes = [position_code(*size, query.shape[2]) for size in sizes]
+        codes = [position_code(*size, query.shape[2], device=query.device) for size in sizes]
         masks = self._masks(query, features)
         layers = zip(
             self.transformer_cross_attention_layers,

@@ -93,7 +93,7 @@ class MiTEncoder(nn.Module):
         super().__init__()
         self.config = config
         settings: dict[str, Any] = {"attn_implementation": "eager"}
-        sizes = SegformerConfig(
+        sizes = self._settings = SegformerConfig(
             hidden_sizes=list(config.widths),
             depths=list(config.depths),
             num_attention_heads=list(config.heads),
@@ -115,6 +115,10 @@ class MiTEncoder(nn.Module):
     def widths(self) -> tuple[int, ...]:
         """Channels of the four maps."""
         return self.config.widths
+
+    def fuse_attention(self) -> None:
+        """Use PyTorch's fused attention, which exported graphs cannot contain; for training."""
+        self._settings._attn_implementation = "sdpa"
 
     @property
     def min_extent(self) -> int:

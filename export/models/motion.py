@@ -149,7 +149,7 @@ class MotionDecoder(nn.Module):
         )
         for index, (attend, feed) in enumerate(layers):
             level = index % LEVELS
-            code = position_code(*sizes[level], WIDTH)
+            code = position_code(*sizes[level], WIDTH, device=query.device)
             tokens = torch.cat([query + self.query_embed.weight, levels[level] + code], dim=1)
             tokens = feed(attend(tokens))
             query, levels[level] = tokens[:, :count], tokens[:, count:]
@@ -222,8 +222,10 @@ def warp(masks: Tensor, flow: Tensor) -> Tensor:
 def _warp_queries(masks: Tensor, flow: Tensor) -> Tensor:
     height, width = masks.shape[2], masks.shape[3]
     flow = upsample(flow, (height, width)) * 2
-    x = (flow[:, 0] + torch.arange(width, dtype=flow.dtype)) / width * 2 - 1
-    y = (flow[:, 1] + torch.arange(height, dtype=flow.dtype)[:, None]) / height * 2 - 1
+    x = (flow[:, 0] + torch.arange(width, dtype=flow.dtype, device=flow.device)) / width * 2 - 1
+    y = (
+        flow[:, 1] + torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
+    ) / height * 2 - 1
     grid = torch.stack([x, y], dim=3)
     moved = F.grid_sample(
         masks.transpose(0, 1), grid, mode="bilinear", padding_mode="border", align_corners=True

@@ -81,7 +81,9 @@ class DeformableAttention(nn.Module):
         """Weighted sum over levels and points, ``[heads, C / heads, T]``."""
         total: Tensor | None = None
         for level, part in enumerate(maps):
-            extent = torch.tensor([part.shape[3], part.shape[2]], dtype=part.dtype)
+            extent = torch.tensor(
+                [part.shape[3], part.shape[2]], dtype=part.dtype, device=part.device
+            )
             place = references[:, None, None] + offsets[:, :, level] / extent
             grid = place.transpose(0, 1) * 2 - 1
             # Point by point: all points at once would hold several times the memory.
@@ -138,10 +140,10 @@ class PixelTransformer(nn.Module):
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         tokens = torch.cat([to_tokens(level) for level in levels], dim=1)
         codes = [
-            position_code(*size, tokens.shape[2]) + vector
+            position_code(*size, tokens.shape[2], device=tokens.device) + vector
             for size, vector in zip(sizes, self.level_embed, strict=True)
         ]
-        references = torch.cat([_centres(*size) for size in sizes])
+        references = torch.cat([_centres(*size, device=tokens.device) for size in sizes])
         code = torch.cat(codes, dim=1)
         for layer in self.encoder.layers:
             tokens = layer(tokens, code, references, sizes)
@@ -149,10 +151,10 @@ class PixelTransformer(nn.Module):
         return [to_map(part, size) for part, size in zip(parts, sizes, strict=True)]
 
 
-def _centres(height: int, width: int) -> Tensor:
+def _centres(height: int, width: int, *, device: torch.device) -> Tensor:
     """Pixel centres ``[height * width, 2]``, x and y from 0 to 1."""
-    y = (torch.arange(height) + 0.5) / height
-    x = (torch.arange(width) + 0.5) / width
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
     grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2)
     return grid.reshape(-1, 2)
 

@@ -71,7 +71,7 @@ def _find_instances(masks: Tensor, classes: Tensor, size: Size) -> tuple[Tensor,
         inside = inside + above.sum((1, 2))
         total = total + (strip.sigmoid() * above).sum((1, 2))
     kept = (inside > 0) & (sure * total / (inside + 1e-6) >= INSTANCE_SCORE)
-    number = torch.arange(len(sure), dtype=torch.int32)[:, None, None]
+    number = torch.arange(len(sure), dtype=torch.int32, device=sure.device)[:, None, None]
     ids = [
         torch.where((strip > 0) & kept[:, None, None], number, -1).amax(0)
         for strip in _strips(masks, size)
@@ -85,7 +85,7 @@ def _find_panoptic(masks: Tensor, classes: Tensor, size: Size) -> tuple[Tensor, 
     sure, named = classes[0].max(-1)
     kept = (named != classes.shape[2] - 1) & (sure > PANOPTIC_SCORE)
     weight = torch.where(kept, sure, -1.0)[:, None, None]
-    number = torch.arange(len(sure))[:, None, None]
+    number = torch.arange(len(sure), device=sure.device)[:, None, None]
     won = torch.zeros_like(sure)
     own = torch.zeros_like(sure)
     both = torch.zeros_like(sure)

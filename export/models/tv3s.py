@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from streamseg.export.models.encoder import (
     encoder_keys,
     infer_encoder,
 )
-from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
+from streamseg.export.models.mamba import BlocksConfig, RunBlocks, TemporalBlocks
 from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known
 from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
@@ -28,7 +28,6 @@ from streamseg.runtime.bundle.state import StateSpec
 
 GROWTH_WARNING = 0.25
 
-RunBlocks = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
 """Maps ``[batch, C, h, w]`` of consecutive frames and state, to maps and state after the last."""
 
 

@@ -12,10 +12,11 @@ from tests.runtime.clips import small_disk
 from tests.training.small import ArrayClip, make_dataset
 
 
-def test_cached_frames_are_the_datasets(tmp_path):
-    dataset = open_dataset("synthetic:easy?size=32x64&scenes=2&frames=3", "train")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cached_frames_are_the_datasets(tmp_path, workers):
+    dataset = open_dataset("synthetic:easy?size=32x64&scenes=3&frames=3", "train")
     for _ in range(2):  # written, then found
-        cached = cache_frames(dataset, tmp_path / "cache")
+        cached = cache_frames(dataset, tmp_path / "cache", workers=workers)
         assert [clip.name for clip in cached.clips] == [clip.name for clip in dataset.clips]
         for clip, kept in zip(dataset.clips, cached.clips, strict=True):
             for frame, copy in zip(clip, kept, strict=True):

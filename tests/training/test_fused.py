@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from streamseg.export.models.mamba import BlocksConfig, TemporalBlocks
-from streamseg.training import networks
-from streamseg.training.fused import FusedKernels, find_kernels, run_fused
+from streamseg.training import fused, networks
+from streamseg.training.fused import FusedKernels, causal_conv, find_kernels, run_fused
 from streamseg.training.networks import ClipNetwork
 from tests.training.small import make_network
 
@@ -93,13 +95,35 @@ def test_clips_on_cuda_take_the_kernels(monkeypatch):
     torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_missing_kernels_are_reported_once(caplog):
-    pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("the kernels may be installed here")
+def test_convolution_without_libraries_is_that_of_pytorch():
+    x, weight, bias = torch.randn(3, 5, 7), torch.randn(5, 4), torch.randn(5)
+    expected = causal_conv1d(x, weight, bias, activation="silu")
+    torch.testing.assert_close(causal_conv(x, weight, bias, activation="silu"), expected)
+
+
+def test_missing_kernels_are_reported_once(caplog, monkeypatch):
+    def refuse(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(fused.importlib, "import_module", refuse)
     find_kernels.cache_clear()
     with caplog.at_level("WARNING", logger="streamseg.training.fused"):
         assert find_kernels() is None
         assert find_kernels() is None
+    find_kernels.cache_clear()
     assert len(caplog.records) == 1
-    assert "pip install mamba-ssm causal-conv1d" in caplog.text
+    assert "pip install triton" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["causal_conv1d", "mamba_ssm.ops.selective_scan_interface"])
+def test_own_kernels_serve_where_a_library_is_missing(missing, monkeypatch):
+    def import_module(name):
+        if name == missing:
+            raise ImportError(name)
+        return SimpleNamespace(selective_scan=selective_scan, causal_conv1d_fn=None)
+
+    monkeypatch.setattr(fused.importlib, "import_module", import_module)
+    find_kernels.cache_clear()
+    found = find_kernels()
+    find_kernels.cache_clear()
+    assert found == FusedKernels(selective_scan, causal_conv)

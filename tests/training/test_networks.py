@@ -4,10 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from streamseg.errors import CheckpointError, DatasetError, TrainingError
 from streamseg.export import load_checkpoint
-from streamseg.training.networks import SILENT_BIAS, ClipNetwork, resolve_settings, start_from
+from streamseg.training.networks import (
+    SILENT_BIAS,
+    ClipNetwork,
+    fuse_attention,
+    resolve_settings,
+    start_from,
+)
 from streamseg.training.saving import save_weights
 from tests.training.small import CLASSES, NETWORK, ArrayClip, make_dataset, make_network, run
 
@@ -161,3 +168,29 @@ def test_settings_come_from_the_start(tmp_path):
     assert (found["window"], found["shift"]) == ((4, 4), (2, 2))
     with pytest.raises(CheckpointError, match="window is 20 in --set, but the file says 4"):
         resolve_settings(replace(NETWORK, settings={"window": 20}), path)
+
+
+def test_fused_attention_equals_that_of_exported_graphs():
+    network = make_network(drop_path=0.0)
+    clip = torch.randint(0, 256, (1, 2, 32, 64, 3), dtype=torch.uint8)
+    expected, _ = ClipNetwork(network)(clip)
+    with profile(activities=[ProfilerActivity.CPU]) as before:
+        ClipNetwork(network)(clip)
+    fuse_attention(network)
+    with profile(activities=[ProfilerActivity.CPU]) as after:
+        found, _ = ClipNetwork(network)(clip)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    name = "aten::scaled_dot_product_attention"
+    counts = [sum(event.name == name for event in run.events()) for run in (before, after)]
+    assert counts == [0, 8]
+
+
+def test_checkpoint_with_another_unused_classifier_is_taken(tmp_path):
+    network = make_network()
+    head = network.decode_head
+    head.conv_seg = torch.nn.Conv2d(7, len(CLASSES), 1)
+    save_weights(network, tmp_path / "w.safetensors", license="Apache-2.0", size=(64, 64))
+    fresh = make_network()
+    missing = start_from(fresh, tmp_path / "w.safetensors")
+    assert missing == ["decode_head.conv_seg.weight"]
+    torch.testing.assert_close(fresh.decode_head.linear_pred.weight, head.linear_pred.weight)
