@@ -11,6 +11,7 @@ from typing import Any
 
 from streamseg.batch.work import BatchSettings, Task
 from streamseg.batch.worker import Outcome, Worker
+from streamseg.counting import count_of
 from streamseg.errors import BatchError
 from streamseg.installation import install_command
 
@@ -83,9 +84,9 @@ class RayExecutor:
         count = workers or room
         if not 1 <= count <= room:
             self.close()
-            asked = f"{settings.threads} threads" + (f" and {gpus:g} GPUs" if gpus else "")
+            asked = count_of(settings.threads, "thread") + (f" and {gpus:g} GPUs" if gpus else "")
             raise BatchError(
-                f"the Ray cluster has room for {room} workers of {asked}, expected "
+                f"the Ray cluster has room for {count_of(room, 'worker')} of {asked}, expected "
                 f"{max(count, 1)}; give fewer --workers, --threads or --gpus"
             )
         # A dead actor is replaced here, so that its task is tried again only when the batch says.

@@ -25,6 +25,7 @@ from streamseg.batch.work import (
     open_filesystem,
 )
 from streamseg.batch.worker import Outcome
+from streamseg.counting import count_of
 from streamseg.errors import BackendError, BatchError, SinkError
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -247,7 +248,7 @@ class _Run:
             if crashes < self._batch._attempts:
                 self._pending.append(task)
                 return
-            self._give_up(task, "set aside", f"{outcome.reason}, {crashes} times")
+            self._give_up(task, "set aside", f"{outcome.reason}, {count_of(crashes, 'time')}")
         elif outcome.status == "unreadable":
             self._give_up(task, "set aside", outcome.reason)
         elif outcome.status == "failed":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streamseg.counting import count_of
 from streamseg.errors import BatchError
 from streamseg.installation import install_command
 from streamseg.runtime.bundle.manifest import ClassInfo
@@ -117,7 +118,7 @@ class TableSink:
     def finish(self) -> str:
         """Complete the file."""
         self.discard()
-        return f"{self.path}: classes of {self._frames} frames"
+        return f"{self.path}: classes of {count_of(self._frames, 'frame')}"
 
     def discard(self) -> None:
         """Close the file; a table of no frames is one too."""

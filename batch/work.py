@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from streamseg.destinations import FOLDER
 from streamseg.errors import BatchError, SourceError
 from streamseg.installation import install_command
 from streamseg.option_fields import check_options, option
@@ -64,7 +65,9 @@ class BatchRunOptions:
     shard: str = option("Process part I of N of the videos.", default="0/1", metavar="I/N")
     attempts: int = option("Worker crashes after which a video is set aside.", default=3, low=1)
     retry: bool = option("Retry videos that were set aside.", default=False)
-    journal: Path | None = option("Folder of the journal.", default=None, unset="inside the output")
+    journal: Path | None = option(
+        "Folder of the journal.", default=None, unset="inside the output", written=FOLDER
+    )
 
     def __post_init__(self) -> None:
         check_options(self, BatchError)

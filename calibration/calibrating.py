@@ -27,6 +27,7 @@ from streamseg.calibration.quantisation import (
 )
 from streamseg.calibration.replay import Segment, choose_segments
 from streamseg.calibration.report import Report, Subject, render_report
+from streamseg.counting import count_of
 from streamseg.errors import BundleError, DatasetError, ExportError
 from streamseg.evaluation.datasets import Clip, Dataset, open_dataset
 from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
@@ -402,5 +403,5 @@ def _graph_bytes(path: Path) -> int:
 
 
 def _machine(options: CalibrationOptions) -> str:
-    threads = options.threads or os.cpu_count()
-    return f"{processor_name()}, {threads} threads, {platform.system()}"
+    threads = options.threads or os.cpu_count() or 1
+    return f"{processor_name()}, {count_of(threads, 'thread')}, {platform.system()}"

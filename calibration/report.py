@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamseg.calibration.quantisation import LayerError
+from streamseg.counting import count_of
 from streamseg.evaluation.difference_pictures import draw_difference, shown_classes
 from streamseg.evaluation.drift import Comparison
 from streamseg.evaluation.html_page import (
@@ -140,7 +141,7 @@ def _drift_section(subject: Subject) -> str:
         else f"The first state error past {comparison.threshold:g}: {crossing.name} at frame "
         f"{crossing.frame} ({crossing.error:.2e})."
     )
-    title = f"Drift of {subject.name} over {len(comparison.frames)} frames"
+    title = f"Drift of {subject.name} over {count_of(len(comparison.frames), 'frame')}"
     drift = plot(lambda: draw_comparison(comparison), f"drift of {subject.name}")
     return "".join([heading(title), paragraph(told), drift])
 

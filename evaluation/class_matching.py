@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.counting import count_of
 from streamseg.errors import DatasetError
 from streamseg.option_fields import option
 from streamseg.runtime.bundle.class_names import has_names, match_names, unmatched
@@ -94,7 +95,7 @@ def match_classes(
     """
     if len(first.names) != len(second.names):
         raise DatasetError(
-            f"{first.owner} has {len(first.names)} classes and {second.owner} "
+            f"{first.owner} has {count_of(len(first.names), 'class')} and {second.owner} "
             f"{len(second.names)}: they were made for different data. {_listed(first, second)}"
         )
     positions = tuple(range(len(first.names)))

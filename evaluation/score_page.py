@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from streamseg.counting import count_of
 from streamseg.evaluation.datasets import SegmentationClass
 from streamseg.evaluation.html_page import (
     heading,
@@ -26,7 +27,7 @@ def describe_history(history: int | None) -> str:
     """What each output saw: ``with state``, ``reset every frame``."""
     if history is None:
         return "with state"
-    return "reset every frame" if history == 1 else f"{history} frames of history"
+    return "reset every frame" if history == 1 else f"{count_of(history, 'frame')} of history"
 
 
 def _figure_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -53,7 +54,11 @@ def _figure_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         flow = FLOW_METHODS[evaluation.options.flow]
         rows.append(("temporal consistency", f"{figure(scores.tc, 'tc')}, flow: {flow}"))
     clips = len(evaluation.clips)
-    how = f"95 %, by bootstrap over {clips} clips" if intervals else "none: needs 2 clips or more"
+    how = (
+        f"95 %, by bootstrap over {count_of(clips, 'clip')}"
+        if intervals
+        else "none: needs 2 clips or more"
+    )
     return [*rows, ("intervals", how)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.destinations import FILE
 from streamseg.errors import ExportError
 from streamseg.option_fields import check_options, option, precision_option
 from streamseg.runtime.backends.engine_files import FLAVOURS
@@ -60,7 +61,7 @@ class EngineOptions:
         default=(),
         flag="capability",
     )
-    timing_cache: Path | None = option("Timing cache file.", default=None)
+    timing_cache: Path | None = option("Timing cache file.", default=None, written=FILE)
     progress: Progress | None = None
     precision: str | None = precision_option(
         default=None, unset="the bundle's", choices=ENGINE_PRECISIONS, common=True

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.counting import count_of
 from streamseg.errors import BackendError, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_executable
 from streamseg.runtime.backends.arrays import stream_handle, view_device_array
@@ -159,7 +160,9 @@ class Stream:
             check_frame(frame)
             self._stepper.require_given()
             if len(self._under_way) == self._lane.depth:
-                raise BackendError(f"{self._lane.depth} steps are under way; finish one first")
+                raise BackendError(
+                    f"{count_of(self._lane.depth, 'step')} are under way; finish one first"
+                )
             self.token = object()
             started = time.perf_counter()
             if fitted is None:
@@ -412,7 +415,8 @@ class Stream:
         name = " ".join(str(model[key]) for key in ("family", "encoder") if key in model)
         state = "closed" if self._closed else f"step {self.steps}"
         return (
-            f"Stream({name}, {len(self.manifest.classes)} classes, {spec.height}x{spec.width}, "
+            f"Stream({name}, "
+            f"{count_of(len(self.manifest.classes), 'class')}, {spec.height}x{spec.width}, "
             f"{self.execution}, {state})"
         )
 

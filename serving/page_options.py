@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamseg.destinations import FOLDER
 from streamseg.errors import ServeError
 from streamseg.option_fields import check_options, option
 
@@ -27,7 +28,7 @@ class PageOptions:
         f"File with the token that visitors need; or set {TOKEN_VARIABLE}.", default=None
     )
     snapshots: Path | None = option(
-        "Folder for snapshots taken with the page's button.", default=None, written=True
+        "Folder for snapshots taken with the page's button.", default=None, written=FOLDER
     )
 
     def __post_init__(self) -> None:

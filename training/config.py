@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamseg.destinations import FOLDER
 from streamseg.errors import TrainingError
 from streamseg.evaluation.class_matching import CLASSES_BY_HELP, ClassesBy
 from streamseg.option_fields import check_options, option, precision_option
@@ -244,7 +245,7 @@ class TrainingData:
         threads: CPU threads of PyTorch.
     """
 
-    cache: Path | None = option("Folder that keeps decoded frames.", default=None)
+    cache: Path | None = option("Folder that keeps decoded frames.", default=None, written=FOLDER)
     init: Path | None = option("Checkpoint to start from (SegFormer or TV3S).", default=None)
     encoder_weights: Path | None = option("ImageNet weights of the encoder.", default=None)
     memory_for: Path | None = option("Bundle to train a memory for; it stays frozen.", default=None)

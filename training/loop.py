@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
+from streamseg.counting import count_of
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import Dataset
 from streamseg.export.models.cffm import CFFMPlus
@@ -267,7 +268,7 @@ def _train(
     if config.clips.batch % accelerator.num_processes:
         raise TrainingError(
             f"batch is {config.clips.batch}: expected a multiple of the "
-            f"{accelerator.num_processes} processes"
+            f"{count_of(accelerator.num_processes, 'process')}"
         )
     if options.until is not None and accelerator.num_processes > 1:
         raise TrainingError("--until measures one process: start one, or give --steps")
@@ -375,7 +376,8 @@ def _advance(trainer: Trainer, batch: ClipBatch, folder: RunFolder) -> LossParts
         raise TrainingError(f"{error}. {folder.describe_last()} {advice}") from None
     clips = trainer.config.clips
     raise TrainingError(
-        f"step {trainer.step}: {clips.batch} clips of {len(clips.offsets)} frames "
+        f"step {trainer.step}: {count_of(clips.batch, 'clip')} of "
+        f"{count_of(len(clips.offsets), 'frame')} "
         f"{clips.crop[0]}x{clips.crop[1]} do not fit into the memory of the GPU. "
         + trainer.describe_shortage()
     )

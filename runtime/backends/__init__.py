@@ -34,6 +34,13 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
         BackendError: an unknown backend, one that is not installed, or a graph that it refuses.
         BundleError: the graphs' names, shapes or types disagree with the manifest.
     """
+    executable = _load(bundle, backend, options)
+    for caution in executable.cautions:
+        logger.warning("%s", caution)
+    return executable
+
+
+def _load(bundle: Bundle, backend: str, options: BackendOptions) -> Executable:
     if backend not in BACKENDS:
         raise BackendError(f"backend '{backend}' is unknown; available: {', '.join(BACKENDS)}")
     if backend == "auto":
@@ -64,20 +71,20 @@ def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Ex
 def _load_best(bundle: Bundle, options: BackendOptions) -> Executable:
     """A library or the lowering, requested by name, is the CPU's: ``auto`` then means the CPU."""
     if options.engine is not None:
-        return load_executable(bundle, "tensorrt", options)
+        return _load(bundle, "tensorrt", options)
     plain = options.native is None and options.library is None
     if plain and options.device is None and find_gpu() is not None:
         try:
-            return load_executable(bundle, "tensorrt", options)
+            return _load(bundle, "tensorrt", options)
         except BackendError as error:
             logger.warning("there is a GPU, and this runs on the CPU: %s", error)
     if options.device is not None:
-        return load_executable(bundle, "openvino", options)
+        return _load(bundle, "openvino", options)
     named = os.environ.get(CPU_BACKEND)
     if named is not None:
         if named not in ("onnxruntime", "openvino"):
             raise BackendError(f"{CPU_BACKEND} is '{named}', expected onnxruntime or openvino")
-        return load_executable(bundle, named, options)
+        return _load(bundle, named, options)
     from streamseg.runtime.backends.fastest import load_fastest
 
     return load_fastest(bundle, options)

@@ -17,6 +17,7 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
+from streamseg.counting import count_of
 from streamseg.errors import BackendError, EngineMismatch
 from streamseg.files import make_folder, whole_file
 from streamseg.runtime.backends.gpu import Gpu
@@ -63,10 +64,15 @@ class Verification:
         text = (
             f"{self.labels:.3%} of labels agree with {self.reference} (at least "
             f"{self.labels_bar:.1%} wanted), state differs by {self.state:.1e} of its size, logits "
-            f"by {self.logits:.1e} (at most {self.error_bar:.0e}), over {self.frames} frames of "
+            f"by {self.logits:.1e} (at most {self.error_bar:.0e}), over "
+            f"{count_of(self.frames, 'frame')} of "
             f"{self.source}"
         )
-        return text if self.conclusive else f"{text}; not conclusive: {self.classes} classes seen"
+        return (
+            text
+            if self.conclusive
+            else f"{text}; not conclusive: {count_of(self.classes, 'class')} seen"
+        )
 
 
 @dataclass(frozen=True)

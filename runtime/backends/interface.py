@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.counting import count_of
+from streamseg.errors import BackendError
 from streamseg.option_fields import option, precision_option
 from streamseg.runtime.backends.arrays import DeviceFrame
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import Manifest
 
 Array = npt.NDArray[np.generic]
+THREADS_PER_PROCESSOR = 8
 OPENVINO_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -40,6 +44,24 @@ def native_option() -> Any:
 def threads_option() -> Any:
     """CPU threads, the same wherever a bundle is run."""
     return option("CPU threads of one step.", default=None, low=1, unset="the backend decides")
+
+
+def require_threads(options: BackendOptions) -> None:
+    """Check that the threads of all steps at once are not far more than the processors.
+
+    Raises:
+        BackendError: they are; such a bundle takes minutes to open and runs more slowly.
+    """
+    threads, parallel = options.threads, options.parallel or 1
+    if threads is None and parallel == 1:
+        return
+    processors = os.cpu_count() or 1
+    most = THREADS_PER_PROCESSOR * processors
+    given = f"threads is {threads}" if parallel == 1 else f"threads is {threads or 1} x {parallel}"
+    if not 1 <= (1 if threads is None else threads) * parallel <= most:
+        raise BackendError(
+            f"{given}, expected 1 to {most}: this machine has {count_of(processors, 'processor')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -218,10 +240,12 @@ class Executable(ABC):
     Attributes:
         description: what runs, human-readable: backend, version, device, kernels.
         parallel: steps of different lanes that run at once.
+        cautions: why it is slower than it could be; ``load_executable`` logs them.
     """
 
     description: str
     parallel: int = 1
+    cautions: Sequence[str] = ()
 
     @abstractmethod
     def new_lane(self) -> Lane:

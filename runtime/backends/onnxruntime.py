@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from streamseg.counting import count_of
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.installation import install_command
 from streamseg.plugins.loader import find_library
@@ -17,6 +18,7 @@ from streamseg.runtime.backends.interface import (
     BackendOptions,
     Executable,
     StepPlan,
+    require_threads,
 )
 from streamseg.runtime.backends.tensors import graph_inputs, graph_outputs
 from streamseg.runtime.bundle.bundle import Bundle
@@ -94,10 +96,10 @@ def share_arena() -> bool:
 def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     """Load every graph of ``bundle`` into an ONNX Runtime session on the CPU."""
     runtime = import_onnxruntime()
-    native = find_native(options)
+    require_threads(options)
+    cautions: list[str] = []
+    native = find_native(options, cautions.append)
     threads = options.threads
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads is {threads}, expected 1 or more")
     shared = len(bundle.graphs) > 1 and share_arena()
     sessions = {}
     for name, content in bundle.graphs.items():
@@ -120,15 +122,17 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
             name, bundle, functools.partial(open_cpu_session, content, settings)
         )
     kernels = "native kernels" if native else lowering_reason(options)
-    counted = "default threads" if threads is None else f"{threads} threads"
+    counted = "default threads" if threads is None else count_of(threads, "thread")
     description = f"onnxruntime {runtime.__version__} CPU, {counted}, {kernels}"
     parallel = options.parallel or 1
     if parallel > 1:
-        description += f", {parallel} steps at once"
+        description += f", {count_of(parallel, 'step')} at once"
     logger.info("running on %s", description)
-    return OnnxRuntimeExecutable(
+    executable = OnnxRuntimeExecutable(
         runtime, sessions, bundle.manifest, description=description, parallel=parallel
     )
+    executable.cautions = cautions
+    return executable
 
 
 def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:
@@ -154,8 +158,15 @@ def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:
     return session
 
 
-def find_native(options: BackendOptions) -> str | None:
-    """Path of the native library to register, or ``None`` to run the lowering."""
+def find_native(
+    options: BackendOptions, report: Callable[[str], None] = logger.warning
+) -> str | None:
+    """Path of the native library to register, or ``None`` to run the lowering.
+
+    Args:
+        options: how to load.
+        report: gets the reason where the lowering runs for want of the library.
+    """
     if options.native is False:
         return None
     try:
@@ -163,7 +174,7 @@ def find_native(options: BackendOptions) -> str | None:
     except PluginNotFound as error:
         if options.native or options.library is not None:
             raise
-        logger.warning("running the lowering: %s", error)
+        report(f"running the lowering: {error}")
         return None
 
 

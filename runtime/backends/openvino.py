@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamseg.counting import count_of
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.installation import install_command, package_command
 from streamseg.plugins.loader import find_openvino_library
@@ -28,6 +29,7 @@ from streamseg.runtime.backends.interface import (
     BackendOptions,
     Executable,
     StepPlan,
+    require_threads,
 )
 from streamseg.runtime.backends.tensors import (
     TensorTable,
@@ -108,24 +110,27 @@ def load_openvino(bundle: Bundle, options: BackendOptions) -> Executable:
         BundleError: the graphs' names, shapes or types disagree with the manifest.
         PluginNotFound: ``native=True`` and there is no extension for this OpenVINO.
     """
-    setup = set_up(options)
+    cautions: list[str] = []
+    setup = set_up(options, cautions.append)
     compiled = {}
     for name, content in bundle.graphs.items():
         compiled[name] = _load_graph(setup, name, content, bundle)
         check_interface(compiled[name], name, bundle.manifest)
     taken = _precision_taken(setup, compiled)
     kernels = "native kernels" if setup.library else "lowering"
-    threads = "default threads" if options.threads is None else f"{options.threads} threads"
+    threads = "default threads" if options.threads is None else count_of(options.threads, "thread")
     description = (
         f"openvino {release_of(setup.runtime)} {setup.device}, {taken}, {threads}, {kernels}"
     )
     parallel = setup.config.get("NUM_STREAMS", 1)
     if parallel > 1:
-        description += f", {parallel} steps at once"
+        description += f", {count_of(parallel, 'step')} at once"
     logger.info("running on %s", description)
-    return OpenVinoExecutable(
+    executable = OpenVinoExecutable(
         setup.runtime, compiled, bundle.manifest, description=description, parallel=parallel
     )
+    executable.cautions = cautions
+    return executable
 
 
 @functools.cache
@@ -146,11 +151,17 @@ def shared_core(library: Path | None = None) -> Any:
     return core
 
 
-def set_up(options: BackendOptions) -> OpenVinoSetup:
-    """Set OpenVINO up: device, extension, precision, threads."""
+def set_up(options: BackendOptions, report: Callable[[str], None]) -> OpenVinoSetup:
+    """Set OpenVINO up: device, extension, precision, threads.
+
+    Args:
+        options: how to load.
+        report: gets the reason where the lowering runs for want of the extension.
+    """
     runtime = import_openvino()
+    require_threads(options)
     device = options.device or "CPU"
-    library = _find_extension(runtime, device, options)
+    library = _find_extension(runtime, device, options, report)
     core = shared_core(library)
     _require_device(core, device)
     precision, reason = choose_precision(
@@ -165,7 +176,7 @@ def set_up(options: BackendOptions) -> OpenVinoSetup:
         parallel = options.parallel or 1
         config |= {"NUM_STREAMS": parallel, "ENABLE_CPU_PINNING": False}
         if options.threads is not None:
-            config["INFERENCE_NUM_THREADS"] = _require_threads(options.threads) * parallel
+            config["INFERENCE_NUM_THREADS"] = options.threads * parallel
     elif options.threads is not None:
         raise BackendError(f"device '{device}' takes no number of threads; leave it out")
     return OpenVinoSetup(runtime, core, device, library, config, precision, reason)
@@ -233,13 +244,9 @@ def _require_device(core: Any, device: str) -> None:
         )
 
 
-def _require_threads(threads: int) -> int:
-    if threads < 1:
-        raise BackendError(f"threads is {threads}, expected 1 or more")
-    return threads
-
-
-def _find_extension(runtime: Any, device: str, options: BackendOptions) -> Path | None:
+def _find_extension(
+    runtime: Any, device: str, options: BackendOptions, report: Callable[[str], None]
+) -> Path | None:
     if options.native is False:
         return None
     if device != "CPU":
@@ -254,7 +261,7 @@ def _find_extension(runtime: Any, device: str, options: BackendOptions) -> Path 
     except PluginNotFound as error:
         if options.native or options.library is not None:
             raise
-        logger.warning("running the lowering: %s", error)
+        report(f"running the lowering: {error}")
         return None
 
 
@@ -287,7 +294,7 @@ def build_openvino(bundle: Bundle, options: BackendOptions) -> list[Path]:
     Raises:
         BackendError: as for ``load_openvino``; or a file cannot be written.
     """
-    setup = set_up(options)
+    setup = set_up(options, logger.warning)
     paths = []
     for name, content in bundle.graphs.items():
         compiled = _compile_named(setup, name, content, bundle)

@@ -31,7 +31,18 @@ def digest(content: bytes) -> str:
 
 def graphs_identity(graphs: Mapping[str, bytes]) -> str:
     """``Bundle.identity`` of graphs by name."""
-    joined = "".join(f"{name}:{digest(graphs[name])}\n" for name in sorted(graphs))
+    return _joined_identity({name: digest(content) for name, content in graphs.items()})
+
+
+def promised_identity(manifest: Manifest) -> str:
+    """``Bundle.identity`` of a bundle whose files are those that its manifest lists."""
+    return _joined_identity(
+        {name: manifest.files[graph.file] for name, graph in manifest.graphs.items()}
+    )
+
+
+def _joined_identity(digests: Mapping[str, str]) -> str:
+    joined = "".join(f"{name}:{digests[name]}\n" for name in sorted(digests))
     return hashlib.sha256(joined.encode()).hexdigest()
 
 

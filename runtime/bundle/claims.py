@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from streamseg.counting import count_of
+
 NORMALISATION = ("mean", "std")
 PARITY_MEANING = (
     "parity compares the graphs with what they were made from: the imported network, or another "
@@ -27,7 +29,7 @@ def describe_parity(parity: Mapping[str, Any]) -> str:
     shown = "" if logits is None else f"logits within {logits:.1e} ({parity['logits_relative']:.1e}"
     shown = f"{shown} of their size), " if shown else ""
     return (
-        f"against {parity['against']}, over {parity['frames']} frames: state within "
+        f"against {parity['against']}, over {count_of(parity['frames'], 'frame')}: state within "
         f"{parity['state_max_abs']:.1e} ({parity['state_relative']:.1e} of its size), {shown}"
         f"{parity['labels_agreement']:.4%} of labels equal"
     )

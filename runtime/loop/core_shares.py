@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from streamseg.runtime.backends import choices
 from streamseg.runtime.backends.gpu import find_gpu
-from streamseg.runtime.bundle.bundle import read_bundle
+from streamseg.runtime.bundle.bundle import promised_identity, read_manifest
 from streamseg.runtime.stream import Stream, open_stream
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ def share_cores(
     if not 1 < cores <= streams or not _may_share(options):
         return {}
     named = sorted((name, str(value)) for name, value in options.items())
-    facts = ["shares", read_bundle(bundle).identity, *map(str, named), *_versions(), str(cores)]
+    # The files are verified when the bundle is opened; this reads its manifest alone.
+    identity = promised_identity(read_manifest(Path(bundle)))
+    facts = ["shares", identity, *map(str, named), *_versions(), str(cores)]
     place = choices.place_of(facts)
     known: Mapping[str, float] | None = choices.recall(place, WAYS)
     if known is None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streamseg.counting import count_of
 from streamseg.errors import SourceError, StateMismatch, StreamsegError, domain_error
 from streamseg.runtime.loop.decoding import Decoder, do_nothing
 from streamseg.runtime.loop.latency import LatencyWatch
@@ -135,8 +136,8 @@ class Member:
             return "", self.writer.error
         if self._under_way:
             return None
-        if self._reached_limit:
-            return f"{self._options.limit} frames, as requested", None
+        if self._options.limit is not None and self._reached_limit:
+            return f"{count_of(self._options.limit, 'frame')}, as requested", None
         if not self.decoder.ended:
             return None
         error = self.decoder.error

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import SourceError, StreamsegError, raised_as
-from streamseg.option_fields import option_fields, read_value
+from streamseg.files import STDOUT
+from streamseg.option_fields import option_fields, read_destination, read_value
 from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.loop.fleet import NAME, OPTIONS, Attachment, Fleet
 from streamseg.runtime.session.policy import StatePolicy
@@ -137,9 +138,16 @@ def check_outputs(entries: Mapping[str, StreamEntry], where: str = "") -> None:
             other = owners.setdefault(place.absolute(), entry.name)
             if other != entry.name:
                 raise SourceError(
-                    f"{where}streams '{other}' and '{entry.name}' both write {kind} to {place}; "
-                    "put {stream} into the name"
+                    f"{where}streams '{other}' and '{entry.name}' both write {kind} to "
+                    f"{_describe_shared(kind, place)}"
                 )
+
+
+def _describe_shared(kind: str, place: Path) -> str:
+    """A place that two streams write to, and what to write instead."""
+    if place == STDOUT:
+        return f"standard output; name a file for each, such as {kind}-{{stream}}.jsonl"
+    return f"{place}; put {{stream}} into the name"
 
 
 def _read_table(table: object, where: str) -> dict[str, Any]:
@@ -165,6 +173,8 @@ def _read_key(name: str, value: object, place: str, where: str) -> object:
         raise SourceError(f"{where}: unknown key '{name}'; known: {known}")
     if not isinstance(value, str):
         raise SourceError(f"{place} is not a text")
+    if name in OUTPUTS:
+        read_destination(OUTPUTS[name], value, place, SourceError)
     return value
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 
+from streamseg.counting import count_of
 from streamseg.errors import StreamsegError
 from streamseg.option_fields import check_options, option
 from streamseg.runtime.bundle.manifest import Manifest
@@ -141,7 +142,7 @@ class Adapter:
         elif (change := difference(small, self._key)) >= (self._settings.key_change or 0):
             reason = f"change {change:.1f} of {self._settings.key_change:g}"
         elif self._age >= self._settings.key_most:
-            reason = f"{self._age} frames since the last"
+            reason = f"{count_of(self._age, 'frame')} since the last"
         else:
             return Choice(graph=between)
         self._key, self._age = small, 0

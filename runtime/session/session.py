@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from streamseg.counting import count_of
 from streamseg.errors import StreamsegError
 from streamseg.runtime.session.adaptation import Adapter, carry_on
 from streamseg.runtime.session.cuts import CutDetector
@@ -190,7 +191,10 @@ class Session:
             return "unsure", self._unsure
         every = self.policy.check_every
         if watched and every and self.frames % every == 0 and not self.stream.is_finite():
-            return "nonfinite", f"the state held NaN or infinity after {self.stream.steps} frames"
+            return (
+                "nonfinite",
+                f"the state held NaN or infinity after {count_of(self.stream.steps, 'frame')}",
+            )
         return None
 
     @property
@@ -283,7 +287,7 @@ class Session:
                 fail(error)
                 return
             self.unsaved = None if own else self.unsaved
-            reason = f"state after {snapshot.state.step} frames written to {Path(file)}"
+            reason = f"state after {count_of(snapshot.state.step, 'frame')} written to {Path(file)}"
             future.set_result(self._emit("snapshot", reason, index, timestamp))
 
         try:
@@ -343,7 +347,7 @@ class Session:
         snapshot = read_snapshot(path, self.stream.manifest.state, self.stream.identity)
         self.restore(snapshot)
         self.resumed = snapshot.position
-        reason = f"state after {snapshot.state.step} frames read from {Path(path)}"
+        reason = f"state after {count_of(snapshot.state.step, 'frame')} read from {Path(path)}"
         self._emit("restore", reason, *self._next())
         return snapshot
 

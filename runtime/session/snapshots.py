@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.destinations import FILE
 from streamseg.errors import StateMismatch, StreamsegError
 from streamseg.files import whole_file
 from streamseg.option_fields import check_options, option
@@ -44,7 +45,7 @@ class SnapshotPlan:
     """
 
     snapshot: Path | None = option(
-        "Snapshot of the state: written at the end, and on SIGUSR2.", default=None, written=True
+        "Snapshot of the state: written at the end, and on SIGUSR2.", default=None, written=FILE
     )
     snapshot_every: int | None = option(
         "Also write the snapshot every N frames.", default=None, low=1, metavar="N"

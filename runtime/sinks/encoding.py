@@ -12,6 +12,7 @@ import av
 import av.error
 from av.video.stream import VideoStream
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.runtime.sinks.sink import make_parent, write_failure
 from streamseg.runtime.video.resize import Image, Size
@@ -138,7 +139,7 @@ class H264File:
         height, width = self._stream.height, self._stream.width
         cut = f", cut from {self.size[0]}x{self.size[1]}" if self.size != (height, width) else ""
         how = "" if indexed else ", in fragments"
-        return f"{self.path}: {self.frames} frames, H.264 {height}x{width}{cut}{how}"
+        return f"{self.path}: {count_of(self.frames, 'frame')}, H.264 {height}x{width}{cut}{how}"
 
     def _write_index(self) -> bool:
         """Rewrite the fragments as one piece with an index; False where they stay."""

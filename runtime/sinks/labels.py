@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.runtime.bundle.class_names import has_names, match_names, unmatched
 from streamseg.runtime.bundle.manifest import ClassInfo, Manifest
@@ -105,16 +106,17 @@ class PngFolder:
 
     Args:
         path: the folder.
-        content: what the files are, for messages.
+        content: what one file is, for messages.
+        note: added to the number of files.
 
     Raises:
         SinkError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: str | Path, content: str) -> None:
+    def __init__(self, path: str | Path, content: str, note: str = "") -> None:
         self.path = Path(path)
         self.frames = 0
-        self._content = content
+        self._content, self._note = content, note
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ class PngFolder:
 
     def finish(self) -> str:
         """Report how many were written."""
-        return f"{self.path}: {self.frames} {self._content}"
+        return f"{self.path}: {count_of(self.frames, self._content)}{self._note}"
 
     def discard(self) -> None:
         """Keep whole files; remove the folder if it was made here and is empty."""
@@ -170,8 +172,8 @@ class LabelSink:
     needs_confidence = False
 
     def __init__(self, path: str | Path, table: LabelTable | None = None) -> None:
-        content = "label maps" if table is None else f"label maps ({table.note})"
-        self._folder = PngFolder(path, content)
+        note = "" if table is None else f" ({table.note})"
+        self._folder = PngFolder(path, "label map", note)
         self._values = None if table is None else table.values
         self.path = self._folder.path
         self.finish, self.discard = self._folder.finish, self._folder.discard
@@ -193,7 +195,7 @@ class ConfidenceSink:
     needs_confidence = True
 
     def __init__(self, path: str | Path) -> None:
-        self._folder = PngFolder(path, "confidence maps")
+        self._folder = PngFolder(path, "confidence map")
         self.path = self._folder.path
         self.finish, self.discard = self._folder.finish, self._folder.discard
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
+from streamseg.files import STDOUT, is_device
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sinks.sink import SegmentedFrame, make_parent, write_failure
 from streamseg.runtime.step_result import class_areas
-
-STDOUT = Path("-")
 
 
 class JsonLines:
@@ -37,6 +37,9 @@ class JsonLines:
         make_parent(self.path)
         self._made = not self.path.exists()
         try:
+            if is_device(self.path):  # or a pipe, which has no end to look at
+                self._file = self.path.open("ab", buffering=0)
+                return
             self._file = self.path.open("ab+", buffering=0)
             if self._file.seek(0, 2) > 0:
                 self._file.seek(-1, 2)
@@ -105,7 +108,7 @@ class AreaSink:
     def finish(self) -> str:
         """Close the file and report how many lines were written."""
         self._lines.close()
-        return f"{self.path}: {self._lines.count} lines"
+        return f"{self.path}: {count_of(self._lines.count, 'line')}"
 
     def discard(self) -> None:
         """Close the file; lines that were written stay."""

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.installation import install_command
 from streamseg.option_fields import option
@@ -298,7 +299,7 @@ class MqttAreaSink:
         """Say how many there were."""
         lost = self._publisher.dropped
         note = f"; {lost} messages of the run dropped" if lost else ""
-        return f"{self._publisher.broker.name}: areas of {self._frames} frames{note}"
+        return f"{self._publisher.broker.name}: areas of {count_of(self._frames, 'frame')}{note}"
 
     def discard(self) -> None:
         """What was published stays."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from streamseg.destinations import FOLDER, JSON_LINES, PICTURE
 from streamseg.errors import SinkError
+from streamseg.files import STDOUT
 from streamseg.option_fields import check_options, option, option_fields
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.sinks.labels import (
@@ -18,8 +20,8 @@ from streamseg.runtime.sinks.labels import (
     cityscapes_ids,
     require_logits,
 )
-from streamseg.runtime.sinks.lines import STDOUT, AreaSink
-from streamseg.runtime.sinks.pictures import open_overlay
+from streamseg.runtime.sinks.lines import AreaSink
+from streamseg.runtime.sinks.pictures import OVERLAYS, open_overlay
 from streamseg.runtime.sinks.sheet import SheetSink
 from streamseg.runtime.sinks.sink import Sink
 from streamseg.runtime.sinks.window import NullSink, WindowSink
@@ -50,10 +52,10 @@ class OutputOptions:
         default=None,
         short="-o",
         common=True,
-        written=True,
+        written=OVERLAYS,
     )
     labels: Path | None = option(
-        "Folder for label maps, one 8-bit PNG per frame.", default=None, common=True, written=True
+        "Folder for label maps, one 8-bit PNG per frame.", default=None, common=True, written=FOLDER
     )
     label_ids: LabelIds = option(
         "Values in label maps: the bundle's class ids, or Cityscapes label ids matched by class "
@@ -63,15 +65,17 @@ class OutputOptions:
     confidence: Path | None = option(
         "Folder for PNGs of the labels' probabilities, 255 = certain; needs a bundle with logits.",
         default=None,
-        written=True,
+        written=FOLDER,
     )
     areas: Path | None = option(
         "JSON Lines file to which each frame's share of every class is appended; '-' is standard "
         "output.",
         default=None,
-        written=True,
+        written=JSON_LINES,
     )
-    sheet: Path | None = option("Contact sheet of the stream (.png).", default=None, written=True)
+    sheet: Path | None = option(
+        "Contact sheet of the stream (.png).", default=None, written=PICTURE
+    )
     show: bool = option(
         "Show the stream in a window, or on a web page where there can be none.",
         default=False,
@@ -158,4 +162,8 @@ class OutputOptions:
         return cityscapes_ids(manifest().classes, by_position=by_position)
 
 
-WRITTEN = tuple(entry.name for entry in option_fields(OutputOptions) if entry.option.written)
+WRITTEN = {
+    entry.name: entry.option.written
+    for entry in option_fields(OutputOptions)
+    if entry.option.written is not None
+}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 
+from streamseg.destinations import Destination
 from streamseg.errors import SinkError
 from streamseg.runtime.sinks.encoding import FORMATS
 from streamseg.runtime.sinks.labels import PngFolder
@@ -15,6 +16,7 @@ from streamseg.runtime.sources import Source
 from streamseg.runtime.video.resize import Image
 
 PICTURES = (".png", ".jpg", ".jpeg")
+OVERLAYS = Destination(file=True, folder=True, suffixes=(*FORMATS, *PICTURES))
 
 
 def open_overlay(path: Path, source: Source, frames: int | None = None) -> Sink:
@@ -36,12 +38,7 @@ def open_overlay(path: Path, source: Source, frames: int | None = None) -> Sink:
         if 1 not in (source.frame_count, frames):
             raise _one_picture(path, source.name)
         return PictureSink(path, source.name)
-    if suffix not in FORMATS:
-        raise SinkError(
-            f"cannot write overlays to {path}: expected a video ({' '.join(FORMATS)}), a picture "
-            f"({' '.join(PICTURES)}), or a folder, whose name has no suffix"
-        )
-    return VideoSink(path, source.fps)
+    return VideoSink(OVERLAYS.read(path, SinkError), source.fps)
 
 
 def _one_picture(path: Path, source: str) -> SinkError:
@@ -122,7 +119,7 @@ class PictureFolderSink:
     needs_confidence = False
 
     def __init__(self, path: str | Path) -> None:
-        self._folder = PngFolder(path, "overlays")
+        self._folder = PngFolder(path, "overlay")
         self.path = self._folder.path
         self.finish, self.discard = self._folder.finish, self._folder.discard
 

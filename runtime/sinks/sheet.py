@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.runtime.sinks.sink import SegmentedFrame, reserve_draft, write_failure
 from streamseg.runtime.video.resize import Image
@@ -87,7 +88,8 @@ class SheetSink:
             self.discard()
             raise failure from None
         self._draft = None
-        return f"{self._path}: {number} of {self._seen} frames, {indices[0]} to {indices[-1]}"
+        seen = count_of(self._seen, "frame")
+        return f"{self._path}: {number} of {seen}, {indices[0]} to {indices[-1]}"
 
     def _arrange(self, tiles: list[Image]) -> Image:
         columns = min(self._columns, len(tiles))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.runtime.sinks.encoding import FORMATS, H264File, reserve_part
 from streamseg.runtime.sinks.sink import SegmentedFrame
@@ -117,7 +118,7 @@ class VideoSink:
         self._ended = True
         kept = list(self._done)
         if self._file is not None and self._file.give_up():
-            kept.append(f"{self._file.part}: up to {self._file.frames} frames")
+            kept.append(f"{self._file.part}: up to {count_of(self._file.frames, 'frame')}")
         self._remove_reserved()
         return SinkError(f"{error} (kept {'; '.join(kept)})") if kept else error
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from streamseg.counting import count_of
 from streamseg.errors import SinkError
 from streamseg.installation import install_command
 from streamseg.runtime.sinks.sink import SegmentedFrame
@@ -132,7 +133,7 @@ class WindowSink:
     def finish(self) -> str:
         """Close the window."""
         self.discard()
-        return f"window: {self._frames} frames"
+        return f"window: {count_of(self._frames, 'frame')}"
 
     def discard(self) -> None:
         """Close the window."""
@@ -201,7 +202,7 @@ class NullSink:
 
     def finish(self) -> str:
         """Report how many there were."""
-        return f"{self._frames} frames, not written"
+        return f"{count_of(self._frames, 'frame')}, not written"
 
     def discard(self) -> None:
         """Nothing was written."""

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamseg.counting import count_of
 from streamseg.errors import SourceError, raised_as
 from streamseg.runtime.sources.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from streamseg.runtime.sources.options import SourceAddress
@@ -86,9 +87,12 @@ def find_images(folder: Path) -> list[Path]:
     except OSError as error:
         raise SourceError(f"cannot read folder {folder}: {error.strerror}") from None
     if videos and len(videos) >= len(images):
-        images_too = f" and {len(images)} images, such as {images[0].name}" if images else ""
+        images_too = (
+            f" and {count_of(len(images), 'image')}, such as {images[0].name}" if images else ""
+        )
         raise SourceError(
-            f"folder {folder} holds {len(videos)} videos, such as {videos[0].name}{images_too}; "
+            f"folder {folder} holds "
+            f"{count_of(len(videos), 'video')}, such as {videos[0].name}{images_too}; "
             "give one of the videos, a folder of images only, or use streamseg batch"
         )
     if not images:
@@ -100,7 +104,7 @@ def find_images(folder: Path) -> list[Path]:
 def describe_videos(folder: Path) -> str:
     """What to say of videos that lie among the images; empty where there are none."""
     videos = list_files(folder, VIDEO_SUFFIXES)
-    return f"{len(videos)} videos beside the images skipped" if videos else ""
+    return f"{count_of(len(videos), 'video')} beside the images skipped" if videos else ""
 
 
 class BitDepth:

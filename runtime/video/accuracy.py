@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamseg.counting import count_of
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.sources.frame import Frame
 from streamseg.runtime.video.overlay import write_caption
@@ -78,6 +79,7 @@ class AccuracyMeter:
     def sentence(self) -> str:
         """What is said at the end."""
         return (
-            f"against the scene's exact labels, {self.frames} frames: {self.pixel_accuracy:.2%} "
+            f"against the scene's exact labels, "
+            f"{count_of(self.frames, 'frame')}: {self.pixel_accuracy:.2%} "
             f"of pixels correct, mIoU {self.miou:.2%}"
         )

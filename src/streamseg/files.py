@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,10 +15,16 @@ from pathlib import Path
 
 from streamseg.errors import StreamsegError
 
+STDOUT = Path("-")
+
 
 def describe_failure(path: Path, error: Exception) -> str:
     """Why ``path`` was not written, with the free space, which may be the cause."""
     reason = getattr(error, "strerror", None) or str(error)
+    if path == STDOUT:
+        return f"cannot write to standard output: {reason}"
+    if is_device(path):
+        return f"cannot write {path}: {reason}"
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
@@ -28,6 +35,15 @@ def describe_failure(path: Path, error: Exception) -> str:
     )
 
 
+def is_device(path: Path) -> bool:
+    """Whether a path is there and is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def make_folder(folder: Path, failure: type[StreamsegError]) -> None:
     """Make a folder and those above it.
 
@@ -36,6 +52,9 @@ def make_folder(folder: Path, failure: type[StreamsegError]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        kind = "a device" if is_device(folder) else "a file"
+        raise failure(f"cannot make the folder {folder}: it is {kind}") from None
     except OSError as error:
         raise failure(f"cannot make the folder {folder}: {error.strerror}") from None
 

@@ -11,8 +11,10 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from streamseg.destinations import Destination
 from streamseg.errors import StreamsegError
 
 KEY = "option"
@@ -37,7 +39,7 @@ class Option:
         opposite: flag that sets False; ``no-`` and the name by default.
         unset: what ``None`` means, for help.
         common: listed first in help.
-        written: the command writes this path.
+        written: what the command writes at this path; None where it only reads.
     """
 
     text: str
@@ -52,7 +54,7 @@ class Option:
     opposite: str | None = None
     unset: str | None = None
     common: bool = False
-    written: bool = False
+    written: Destination | None = None
 
 
 @dataclass(frozen=True)
@@ -135,18 +137,21 @@ def _split_optional(kind: Any) -> tuple[Any, bool]:
 
 
 def check_options(instance: Any, failure: type[StreamsegError], subject: str = "") -> None:
-    """Check the values of a dataclass's options against their ranges and choices.
+    """Check the values of a dataclass's options: ranges, choices, paths that are written.
 
     Args:
         instance: the dataclass.
         failure: error to raise.
         subject: what the options belong to, for the message.
     Raises:
-        failure: a value is out of its range, or not one of the choices.
+        failure: a value is out of its range, not one of the choices, or a path that cannot be
+            written.
     """
     owner: Any = type(instance)
     for entry in option_fields(owner):
         value = getattr(instance, entry.name)
+        if entry.option.written is not None and isinstance(value, (str, Path)):
+            entry.option.written.read(value, failure)
         problem = _find_problem(entry, value)
         if problem:
             owner = f" of {subject}" if subject else ""
@@ -200,7 +205,23 @@ def read_value(entry: OptionField, value: object, where: str, failure: type[Stre
     }
     if not checks.get(entry.plain, lambda: isinstance(value, str))():
         raise failure(f"{where} is not {_EXPECTED.get(entry.plain, 'a text')}")
+    if entry.option.written is not None:
+        return read_destination(entry.option.written, str(value), where, failure)
     return entry.plain(value)
+
+
+def read_destination(
+    written: Destination, text: str, where: str, failure: type[StreamsegError]
+) -> Path:
+    """A path from a TOML file for an output.
+
+    Raises:
+        failure: the output does not accept it.
+    """
+    try:
+        return written.read(text, failure)
+    except StreamsegError as error:
+        raise failure(f"{where}: {error}") from None
 
 
 def read_text(

@@ -144,7 +144,7 @@ def test_running_cluster_is_joined_by_its_address(
         many = start(bundle, pattern, out, "--ray", address, "--workers", "3", "--gpus", "99")
         _, errors = many.communicate(timeout=120)
         assert many.returncode == 2
-        assert "has room for 0 workers of 1 threads and 99 GPUs, expected 3" in errors
+        assert "has room for 0 workers of 1 thread and 99 GPUs, expected 3" in errors
         one = start(bundle, pattern, out, "--ray", address)
         _, errors = one.communicate(timeout=120)
         assert one.returncode == 0, errors

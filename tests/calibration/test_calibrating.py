@@ -296,7 +296,7 @@ def test_threads_reach_what_the_report_times(bundle, footage, tmp_path, monkeypa
     dataset = open_dataset(f"footage:{footage}")
     result = calibrate(bundle, tmp_path / "int8", dataset, options(threads=1))
     assert threads == [1, 1]
-    assert ", 1 threads," in result.report.machine
+    assert ", 1 thread," in result.report.machine
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_unwritable_output_is_refused_before_the_bundle_is_read(
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
     line = refusal(capsys, "run", "no-bundle", clip, "--out", "/proc/o.mp4")
-    assert line.startswith("streamseg: cannot write /proc/o.mp4")
+    assert line.startswith("streamseg: --out: cannot write /proc/o.mp4")
 
 
 @pytest.mark.parametrize("option", ["--out", "--areas", "--events", "--snapshot"])
@@ -189,7 +189,7 @@ def test_change_of_geometry_is_an_event_and_begins_the_next_file(
     assert call("run", bundle, clip, "--out", tmp_path / "o.mp4") == 0
     text = capsys.readouterr().out
     assert "frame 5 at 0.500 s: reset (geometry): frames are 32x80 from here on" in text
-    assert "state reset 1 times: 1 by geometry" in text
+    assert "state reset 1 time: 1 by geometry" in text
     assert f"{tmp_path / 'o-2.mp4'}: 5 frames, H.264 32x80" in text
     assert [len(read_clip(tmp_path / name)) for name in ("o.mp4", "o-2.mp4")] == [5, 5]
 

@@ -58,7 +58,9 @@ def test_mistakes_are_one_line(
     (tmp_path / "short").write_text("abc")
     assert "16 or more" in refusal(capsys, *given, "--token-file", tmp_path / "short")
     (tmp_path / "file").write_text("")
-    assert "cannot make the folder" in refusal(capsys, *given, "--snapshots", tmp_path / "file")
+    assert "is a file, expected a folder" in refusal(
+        capsys, *given, "--snapshots", tmp_path / "file"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()

@@ -97,7 +97,7 @@ def test_command_writes_table_plot_and_json(
     assert [row["steps"] / row["frames"] for row in rows] == [1, 2, 1]
     shown = capsys.readouterr().out
     assert "steps a frame" in shown
-    assert "18 labelled frames of 1 clips" in shown
+    assert "18 labelled frames of 1 clip" in shown
     assert cv2.imread(str(tmp_path / "plots/history.png")).std() > 1
     with pytest.raises(SystemExit) as code:
         run([*arguments, "--stateless"])

@@ -13,7 +13,8 @@ from streamseg.batch.work import BatchOptions, BatchRunOptions, BatchSettings
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.phases import show_phases
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputUrlType
+from streamseg.counting import count_of
 from streamseg.option_fields import OFF
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.session.policy import StatePolicy
@@ -44,7 +45,13 @@ LOCAL = "local"
 )
 @click.argument("bundle", type=PLACE)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@grouped("-o", "--out", required=True, help="Folder for the results, or fsspec URL.")
+@grouped(
+    "-o",
+    "--out",
+    type=OutputUrlType(),
+    required=True,
+    help="Folder for the results, or fsspec URL.",
+)
 @dataclass_options(BatchOptions, "content", "Results")
 @grouped(
     "--ray",
@@ -112,7 +119,7 @@ def command(
     with ExitStack() as stack:
         request = stack.enter_context(stop_on_signals())
         executor = stack.enter_context(open_executor(settings, work, ray))
-        console.print(f"{len(batch.videos)} videos, {executor.name}", markup=False)
+        console.print(f"{count_of(len(batch.videos), 'video')}, {executor.name}", markup=False)
         show = stack.enter_context(Progress(console))
         report = batch.run(executor, stop=request.event, on_progress=show.update)
     print_report(console, report, out)
@@ -177,12 +184,14 @@ class Progress:
 def print_report(console: Console, report: BatchReport, output: str) -> None:
     """Print what was done, and list the failures."""
     console.print(
-        f"{output}: {report.finished} videos done ({report.frames} frames), "
+        f"{output}: {count_of(report.finished, 'video')} done ("
+        f"{count_of(report.frames, 'frame')}), "
         f"{report.skipped} were done before, {len(report.failures)} failed",
         markup=False,
     )
     for name, count in sorted(report.damaged.items()):
-        console.print(f"{name}: {count} damaged packets or frames skipped", markup=False)
+        damaged = count_of(count, "damaged packet or frame", "damaged packets or frames")
+        console.print(f"{name}: {damaged} skipped", markup=False)
     for name, reason in sorted(report.failures.items()):
         console.print(f"failed: {name}: {reason}", markup=False)
     if report.stopped:

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.destinations import FOLDER
 from streamseg.doctor import board_state
 from streamseg.errors import ExportError
 from streamseg.export.engine_options import ENGINE_PRECISIONS, EngineOptions
@@ -113,7 +114,9 @@ def _build_openvino(bundle: Bundle, options: BackendOptions) -> None:
     removed={"--engine": "write --out for the folder of the engines"},
 )
 @click.argument("bundle", type=PLACE)
-@grouped("-o", "--out", type=PLACE, help="Folder for the engines.", show_default="the cache")
+@grouped(
+    "-o", "--out", type=OutputType(FOLDER), help="Folder for the engines.", show_default="the cache"
+)
 @dataclass_options(BuildOptions, "target", "Target")
 @dataclass_options(EngineOptions, "options", "TensorRT", without=("native", "library", "precision"))
 @dataclass_options(

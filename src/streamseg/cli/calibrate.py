@@ -12,7 +12,9 @@ from rich.console import Console
 from streamseg.calibration.plan import CalibrationData, CalibrationOptions, ReportOptions
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER
 from streamseg.errors import DatasetError, ExportError
 from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.progress import phase_progress
@@ -30,7 +32,8 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
     from streamseg.calibration.quantisation import REPORT
 
     console.print(
-        f"{result.path}: {len(result.layers)} layers INT8, {len(result.kept)} kept in float32; "
+        f"{result.path}: "
+        f"{count_of(len(result.layers), 'layer')} INT8, {len(result.kept)} kept in float32; "
         f"graphs {result.bytes / 1e6:.1f} MB, {result.float_bytes / result.bytes:.2f}x smaller"
     )
     console.print(f"  {describe_parity(result.parity)}", highlight=False)
@@ -70,7 +73,7 @@ def print_calibrated(result: Calibrated, console: Console) -> None:
     },
 )
 @click.argument("bundle", type=PLACE)
-@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("-o", "--out", required=True, type=OutputType(FOLDER), help="Bundle folder to write.")
 @dataclass_options(CalibrationData, "data", "Calibration")
 @dataclass_options(
     CalibrationOptions,

@@ -11,7 +11,7 @@ import click
 
 from streamseg.cli.catalogue_options import CatalogueOptions
 from streamseg.cli.results import write_result
-from streamseg.cli.value_types import STDOUT
+from streamseg.counting import count_of
 from streamseg.errors import ExportError
 from streamseg.export.catalogue import Cost, ModelRow, known_rows
 from streamseg.export.device_fit import (
@@ -24,6 +24,7 @@ from streamseg.export.device_fit import (
 )
 from streamseg.export.published import FIGURES, PublishedRow
 from streamseg.export.published_differences import CostTable, Difference
+from streamseg.files import STDOUT
 from streamseg.redaction import printable
 
 _COSTS = "{:<22}{:>12}{:>15}  {:<30}{}"
@@ -94,7 +95,7 @@ def _work(cost: Cost) -> str:
 
 def cost_lines(entries: Sequence[Entry], size: tuple[int, int], classes: int) -> Iterator[str]:
     """What each network costs by our own count."""
-    yield f"{classes} classes at {size[0]}x{size[1]}; work in 10^9 multiply-adds a frame"
+    yield f"{count_of(classes, 'class')} at {size[0]}x{size[1]}; work in 10^9 multiply-adds a frame"
     yield _COSTS.format("name", "parameters", "state bytes", "work", "paper")
     for entry in entries:
         name, paper, cost = entry.row.name, entry.row.paper, entry.cost

@@ -18,7 +18,9 @@ from streamseg.cli.removals import SETTINGS
 from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import OUTPUT_FILE
+from streamseg.cli.value_types import OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import PICTURE
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.difference_pictures import draw_difference
 from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
@@ -35,7 +37,7 @@ SHOWN_PAIRS = 3  # of confused classes
 def print_comparison(result: Comparison, console: Console) -> None:
     """Print the summary, and a row for each state tensor."""
     agreement = [frame.agreement for frame in result.frames]
-    console.print(f"A: {result.a}\nB: {result.b}\n{len(result.frames)} frames")
+    console.print(f"A: {result.a}\nB: {result.b}\n{count_of(len(result.frames), 'frame')}")
     console.print(f"classes matched {result.classes_matched}")
     for side, assumed in zip("AB", result.assumed, strict=True):
         for line in describe_assumed(assumed):
@@ -97,7 +99,9 @@ def describe_worst(result: Comparison) -> Iterator[str]:
 @click.argument("b", metavar="B")
 @click.argument("source")
 @json_option
-@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of the differences, with the worst frame.")
+@grouped(
+    "--plot", type=OutputType(PICTURE), help="Write a PNG of the differences, with the worst frame."
+)
 @dataclass_options(ComparisonOptions, "comparison", "Comparison")
 @dataclass_options(SegmenterOptions, "options", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from streamseg.cli.value_types import OFFSETS, PLACE, RANGE, SIZE, THRESHOLD
+from streamseg.cli.value_types import OFFSETS, PLACE, RANGE, SIZE, THRESHOLD, OutputType
 from streamseg.option_fields import Option, OptionField, option_fields
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -155,6 +155,8 @@ def value_type(entry: OptionField) -> click.ParamType[Any]:
         return click.Choice(entry.choices)
     if said.off:
         return THRESHOLD
+    if said.written is not None:
+        return OutputType(said.written)
     if entry.plain is int and _is_bounded(said):
         return click.IntRange(_whole(said.low), _whole(said.high))
     if entry.plain is float and _is_bounded(said):

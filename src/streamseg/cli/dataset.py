@@ -16,7 +16,9 @@ from streamseg.cli.removals import SETTINGS
 from streamseg.cli.results import json_option, open_console, write_result
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import Subcommand
-from streamseg.cli.value_types import OUTPUT_FILE, PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER, PICTURE
 from streamseg.errors import DatasetError
 from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.dataset_check import (
@@ -53,7 +55,11 @@ def print_check(check: DatasetCheck, console: Console) -> None:
     if not read:
         return
     shares = Table(
-        "class", *(f"{split.split}, % of {split.read} of {split.labels} labels" for split in read)
+        "class",
+        *(
+            f"{split.split}, % of {split.read} of {count_of(split.labels, 'label')}"
+            for split in read
+        ),
     )
     for index, name in enumerate(check.class_names):
         shares.add_row(Text(printable(name)), *(percent(split.share(index)) for split in read))
@@ -69,7 +75,7 @@ def print_check(check: DatasetCheck, console: Console) -> None:
 )
 @click.argument("root", type=PLACE)
 @dataclass_options(CheckOptions, "options", "Data")
-@grouped("--plot", type=OUTPUT_FILE, help="Write a PNG of frames with their labels.")
+@grouped("--plot", type=OutputType(PICTURE), help="Write a PNG of frames with their labels.")
 @json_option
 def check(root: Path, options: CheckOptions, plot: Path | None, json_path: Path | None) -> None:
     """Check ROOT and report its splits, counts, class frequencies and missing files."""
@@ -96,7 +102,7 @@ def check(root: Path, options: CheckOptions, plot: Path | None, json_path: Path 
 )
 @click.argument("subject", type=PLACE)
 @dataclass_options(DatasetOptions, "clips", "Data", defaults={"split": "test"})
-@grouped("-o", "--out", required=True, type=PLACE, help="New folder.")
+@grouped("-o", "--out", required=True, type=OutputType(FOLDER), help="New folder.")
 @dataclass_options(MatchingOptions, "matching", "Data")
 @dataclass_options(SegmenterOptions, "checkpoint", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")
@@ -121,4 +127,6 @@ def submit(
         written = write_submission(
             segmenter, opened, out, classes_by=matching.classes_by, progress=advance
         )
-    click.echo(f"wrote {written} frames of {len(opened.clips)} videos to {out}")
+    click.echo(
+        f"wrote {count_of(written, 'frame')} of {count_of(len(opened.clips), 'video')} to {out}"
+    )

@@ -12,7 +12,7 @@ import click
 from streamseg.cli.dataclass_options import grouped
 from streamseg.cli.results import json_option, write_result
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import STDOUT
+from streamseg.files import STDOUT
 from streamseg.readiness import PURPOSES, Finding, Readiness, describe_purpose, judge
 
 MARKS = {"yes": "yes", "no": " no", "optional": "  -"}

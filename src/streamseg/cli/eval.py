@@ -24,7 +24,8 @@ from streamseg.cli.score_tables import (
 )
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.destinations import FOLDER, Destination
 from streamseg.errors import DatasetError
 from streamseg.evaluation.class_matching import MatchingOptions
 from streamseg.evaluation.clip_prototypes import (
@@ -51,7 +52,7 @@ from streamseg.evaluation.subjects import open_pair, open_segmenter, require_sub
 from streamseg.files import check_place, make_folder, whole_file
 from streamseg.option_fields import option
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+PLOTS = Destination(file=True, folder=True, suffixes=(".html",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class StudyOptions:
         metavar="clip|stored|FOLDER",
     )
     prototype_cache: Path | None = option(
-        "Folder for the prototypes of --prototypes clip.", default=None
+        "Folder for the prototypes of --prototypes clip.", default=None, written=FOLDER
     )
     per_clip: bool = option("Print a row for each clip.", default=False)
 
@@ -118,7 +119,9 @@ class StudyOptions:
 @click.argument("subject", type=PLACE)
 @dataclass_options(DatasetOptions, "clips", "Scores")
 @json_option
-@grouped("-o", "--out", type=PLACE, help="Folder for plots, or a page with them (.html).")
+@grouped(
+    "-o", "--out", type=OutputType(PLOTS), help="Folder for plots, or a page with them (.html)."
+)
 @dataclass_options(StudyOptions, "study", "Scores")
 @dataclass_options(MetricOptions, "metrics", "Scores")
 @dataclass_options(MatchingOptions, "matching", "Scores")

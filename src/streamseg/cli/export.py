@@ -13,7 +13,9 @@ from streamseg.cli.phases import Phase, show_phases
 from streamseg.cli.removals import SETTINGS
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER
 from streamseg.errors import CheckpointError, ExportError
 from streamseg.export.export_options import SMOOTHED, ExportOptions
 from streamseg.installation import install_command
@@ -36,14 +38,14 @@ def describe_rest(origin: WeightsOrigin) -> Iterator[str]:
     """Lines on the keys of a checkpoint that are not in the model."""
     if origin.ignored:
         yield (
-            f"ignored {len(origin.ignored)} keys that are used in training only "
+            f"ignored {count_of(len(origin.ignored), 'key')} that are used in training only "
             "(add -v to list them)"
         )
     if origin.outside:
         from streamseg.export.formats.layouts import summarise
 
         yield (
-            f"outside the network: {len(origin.outside)} keys of unknown purpose, "
+            f"outside the network: {count_of(len(origin.outside), 'key')} of unknown purpose, "
             f"{summarise(origin.outside)}; check that the network was used without them"
         )
 
@@ -80,7 +82,7 @@ def require_checkpoint(subject: str) -> None:
     removed=SETTINGS,
 )
 @click.argument("checkpoint", metavar="CHECKPOINT|MODULE:FUNCTION|BUNDLE")
-@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("-o", "--out", required=True, type=OutputType(FOLDER), help="Bundle folder to write.")
 @dataclass_options(ExportOptions, "options", "Bundle")
 @setting_options("Network")
 def command(checkpoint: str, out: Path, options: ExportOptions, settings: dict[str, str]) -> None:
@@ -131,7 +133,7 @@ def export(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     click.echo(
         f"{checkpoint}: {description['family']} {description['encoder']}, {layout}"
-        f"{model.num_classes} classes, {parameters:,} parameters"
+        f"{count_of(model.num_classes, 'class')}, {parameters:,} parameters"
     )
     if model.origin.source != Path(checkpoint).name:
         click.echo(f"  from {model.origin.source}, SHA-256 {model.origin.sha256}")
@@ -157,7 +159,8 @@ def export(
         phase=phase,
     )
     click.echo(
-        f"{report.path}: {options.precision}, {report.nodes} nodes, {report.bytes / 1e6:.1f} MB, "
+        f"{report.path}: {options.precision}, "
+        f"{count_of(report.nodes, 'node')}, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
     click.echo(f"  parity {describe_parity(report.parity)}")

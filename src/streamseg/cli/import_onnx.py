@@ -9,7 +9,9 @@ import click
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.phases import show_phases
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER
 from streamseg.errors import ExportError
 from streamseg.export.import_options import ImportOptions
 from streamseg.installation import install_command
@@ -43,7 +45,7 @@ def _numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
     ),
 )
 @click.argument("graph", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@grouped("-o", "--out", required=True, type=PLACE, help="Bundle folder to write.")
+@grouped("-o", "--out", required=True, type=OutputType(FOLDER), help="Bundle folder to write.")
 @dataclass_options(ImportOptions, "options", "Graph")
 def command(graph: Path, out: Path, options: ImportOptions) -> None:
     """Import GRAPH, an ONNX file whose state goes in and out as tensors, as a bundle.
@@ -85,8 +87,9 @@ def command(graph: Path, out: Path, options: ImportOptions) -> None:
             license=options.license or "unknown",
         )
     click.echo(
-        f"{out}: {len(manifest.classes)} classes, state {sum(s.nbytes for s in manifest.state):,} "
-        f"bytes: {', '.join(s.name for s in manifest.state) or 'none'}"
+        f"{out}: {count_of(len(manifest.classes), 'class')}, "
+        f"state {sum(s.nbytes for s in manifest.state):,} bytes: "
+        f"{', '.join(s.name for s in manifest.state) or 'none'}"
     )
     click.echo(f"  parity {describe_parity(manifest.parity)}")
     click.echo(f"  next: streamseg run {out} VIDEO -o overlay.mp4")

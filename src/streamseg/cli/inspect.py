@@ -11,6 +11,7 @@ import click
 
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.counting import count_of
 from streamseg.errors import PluginNotFound
 from streamseg.plugins.loader import find_library, find_openvino_library
 from streamseg.redaction import printable
@@ -47,7 +48,7 @@ def command(bundle: Path) -> None:
 def describe(bundle: Bundle) -> Iterator[str]:
     """Lines on model, frame, weights, parity and origin."""
     manifest, frame = bundle.manifest, bundle.manifest.frame
-    yield f"{bundle.path}: verified, {len(manifest.files)} files as the manifest says"
+    yield f"{bundle.path}: verified, {count_of(len(manifest.files), 'file')} as the manifest says"
     yield f"model: {join_pairs(manifest.model)}"
     yield from describe_assumed(manifest.assumed)
     yield (
@@ -131,6 +132,6 @@ def graph_table(bundle: Bundle) -> Table:
 def describe_schedule(manifest: Manifest) -> Iterator[str]:
     """One line a row."""
     for row in manifest.schedule:
-        often = "every step" if row.every == 1 else f"every {row.every} steps"
+        often = "every step" if row.every == 1 else f"every {count_of(row.every, 'step')}"
         ages = "".join(f", {name} at ages {list(ages)}" for name, ages in row.ages.items())
         yield f"schedule: from step {row.start}, {often}: {row.graph}{ages}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import signal
 import sys
@@ -177,6 +178,8 @@ def _describe(error: StreamsegError | OSError) -> str:
     if isinstance(error, StreamsegError):
         return str(error)
     place = f"{error.filename}: " if error.filename else ""
+    if not place and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = "cannot write the output: "  # what is printed has no name
     return f"{place}{error.strerror or error}"
 
 

@@ -11,6 +11,7 @@ from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import source_of
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.counting import count_of
 from streamseg.evaluation.clustering import (
     ClusteringOptions,
     cluster,
@@ -55,6 +56,6 @@ def command(
     store_given(bundle, spec.name, centres)
     click.echo(
         f"{bundle}: {spec.shape[0]} prototypes of {len(tokens):,} tokens from {len(images)} of "
-        f"{count} frames of {source}, seed {clustering.seed}"
+        f"{count_of(count, 'frame')} of {source}, seed {clustering.seed}"
     )
     click.echo(f"  next: streamseg run {bundle} VIDEO -o overlay.mp4")

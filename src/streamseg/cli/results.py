@@ -11,13 +11,15 @@ import click
 from rich.console import Console
 
 from streamseg.cli.dataclass_options import grouped
-from streamseg.cli.value_types import JSON_FILE, STDOUT
+from streamseg.cli.value_types import OutputType
+from streamseg.destinations import JSON
 from streamseg.evaluation.scores import write_json
+from streamseg.files import STDOUT
 
 json_option = grouped(
     "--json",
     "json_path",
-    type=JSON_FILE,
+    type=OutputType(JSON),
     help="Write the results as JSON to FILE; '-' is standard output.",
 )
 

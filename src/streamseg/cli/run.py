@@ -18,10 +18,10 @@ from streamseg.cli.streams import StreamArguments, stream_options
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
 from streamseg.cli.viewing import Viewing
+from streamseg.counting import count_of
 from streamseg.errors import StreamsegError
-from streamseg.files import check_place
+from streamseg.files import STDOUT, check_place
 from streamseg.runtime.opening_options import OpeningOptions
-from streamseg.runtime.sinks.lines import STDOUT
 from streamseg.runtime.sinks.outputs import OutputOptions
 
 if TYPE_CHECKING:
@@ -243,9 +243,9 @@ def print_report(
     console.print(table)
     if report.stopped:
         cause = signal.Signals(signal_number).name if signal_number else "request"
-        console.print(f"interrupted by {cause} after {report.frames} frames")
+        console.print(f"interrupted by {cause} after {count_of(report.frames, 'frame')}")
     console.print(
-        f"{report.frames} frames in {report.seconds:.2f} s: {report.fps:.1f} fps "
+        f"{count_of(report.frames, 'frame')} in {report.seconds:.2f} s: {report.fps:.1f} fps "
         "(decode, resize and encode run beside the step)"
     )
     for sentence in count_sentences(report):
@@ -254,18 +254,21 @@ def print_report(
         console.print(meter.sentence)
     if session.resets:
         causes = ", ".join(f"{count} by {cause}" for cause, count in session.resets.items())
-        console.print(f"state reset {session.resets.total()} times: {causes}")
+        console.print(f"state reset {count_of(session.resets.total(), 'time')}: {causes}")
     for sentence in report.outputs:
         console.print(sentence, markup=False)
 
 
 def count_sentences(report: RunReport) -> list[str]:
     """One sentence for every count of the run that is not zero."""
+    damaged = count_of(report.corrupt, "damaged packet or frame", "damaged packets or frames")
     sentences = {
-        "{} frames dropped in favour of newer ones": report.dropped,
-        "{} frames skipped to keep the requested rate": report.passed_over,
-        "{} damaged packets or frames of the source skipped": report.corrupt,
-        "source reconnected {} times": report.reconnects,
-        "{} label maps later than --max-latency": report.late,
+        f"{count_of(report.dropped, 'frame')} dropped in favour of newer ones": report.dropped,
+        f"{count_of(report.passed_over, 'frame')} skipped to keep the requested rate": (
+            report.passed_over
+        ),
+        f"{damaged} of the source skipped": report.corrupt,
+        f"source reconnected {count_of(report.reconnects, 'time')}": report.reconnects,
+        f"{count_of(report.late, 'label map')} later than --max-latency": report.late,
     }
-    return [sentence.format(count) for sentence, count in sentences.items() if count]
+    return [sentence for sentence, count in sentences.items() if count]

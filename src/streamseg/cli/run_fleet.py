@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from streamseg.cli.phases import show_phases
 from streamseg.cli.streams import StreamArguments, reload_on_hangup, reset_streams, save_streams
 from streamseg.cli.viewing import Viewing
+from streamseg.counting import count_of
 from streamseg.errors import StreamsegError
+from streamseg.files import STDOUT
 from streamseg.runtime.loop.fleet import Attachment, Fleet
 from streamseg.runtime.loop.member import Member
 from streamseg.runtime.loop.roster import StreamEntry
 from streamseg.runtime.loop.stream_metrics import StreamMetrics
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.runtime.sinks import Sink
-from streamseg.runtime.sinks.lines import STDOUT
 from streamseg.runtime.sinks.outputs import WRITTEN, OutputOptions
 from streamseg.runtime.sources import Source
 
@@ -173,7 +174,7 @@ def run_fleet(arguments: FleetArguments) -> int:
         roster = Roster(fleet, attach=run.attach, on_change=say)
         roster.follow(entries)
         ending.enter_context(reload_on_hangup(fleet, roster, arguments.streams.listed, defaults))
-        say(f"{len(entries)} streams on {fleet.stream.execution}")
+        say(f"{count_of(len(entries), 'stream')} on {fleet.stream.execution}")
         for done in fleet:
             if viewing.page is not None:
                 viewing.page.offer(fleet[done.stream], done)

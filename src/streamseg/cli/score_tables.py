@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.counting import count_of
 from streamseg.evaluation.clip_prototypes import PrototypeSource
 from streamseg.evaluation.history_lengths import HistoryStudy, name_length
 from streamseg.evaluation.metrics import ClipScores
@@ -86,9 +87,10 @@ def print_history(study: HistoryStudy, console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"{first.scores.labelled_frames} labelled frames of {len(first.clips)} clips; the first "
-        f"{study.skipped} frames of each are not scored, and {len(study.left_out)} shorter clips "
-        "are left out",
+        f"{first.scores.labelled_frames} labelled frames of "
+        f"{count_of(len(first.clips), 'clip')}; the first "
+        f"{count_of(study.skipped, 'frame')} of each are not scored, "
+        f"and {len(study.left_out)} shorter clips are left out",
         highlight=False,
     )
 

@@ -24,6 +24,7 @@ from streamseg.cli.streams import (
 )
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE
+from streamseg.counting import count_of
 from streamseg.errors import ServeError, domain_error
 from streamseg.runtime.opening_options import OpeningOptions
 from streamseg.serving.page_options import TOKEN_VARIABLE, PageOptions
@@ -141,7 +142,7 @@ def command(
         reset = partial(fleet.request, partial(reset_streams, fleet))
         save = partial(fleet.request, partial(save_streams, fleet))
         stack.enter_context(call_on_signals({signal.SIGUSR1: reset, signal.SIGUSR2: save}))
-        say(f"{server.url} shows {len(entries)} streams on {fleet.stream.execution}")
+        say(f"{server.url} shows {count_of(len(entries), 'stream')} on {fleet.stream.execution}")
         for done in fleet:
             try:
                 shown.offer(fleet[done.stream], done)

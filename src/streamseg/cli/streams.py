@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from streamseg.cli.dataclass_options import dataclass_options, grouped
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.destinations import JSON_LINES
 from streamseg.runtime.loop.decoding import Pacing
 from streamseg.runtime.loop.fleet import Fleet
 from streamseg.runtime.loop.roster import Roster, StreamEntry, check_outputs, read_streams
@@ -111,7 +112,7 @@ def stream_options(function: Callable[..., Any]) -> Callable[..., Any]:
         dataclass_options(MqttOptions, "publishing", "Output"),
         grouped(
             "--events",
-            type=PLACE,
+            type=OutputType(JSON_LINES),
             group="State",
             help="JSON Lines file to which events are added; '-' is standard output.",
         ),

@@ -16,7 +16,9 @@ from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import SETTINGS
 from streamseg.cli.setting_options import setting_options
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import DatasetOptions
 from streamseg.installation import install_command
@@ -49,7 +51,7 @@ def require_packages() -> None:
     removed=SETTINGS,
 )
 @dataclass_options(DatasetOptions, "dataset", "Data", defaults={"split": "train"})
-@grouped("-o", "--out", type=PLACE, help="Folder of a new run.")
+@grouped("-o", "--out", type=OutputType(FOLDER), help="Folder of a new run.")
 @grouped(
     "--resume",
     type=PLACE,
@@ -109,5 +111,5 @@ def command(
         click.echo(f"stopped by {name} after step {report.step}; resume with --resume", err=True)
         return 128 + report.signal
     if report.weights is not None:
-        click.echo(f"wrote {report.weights} after {report.step} steps")
+        click.echo(f"wrote {report.weights} after {count_of(report.step, 'step')}")
     return 0

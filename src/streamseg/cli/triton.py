@@ -9,7 +9,9 @@ import click
 
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.counting import count_of
+from streamseg.destinations import FOLDER
 from streamseg.export.triton import TritonOptions
 
 BACKEND = ("engine", "native", "library", "gpu", "threads")
@@ -24,7 +26,9 @@ BACKEND = ("engine", "native", "library", "gpu", "threads")
     removed={"--output": "write --out", "--streams": "write --sequences"},
 )
 @click.argument("bundle", type=PLACE)
-@grouped("-o", "--out", type=PLACE, required=True, help="Folder of the model repository.")
+@grouped(
+    "-o", "--out", type=OutputType(FOLDER), required=True, help="Folder of the model repository."
+)
 @dataclass_options(TritonOptions, "server", "Server", without=BACKEND)
 @dataclass_options(TritonOptions, "options", "Backend", only=BACKEND)
 def command(bundle: Path, out: Path, server: TritonOptions, options: TritonOptions) -> None:
@@ -48,9 +52,9 @@ def command(bundle: Path, out: Path, server: TritonOptions, options: TritonOptio
     kernels = f"with {model.library}" if model.library else "without native operators"
     click.echo(f"{model.path}: {'TensorRT' if options.engine else 'ONNX Runtime'}, {kernels}")
     size = state_bytes(opened.manifest.state)
-    if size:
+    if size and server.sequences is not None:
         held = f"{size / 1e6:.2f} MB of state per stream, held twice"
-        click.echo(f"{held}; {server.sequences} streams at once")
+        click.echo(f"{held}; {count_of(server.sequences, 'stream')} at once")
     for note in model.notes:
         click.echo(f"note: {note}")
     click.echo(f"start: {model.command}")

@@ -8,11 +8,9 @@ from typing import Any
 
 import click
 
+from streamseg.destinations import FOLDER, Destination
 from streamseg.errors import StreamsegError
-from streamseg.files import check_place
 from streamseg.option_fields import OFF
-
-STDOUT = Path("-")
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -87,26 +85,45 @@ class ThresholdType(click.ParamType[float]):
         return number
 
 
-class OutputFileType(click.ParamType[Path]):
-    """A file that is written at the end; an impossible place is reported before the work."""
+class OutputType(click.ParamType[Path]):
+    """A path that is written; one that cannot be is reported before any work is done."""
 
-    name = "FILE"
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.name = "path" if destination.folder else "file"
 
-    def __init__(self, *, stdout: bool = False) -> None:
-        self._stdout = stdout
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,  # noqa: ARG002
+    ) -> Path:
+        """The path; where ``{stream}`` stands for a name, it is checked when that is known.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path; its folder is made."""
-        path = Path(value)
-        if self._stdout and path == STDOUT:
-            return path
+        Raises:
+            StreamsegError: it cannot be written.
+        """
         try:
-            check_place(path, StreamsegError)
+            path = self.destination.read(value, StreamsegError)
+            if "{stream}" not in str(value):
+                self.destination.check(path, StreamsegError)
         except StreamsegError as error:
-            self.fail(str(error), param, ctx)
+            flag = f"{param.opts[-1]}: " if param is not None else ""
+            raise StreamsegError(f"{flag}{error}") from None
         return path
 
 
+class OutputUrlType(click.ParamType[str]):
+    """A folder that is written, or an fsspec URL, whose place is not known here."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it was given."""
+        if "://" not in value:
+            OutputType(FOLDER).convert(value, param, ctx)
+        return str(value)
+
+
 SIZE, RANGE, OFFSETS, THRESHOLD = SizeType(), RangeType(), OffsetsType(), ThresholdType()
-OUTPUT_FILE, JSON_FILE = OutputFileType(), OutputFileType(stdout=True)
 PLACE = click.Path(path_type=Path)

@@ -9,13 +9,14 @@ import click
 from streamseg.cli.dataclass_options import dataclass_options, grouped
 from streamseg.cli.phases import show_phases
 from streamseg.cli.subcommand import subcommand
-from streamseg.cli.value_types import PLACE
+from streamseg.cli.value_types import PLACE, OutputType
+from streamseg.destinations import FOLDER
 from streamseg.web.site_options import SiteOptions
 
 
 @subcommand("web", examples=("web street/ -o site/", "web street/ -o site/ --webgpu"))
 @click.argument("bundle", type=PLACE)
-@grouped("-o", "--out", type=PLACE, required=True, help="Folder of the site.")
+@grouped("-o", "--out", type=OutputType(FOLDER), required=True, help="Folder of the site.")
 @dataclass_options(SiteOptions, "options", "Site")
 def command(bundle: Path, out: Path, options: SiteOptions) -> None:
     """Write a static site that runs BUNDLE in the browser.

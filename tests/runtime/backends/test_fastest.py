@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamseg.errors import BackendError
+from streamseg.errors import BackendError, PluginNotFound
 from streamseg.runtime.backends import CPU_BACKEND, fastest
 from streamseg.runtime.backends.fastest import Measurement
 from streamseg.runtime.stream import Stream, open_stream
@@ -117,6 +117,31 @@ def test_without_openvino_onnxruntime_is_chosen(
     with pytest.raises(BackendError, match="precision 'bf16' needs OpenVINO"):
         opened(toy, precision="bf16")
     assert measured == []
+
+
+@pytest.mark.parametrize("chosen", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("known", [True, False], ids=["remembered", "measured"])
+def test_missing_kernels_are_reported_for_the_chosen_backend_alone(
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    chosen: str,
+    known: bool,
+) -> None:
+    def missing(*_: object) -> Path:
+        raise PluginNotFound("no kernels for OpenVINO")
+
+    monkeypatch.setattr(
+        fastest, "measure", lambda *_: Measurement({"onnxruntime": 9.0, "openvino": 9.0, chosen: 1})
+    )
+    if known:
+        opened(toy).close()
+        caplog.clear()
+    monkeypatch.setattr("streamseg.runtime.backends.openvino.find_openvino_library", missing)
+    with opened(toy) as stream:
+        assert stream.execution.startswith(chosen)
+    reported = [line for line in caplog.messages if "no kernels for OpenVINO" in line]
+    assert len(reported) == (chosen == "openvino")
 
 
 def test_medians_are_listed_fastest_first() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import streamseg
+from streamseg.runtime.bundle.bundle import promised_identity, read_bundle, read_manifest
 from streamseg.runtime.loop import core_shares
 from streamseg.runtime.loop.core_shares import measure_shares, share_cores
 from tests.runtime.toy import write_toy_bundle
@@ -86,4 +87,26 @@ def test_fleet_opens_with_what_was_chosen(toy: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(core_shares, "measure_shares", Measure(2.0))
     with streamseg.open_fleet(toy, backend="onnxruntime", expected=4) as fleet:
         assert fleet.stream.parallel == 4
-        assert "1 threads" in fleet.stream.execution
+        assert "1 thread," in fleet.stream.execution
+
+
+def test_graphs_are_read_once_where_the_choice_is_known(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share_cores(toy, 4, {"backend": "onnxruntime"}, measure=Measure(2.0))
+    read: list[str] = []
+    real = Path.read_bytes
+
+    def note(path: Path) -> bytes:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", note)
+    whole = sorted(path.name for path in toy.glob("*.onnx"))
+    with streamseg.open_fleet(toy, backend="onnxruntime", expected=4) as fleet:
+        assert fleet.stream.parallel == 4
+    assert whole == sorted(name for name in read if name.endswith(".onnx"))
+
+
+def test_identity_of_the_manifest_is_that_of_the_files(toy: Path) -> None:
+    assert promised_identity(read_manifest(toy)) == read_bundle(toy).identity

@@ -92,7 +92,7 @@ def test_sources_of_several_frames_need_a_video_or_a_folder(
 @pytest.mark.parametrize("name", ["o.avi", "o.gif", "o.tiff", ".png.part"])
 def test_other_suffixes_are_refused(name: str, tmp_path: Path) -> None:
     source: Any = NamedSource(1)
-    with pytest.raises(SinkError, match=r"expected a video \(\.mp4 .*a picture \(\.png .*folder"):
+    with pytest.raises(SinkError, match=r"expected a file in \.mp4 .*\.png .* or a folder"):
         open_overlay(tmp_path / name, source)
     assert names(tmp_path) == []
 

@@ -114,11 +114,11 @@ def test_another_size_goes_into_the_next_file(tmp_path: Path) -> None:
     for index, size in enumerate(sizes):
         sink.write(segmented(index, size))
     assert sink.finish().split("; ") == [
-        f"{tmp_path / name}: {frames} frames, H.264 {size}"
+        f"{tmp_path / name}: {frames}, H.264 {size}"
         for name, frames, size in (
-            ("o.mp4", 2, "48x64"),
-            ("o-2.mp4", 1, "32x32"),
-            ("o-3.mp4", 1, "48x64"),
+            ("o.mp4", "2 frames", "48x64"),
+            ("o-2.mp4", "1 frame", "32x32"),
+            ("o-3.mp4", "1 frame", "48x64"),
         )
     ]
     assert names(tmp_path) == ["o-2.mp4", "o-3.mp4", "o.mp4"]
@@ -264,7 +264,7 @@ def test_sheet_spreads_its_pictures_over_the_stream(tmp_path: Path, frames: int)
         frame.picture[..., 2] = index * 255 // 1000
         sink.write(frame)
     number = min(6, frames)
-    assert f"{number} of {frames} frames" in sink.finish()
+    assert f"{number} of {frames} frame" in sink.finish()
     sheet = cv2.imread(str(tmp_path / "s.png"))
     rows, columns = -(-number // 3), min(3, number)
     assert sheet.shape == (rows * 14 + 4, columns * 24 + 4, 3)
@@ -280,7 +280,7 @@ def test_labels_can_be_written_as_cityscapes_label_ids(tmp_path: Path) -> None:
     sink.write(SegmentedFrame(np.zeros((1, 5, 3), np.uint8), labels, 4, 0.0))
     written = cv2.imread(str(tmp_path / "l" / "000004.png"), cv2.IMREAD_UNCHANGED)
     assert written.tolist() == [[7, 23, 26, 33, 0]]
-    assert sink.finish().endswith("1 label maps (Cityscapes label ids)")
+    assert sink.finish().endswith("1 label map (Cityscapes label ids)")
     foreign = [classes[0], ClassInfo(1, "sofa", (0, 0, 0))]
     with pytest.raises(SinkError, match=r"does not have: sofa\. Bundle: road, sofa\. Cityscapes: "):
         cityscapes_ids(foreign)
@@ -300,7 +300,7 @@ def test_confidences_are_grey_png(tmp_path: Path) -> None:
     picture = np.zeros((2, 3, 3), np.uint8)
     confidence = np.arange(6, dtype=np.uint8).reshape(2, 3)
     sink.write(SegmentedFrame(picture, picture[..., 0], 7, 0.0, confidence))
-    assert sink.finish() == f"{tmp_path / 'c'}: 1 confidence maps"
+    assert sink.finish() == f"{tmp_path / 'c'}: 1 confidence map"
     written = cv2.imread(str(tmp_path / "c" / "000007.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, confidence)
 
@@ -313,7 +313,7 @@ def test_areas_are_shares_of_the_frame(tmp_path: Path) -> None:
         labels = np.array([[0, 0, 0, 255], [1, 1, 200, 255]], np.uint8)
         sink.write(SegmentedFrame(np.zeros((2, 4, 3), np.uint8), labels, 7 + run, 0.28))
         assert len(path.read_text().splitlines()) == run + 1
-        assert sink.finish() == f"{path}: 1 lines"
+        assert sink.finish() == f"{path}: 1 line"
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first == {"frame": 7, "time": 0.28, "areas": {"road": 0.375, "sky": 0.25, "none": 0.375}}
     assert second["frame"] == 8
