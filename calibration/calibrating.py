@@ -37,7 +37,13 @@ from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOp
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export.fusion import LAYER_PRECISIONS
 from streamseg.export.parity import measure_derived, moving_pattern
-from streamseg.runtime.bundle.bundle import Bundle, check_target, read_bundle, read_manifest
+from streamseg.runtime.bundle.bundle import (
+    Bundle,
+    check_target,
+    read_bundle,
+    read_manifest,
+    require_one_stream,
+)
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.host import LoadMeter, processor_name
 
@@ -151,6 +157,7 @@ def calibrate(
             raise BundleError(f"{target} is itself a bundle to read; choose another -o")
     columns = ["float32", "INT8", *(_label(path) for path in also)]
     bundle = read_bundle(source)
+    require_one_stream(bundle, "calibration")
     found = bundle.manifest.precision_name
     if found not in ("fp32", *LAYER_PRECISIONS):
         raise ExportError(f"{source} is {found} already; calibrate the float32 bundle")

@@ -24,6 +24,7 @@ class ExportOptions:
             is what ``streamseg train --memory-for`` trained for a bundle.
         logits: also output float32 logits.
         letterbox: have the runtime keep the aspect of frames.
+        batch: streams that one step serves.
     """
 
     size: tuple[int, int] | None = option("Frame size of the model.", default=None, common=True)
@@ -37,6 +38,10 @@ class ExportOptions:
     logits: bool = option("Also output float32 logits.", default=False)
     letterbox: bool = option(
         "Keep the aspect ratio of frames, or stretch them.", default=False, opposite="stretch"
+    )
+
+    batch: int = option(
+        "Streams that one step serves, for GPUs; see docs/scale.md.", default=1, low=1, metavar="N"
     )
 
     def __post_init__(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from streamseg.errors import ExportError
+from streamseg.export.batched_bundle import batch_bundle
 from streamseg.export.bundles import ExportReport, export_bundle
 from streamseg.export.factory import load_model
 from streamseg.export.smoothing import PRESETS, remember
@@ -23,6 +27,7 @@ def export_checkpoint(
     memory: str | None = None,
     logits: bool = False,
     letterbox: bool = False,
+    batch: int = 1,
 ) -> ExportReport:
     """Turn a checkpoint into a bundle, as ``streamseg export`` does.
 
@@ -36,6 +41,7 @@ def export_checkpoint(
         memory: ``gated`` or ``warped`` smooths the scores of a per-frame network over time.
         logits: also output float32 logits.
         letterbox: have the runtime keep the aspect of frames.
+        batch: streams that one step serves; for GPUs.
     Returns:
         The bundle's path, its size, and how far it is from PyTorch.
     Raises:
@@ -49,11 +55,16 @@ def export_checkpoint(
     model = load_model(checkpoint, settings=settings)
     if memory is not None:
         model = remember(model, PRESETS[memory])
-    return export_bundle(
-        model,
-        out,
-        size=size,
-        logits=logits,
-        resize="letterbox" if letterbox else "stretch",
-        precision=precision,
-    )
+
+    def write(path: str | os.PathLike[str]) -> ExportReport:
+        resize = "letterbox" if letterbox else "stretch"
+        return export_bundle(
+            model, path, size=size, logits=logits, resize=resize, precision=precision
+        )
+
+    if batch == 1:
+        return write(out)
+    with tempfile.TemporaryDirectory(prefix="streamseg-") as scratch:
+        report = write(Path(scratch) / "single")
+        manifest = batch_bundle(report.path, out, batch)
+    return replace(report, path=Path(out), parity=manifest.parity)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from streamseg.errors import ExportError
-from streamseg.runtime.bundle.bundle import Bundle, read_bundle
+from streamseg.runtime.bundle.bundle import Bundle, read_bundle, require_one_stream
 
 _SHAPING = frozenset(("Cast", "Reshape", "Squeeze", "Identity", "Unsqueeze"))
 _RESIZING = frozenset((*_SHAPING, "Resize"))
@@ -45,6 +45,7 @@ class FrameGraph:
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.bundle = read_bundle(source)
+        require_one_stream(self.bundle, "a memory")
         manifest = self.bundle.manifest
         if len(manifest.graphs) != 1:
             raise ExportError(

@@ -27,7 +27,7 @@ from streamseg.plugins.loader import (
 from streamseg.runtime.backends.engine_files import read_record
 from streamseg.runtime.backends.interface import native_option, threads_option
 from streamseg.runtime.backends.tensors import output_shape
-from streamseg.runtime.bundle.bundle import Bundle, digest
+from streamseg.runtime.bundle.bundle import Bundle, digest, require_one_stream
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSpec
 
@@ -123,6 +123,7 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
         EngineMismatch: the engine is of another graph, flavour or plugin library, or damaged.
         PluginNotFound: ``native=True`` and there is no usable library.
     """
+    require_one_stream(bundle, "Triton")
     graph = check_servable(bundle.manifest)
     if bundle.manifest.state and options.sequences is None:
         raise ExportError(

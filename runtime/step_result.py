@@ -17,10 +17,21 @@ from streamseg.files import make_folder, whole_file
 from streamseg.runtime.backends.cuda import DeviceArray
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.video.overlay import Overlay
-from streamseg.runtime.video.resize import Image, Placement
+from streamseg.runtime.video.resize import FrameFitter, Image, Placement
 
 NO_CLASS = "none"
 _PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class BegunStep:
+    """A step under way: who brings its labels back, its number, when it was begun and fitted."""
+
+    frame: Image
+    fitter: FrameFitter
+    step: int
+    started: float
+    fitted: float
 
 
 def class_areas(labels: Image, classes: Sequence[ClassInfo]) -> dict[str, float]:

@@ -7,10 +7,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +17,12 @@ import numpy.typing as npt
 
 from streamseg.counting import count_of
 from streamseg.errors import BackendError, StreamsegError
-from streamseg.runtime.backends import BackendOptions, Executable, load_executable
+from streamseg.runtime.backends import BackendOptions, Executable, load_streams
 from streamseg.runtime.backends.arrays import stream_handle, view_device_array
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
-from streamseg.runtime.step_result import DeviceStepResult, StepResult
+from streamseg.runtime.step_result import BegunStep, DeviceStepResult, StepResult
 from streamseg.runtime.stepper import Stepper
 from streamseg.runtime.thread_guard import ThreadGuard
 from streamseg.runtime.video.confidence import ConfidenceMaps
@@ -35,18 +34,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.sources import Source
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """A step under way: who brings its labels back, its number, when it was begun and fitted."""
-
-    frame: npt.NDArray[np.uint8]
-    fitter: FrameFitter
-    step: int
-    started: float
-    fitted: float
-
-
-class Stream:
+class Stream(contextlib.AbstractContextManager["Stream"]):
     """Segments frames one by one; made by ``streamseg.open``.
 
     One stream belongs to one thread at a time: a second thread that enters it meanwhile gets a
@@ -78,7 +66,7 @@ class Stream:
         self._lane = executable.new_lane()
         self._make_fitter = partial(fit_frames, manifest.frame, self._mode)
         self._stepper = Stepper(manifest, self._lane, given)
-        self._under_way: deque[_Begun] = deque()
+        self._under_way: deque[BegunStep] = deque()
         self._fitter: FrameFitter | None = None
         self._fitter_ahead: FrameFitter | None = None  # of the thread that calls fit_ahead
         self._shown: FrameFitter | None = None  # of the last result
@@ -105,6 +93,11 @@ class Stream:
     def depth(self) -> int:
         """Steps that may be under way at once."""
         return self._lane.depth
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the oldest step begun waits for frames of other streams."""
+        return self._lane.patience
 
     def step(self, frame: npt.NDArray[np.uint8]) -> StepResult:
         """Segment the next frame.
@@ -173,7 +166,7 @@ class Stream:
                 np.copyto(self._lane.frame, fitted.image)
             ready = time.perf_counter()
             number = self._stepper.start(graph)
-            self._under_way.append(_Begun(frame, fitter, number, started, ready))
+            self._under_way.append(BegunStep(frame, fitter, number, started, ready))
 
     def finish(self) -> StepResult:
         """Wait for the oldest step under way; its arrays are valid until the next ``finish``.
@@ -420,15 +413,7 @@ class Stream:
             f"{self.execution}, {state})"
         )
 
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -460,6 +445,7 @@ def open_stream(
     device: str | None = None,
     precision: str | None = None,
     parallel: int | None = None,
+    batch_wait_ms: float | None = None,
 ) -> Stream:
     """Open a bundle for streaming; exported as ``streamseg.open``.
 
@@ -479,6 +465,8 @@ def open_stream(
         precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         parallel: steps of this stream's siblings that run at once, each on ``threads`` threads;
             only on the CPU.
+        batch_wait_ms: milliseconds that a batch waits for frames of further streams before it
+            runs without them, for a bundle exported with ``--batch``; by default 10.
     Raises:
         BundleError: the bundle is damaged or disagrees with its graphs.
         EngineMismatch: an engine is missing, damaged or of another machine.
@@ -494,13 +482,14 @@ def open_stream(
         device=device,
         precision=precision,
         parallel=parallel,
+        batch_wait_ms=batch_wait_ms,
     )
-    executable = load_executable(opened, backend, options)
+    executable, manifest = load_streams(opened, backend, options)
     if letterbox is None:
-        letterbox = opened.manifest.frame.resize == "letterbox"
+        letterbox = manifest.frame.resize == "letterbox"
     return Stream(
         executable,
-        opened.manifest,
+        manifest,
         identity=opened.identity,
         letterbox=letterbox,
         reuse=reuse,

@@ -3,7 +3,7 @@
 # into one call with the checkout. Print the calls to run there, with their share of eight minutes.
 #   prepare.sh [--pycuda]
 # TensorRT's headers; wheels (for Python 3.12) of ONNX Runtime GPU, cuda-bindings, OpenCV and
-# transformers; the source of mamba_ssm, a peer; with --pycuda that of PyCUDA; bundles of every family.
+# transformers, onnx and what it needs; the source of mamba_ssm, a peer; with --pycuda that of PyCUDA; bundles of every family.
 #   HAVE="transformers opencv-python-headless"   packages that the machine already has
 #   CARRY=64                                     MiB per call, including the checkout
 set -euo pipefail
@@ -16,7 +16,7 @@ fetch() { "$python" -m pip download -q --no-deps --only-binary=:all: --python-ve
   --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl "$@"; }
 version() { "$python" -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "$1"; }
-for name in transformers opencv-python-headless cuda-bindings onnxruntime-gpu; do
+for name in transformers opencv-python-headless cuda-bindings onnxruntime-gpu onnx protobuf ml-dtypes; do
   [[ " ${HAVE:-} " == *" $name "* ]] && continue
   case $name in
     cuda-bindings) fetch "cuda-bindings>=13,<14" ;;

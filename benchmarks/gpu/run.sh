@@ -103,6 +103,10 @@ if [[ $what != second ]]; then
     echo "   no bundles in build/gpu_bundles, or no ONNX Runtime: no backend=\"cuda\" (see prepare.sh)"
     failed+=('backend="cuda"')
   fi
+  if [[ -d build/gpu_bundles/street-fp16 ]]; then
+    part "fleets of 1, 4 and 16 streams" 90 "$python" benchmarks/gpu/batches.py \
+      build/gpu_bundles/street-fp16 build/gpu_bundles/b1-fp16 --out "$out/batches.json"
+  fi
   if [[ -x build/cuda/plugin_host ]]; then
     export STREAMSEG_CUDA_BUILD=$PWD/build/cuda
     part "plugin enqueue" 90 bash -c "set -o pipefail; '$python' -m pytest -m gpu \

@@ -6,9 +6,11 @@ import logging
 import os
 
 from streamseg.errors import BackendError
+from streamseg.runtime.backends.batched import BatchedExecutable
 from streamseg.runtime.backends.gpu import find_gpu
 from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.bundle.bundle import Bundle
+from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +19,7 @@ BACKENDS = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt", "tensorrt_rtx
 # Names the CPU backend that ``auto`` takes, for whoever wants the same one everywhere.
 CPU_BACKEND = "STREAMSEG_CPU_BACKEND"
 
-__all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable"]
+__all__ = ["BACKENDS", "BackendOptions", "Executable", "load_executable", "load_streams"]
 
 
 def load_executable(bundle: Bundle, backend: str, options: BackendOptions) -> Executable:
@@ -66,6 +68,27 @@ def _load(bundle: Bundle, backend: str, options: BackendOptions) -> Executable:
     from streamseg.runtime.backends.tensorrt import load_tensorrt
 
     return load_tensorrt(bundle, options, "tensorrt_rtx" if backend == "tensorrt_rtx" else None)
+
+
+def load_streams(
+    bundle: Bundle, backend: str, options: BackendOptions
+) -> tuple[Executable, Manifest]:
+    """As ``load_executable``, with lanes of single streams where the graph serves several.
+
+    Returns:
+        The executable, and the manifest as one stream sees it.
+    """
+    executable, manifest = load_executable(bundle, backend, options), bundle.manifest
+    if manifest.frame.batch == 1:
+        if options.batch_wait_ms is not None:
+            executable.close()
+            raise BackendError(
+                f"{bundle.path} serves one stream a step, so that nothing waits: leave out the "
+                "waiting time, or export with --batch"
+            )
+        return executable, manifest
+    batched = BatchedExecutable(executable, manifest, options.batch_wait_ms)
+    return batched, batched.manifest
 
 
 def _load_best(bundle: Bundle, options: BackendOptions) -> Executable:

@@ -43,7 +43,8 @@ class DeviceLane(Lane):
         self._under_way: deque[_Begun] = deque()
         self._next, self._closed = 0, False
         self._shown: tuple[StepSlot, int] | None = None
-        self.frame = buffers.slots[0].frame[0]
+        self.frames = buffers.slots[0].frame
+        self.frame = self.frames[0]
         self.labels = buffers.slots[0].outputs["labels"][0]
 
     @abstractmethod
@@ -89,6 +90,18 @@ class DeviceLane(Lane):
 
     def read_logits(self) -> npt.NDArray[np.float32] | None:
         """Download the logits of the last step finished, once."""
+        logits = self._download_logits()
+        return None if logits is None else logits[0]
+
+    def read_batch(self) -> dict[str, Array]:
+        """Labels and logits of every stream of the last step finished, valid until the next."""
+        if self._shown is None:
+            raise BackendError("no step has finished yet")
+        found: dict[str, Array] = {"labels": self._shown[0].outputs["labels"]}
+        logits = self._download_logits()
+        return found if logits is None else {**found, "logits": logits}
+
+    def _download_logits(self) -> npt.NDArray[np.float32] | None:
         if self._shown is None or "logits" not in self._shown[0].outputs:
             return None
         slot, use = self._shown
@@ -101,7 +114,7 @@ class DeviceLane(Lane):
                 self._cuda.download(slot.outputs["logits"], slot.device_outputs["logits"], stream)
                 self._cuda.synchronize(stream)
             slot.fetched = True
-        logits: npt.NDArray[np.float32] = slot.outputs["logits"][0]
+        logits: npt.NDArray[np.float32] = slot.outputs["logits"]
         return logits
 
     def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:
@@ -194,7 +207,8 @@ class DeviceLane(Lane):
 
     def _advance(self) -> None:
         self._next = (self._next + 1) % self.depth
-        self.frame = self._buffers.slots[self._next].frame[0]
+        self.frames = self._buffers.slots[self._next].frame
+        self.frame = self.frames[0]
 
     def _settle(self) -> None:
         """Wait until every step begun is on its stream; ``finish`` still reports how it went."""
@@ -203,36 +217,75 @@ class DeviceLane(Lane):
     def read(self, state: str, buffer: int) -> Array:
         """A copy of one state buffer, after the steps begun so far."""
         self._settle()
-        array, steps = self._buffers.state[state][buffer], self._buffers.steps
+        return self._download(self._buffers.state[state][buffer])
+
+    def _download(self, array: DeviceArray) -> Array:
         content: Array = np.empty(array.shape, array.dtype)
         with self._cuda.device():
-            self._cuda.download(content, array, steps)
-            self._cuda.synchronize(steps)
+            self._cuda.download(content, array, self._buffers.steps)
+            self._cuda.synchronize(self._buffers.steps)
         return content
 
     def write(self, state: str, buffer: int, content: Array) -> None:
         """Overwrite one state buffer, after the steps begun so far."""
         self._settle()
-        array, steps = self._buffers.state[state][buffer], self._buffers.steps
+        self._upload(self._buffers.state[state][buffer], content)
+
+    def _upload(self, array: DeviceArray, content: Array) -> None:
         with self._cuda.device():
-            self._cuda.upload(array, np.ascontiguousarray(content), steps)
-            self._cuda.synchronize(steps)
+            self._cuda.upload(array, np.ascontiguousarray(content), self._buffers.steps)
+            self._cuda.synchronize(self._buffers.steps)
+
+    def read_part(self, state: str, buffer: int, part: int) -> Array:
+        """A copy of one stream's block of a state buffer."""
+        return self._download(self._block(state, buffer, part))
+
+    def write_part(self, state: str, buffer: int, part: int, content: Array) -> None:
+        """Overwrite one stream's block of a state buffer."""
+        self._upload(self._block(state, buffer, part), content)
+
+    def clear_part(self, buffer: int, part: int) -> None:
+        """Zero one stream's block of every state, after the steps begun so far."""
+        with self._cuda.device():
+            for state in self._buffers.state:
+                self._cuda.zero(self._block(state, buffer, part), self._buffers.steps)
+
+    def keep_part(self, source: int, target: int, part: int) -> None:
+        """Copy one stream's block of every state, after the steps begun so far."""
+        with self._cuda.device():
+            for state in self._buffers.state:
+                old, new = (self._block(state, buffer, part) for buffer in (source, target))
+                self._cuda.copy(new, old, self._buffers.steps)
+
+    def finite_part(self, buffer: int, part: int) -> bool:
+        """Whether one stream's state holds no NaN and no infinity, seen on the device."""
+        return self._all_finite([self._block(name, buffer, part) for name in self._buffers.state])
+
+    def _block(self, state: str, buffer: int, part: int) -> DeviceArray:
+        """One stream's part of a state buffer."""
+        self._settle()
+        array, count = self._buffers.state[state][buffer], self._manifest.frame.batch
+        shape = (array.shape[0] // count, *array.shape[1:])
+        place = array.pointer + part * (array.nbytes // count)
+        return DeviceArray(place, shape, array.dtype, array.stream)
 
     def finite(self, buffers: Sequence[tuple[str, int]]) -> bool:
         """Check on the device, one flag for all; copies to the host without our library."""
+        self._settle()
+        return self._all_finite([self._buffers.state[state][buffer] for state, buffer in buffers])
+
+    def _all_finite(self, arrays: Sequence[DeviceArray]) -> bool:
         try:
             library = load_cuda()
         except PluginNotFound:
-            return all(is_finite(self.read(state, buffer)) for state, buffer in buffers)
-        self._settle()
+            return all(is_finite(self._download(array)) for array in arrays)
         cuda, steps = self._cuda, self._buffers.steps
         found = np.zeros(1, np.int32)
         with cuda.device():
             flag = cuda.allocate((1,), "int32")
             try:
                 cuda.zero(flag, steps)
-                for state, buffer in buffers:
-                    array = self._buffers.state[state][buffer]
+                for array in arrays:
                     if array.dtype in ("float32", "float16"):
                         library.find_nonfinite(
                             array.pointer,

@@ -33,8 +33,8 @@ class HostLane(Lane):
             tensor: np.zeros(shape, dtype=dtype)
             for tensor, (shape, dtype) in output_tensors(manifest).items()
         }
-        self._batch = np.zeros(manifest.frame.shape, dtype=np.uint8)
-        self.frame = self._batch[0]
+        self.frames = np.zeros(manifest.frame.shape, dtype=np.uint8)
+        self.frame = self.frames[0]
         self.labels = self._outputs["labels"][0]
 
     @abstractmethod
@@ -46,6 +46,10 @@ class HostLane(Lane):
         logits: Any = self._outputs.get("logits")
         return None if logits is None else logits[0]
 
+    def read_batch(self) -> dict[str, Array]:
+        """Labels and logits of every stream of the last step finished, valid until the next."""
+        return self._outputs
+
     def run_device(self, plan: StepPlan, frame: DeviceFrame) -> DeviceArray:  # noqa: ARG002
         """Refuse: everything is in host memory."""
         raise BackendError(
@@ -56,7 +60,7 @@ class HostLane(Lane):
     def _inputs(self, plan: StepPlan) -> dict[str, Array]:
         """The buffer of every input of a plan's graph."""
         states = {feed.tensor: self._state[feed.state][feed.buffer] for feed in plan.reads}
-        return {"frame": self._batch, **states}
+        return {"frame": self.frames, **states}
 
     def _results(self, plan: StepPlan) -> dict[str, Array]:
         """The buffer of every output of a plan's graph."""
@@ -79,6 +83,35 @@ class HostLane(Lane):
         """Check the buffers in place."""
         self._settle()
         return all(is_finite(self._state[state][buffer]) for state, buffer in buffers)
+
+    def read_part(self, state: str, buffer: int, part: int) -> Array:
+        """A copy of one stream's block of a state buffer."""
+        content: Array = self._block(state, buffer, part).copy()
+        return content
+
+    def write_part(self, state: str, buffer: int, part: int, content: Array) -> None:
+        """Overwrite one stream's block of a state buffer."""
+        np.copyto(self._block(state, buffer, part), content)
+
+    def clear_part(self, buffer: int, part: int) -> None:
+        """Zero one stream's block of every state."""
+        for state in self._state:
+            self._block(state, buffer, part).fill(0)
+
+    def keep_part(self, source: int, target: int, part: int) -> None:
+        """Copy one stream's block of every state from a buffer to another."""
+        for state in self._state:
+            np.copyto(self._block(state, target, part), self._block(state, source, part))
+
+    def finite_part(self, buffer: int, part: int) -> bool:
+        """Whether one stream's state holds no NaN and no infinity."""
+        return all(is_finite(self._block(state, buffer, part)) for state in self._state)
+
+    def _block(self, state: str, buffer: int, part: int) -> Array:
+        self._settle()
+        whole = self._state[state][buffer]
+        extent = whole.shape[0] // self._manifest.frame.batch
+        return whole[part * extent : (part + 1) * extent]
 
     def clear(self) -> None:
         """Zero every state buffer."""

@@ -80,6 +80,7 @@ class BackendOptions:
             where the backend is chosen.
         parallel: steps of different streams that run at once, each on ``threads`` threads; only
             on the CPU. ``None``: one.
+        batch_wait_ms: milliseconds that a batch waits for frames of further streams; ``None``: 10.
         warn_unverified: warn about engines that were not compared with ONNX Runtime.
     """
 
@@ -103,6 +104,13 @@ class BackendOptions:
         default=None,
         low=1,
         unset="one, or one a core for as many streams where that is faster",
+    )
+    batch_wait_ms: float | None = option(
+        "Milliseconds that a batch waits for frames of further streams before it runs without "
+        "them; for a bundle that was exported with --batch.",
+        default=None,
+        low=0,
+        unset="10",
     )
     warn_unverified: bool = True
 
@@ -160,7 +168,7 @@ class Lane(ABC):
     after the steps begun so far.
 
     Attributes:
-        depth: steps that may be under way at once.
+        depth: steps that may be under way at once, now.
         stream: handle of the CUDA stream that steps run on; 0 where there is none.
         frame: ``[H, W, 3]`` uint8, to be filled before ``start``.
         labels: ``[H, W]`` uint8, of the last step finished.
@@ -170,6 +178,11 @@ class Lane(ABC):
     stream: int
     frame: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the oldest step begun waits for frames of other streams; 0: it runs."""
+        return 0.0
 
     @abstractmethod
     def start(self, plan: StepPlan) -> None:

@@ -32,7 +32,7 @@ def output_tensors(manifest: Manifest) -> TensorTable:
 
 def output_shape(tensor: str, manifest: Manifest) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of the graph output ``labels`` or ``logits``."""
-    size = (manifest.frame.height, manifest.frame.width)
+    count, *size, _ = manifest.frame.shape
     if tensor == "labels":
-        return (1, *size), "uint8"
-    return (1, len(manifest.classes), *size), "float32"
+        return (count, *size), "uint8"
+    return (count, len(manifest.classes), *size), "float32"

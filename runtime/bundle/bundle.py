@@ -98,6 +98,16 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(root, manifest, graphs, given)
 
 
+def require_one_stream(bundle: Bundle, purpose: str) -> None:
+    """Raise BundleError where a step of the bundle serves several streams."""
+    count = bundle.manifest.frame.batch
+    if count > 1:
+        raise BundleError(
+            f"{bundle.path} serves {count} streams a step; {purpose} takes a bundle of one stream. "
+            "Use the bundle that it was made from"
+        )
+
+
 def _read_array(spec: StateSpec, content: bytes) -> npt.NDArray[np.generic]:
     with raised_as(BundleError, f"the .npy file with the values of state '{spec.name}'"):
         # np.load would also take archives and pickles.

@@ -30,6 +30,7 @@ MAX_CLASSES = 255  # label 255 means "no class"
 MAX_EXTENT = 1 << 16
 MAX_ELEMENTS = 1 << 31
 MAX_SLOTS = 64
+MAX_BATCH = 256
 FILE_INIT = "file:"
 SCENE_CUT = 15.0
 
@@ -38,7 +39,9 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """The frame that the graphs take: uint8 ``[1, height, width, 3]``.
+    """The frame that the graphs take: uint8 ``[batch, height, width, 3]``.
+
+    ``batch`` counts streams that one step serves; the first axis of every state does too.
 
     ``mean`` and ``std`` are on the 0..255 scale and applied inside the graph; they stand here for
     information and for re-export.
@@ -50,11 +53,12 @@ class FrameSpec:
     std: tuple[float, float, float]
     color: str = "rgb"
     resize: str = "stretch"
+    batch: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the graph's ``frame`` input."""
-        return (1, self.height, self.width, 3)
+        return (self.batch, self.height, self.width, 3)
 
 
 @dataclass(frozen=True)
@@ -289,11 +293,11 @@ def _shape(value: Any) -> tuple[int, ...]:
     return shape
 
 
-def _frame_shape(value: Any) -> tuple[int, int]:
+def _frame_shape(value: Any) -> tuple[int, int, int]:
     shape = series(whole(1, MAX_EXTENT), 4)(value)
-    if shape[0] != 1 or shape[3] != 3:
-        raise ValueError("[1, height, width, 3]")
-    return shape[1], shape[2]
+    if shape[0] > MAX_BATCH or shape[3] != 3:
+        raise ValueError(f"[batch, height, width, 3], a batch of 1 to {MAX_BATCH}")
+    return shape[0], shape[1], shape[2]
 
 
 def _triple(value: Any) -> tuple[float, float, float]:
@@ -321,7 +325,7 @@ def _color(value: Any) -> tuple[int, int, int]:
 
 
 def _read_frame(fields: Fields) -> FrameSpec:
-    height, width = fields.get("shape", _frame_shape)
+    batch, height, width = fields.get("shape", _frame_shape)
     fields.get("dtype", one_of("uint8"))
     return FrameSpec(
         height=height,
@@ -330,6 +334,7 @@ def _read_frame(fields: Fields) -> FrameSpec:
         mean=fields.get("mean", _levels),
         std=fields.get("std", _scales),
         resize=fields.get("resize", one_of(*RESIZE_RULES)),
+        batch=batch,
     )
 
 
@@ -398,6 +403,8 @@ def _check_references(manifest: Manifest) -> None:
         if spec.kind != "ring" and spec.slots != 1:
             raise BundleError(f"manifest.json: state '{spec.name}' has slots but is not a ring")
         _check_init(spec, manifest.files)
+    if manifest.frame.batch > 1:
+        _check_batch(manifest)
     ids = [entry.id for entry in manifest.classes]
     if ids != list(range(len(ids))) or not ids:
         raise BundleError("manifest.json: 'classes' must list the ids 0, 1, 2, ... in order")
@@ -409,6 +416,19 @@ def _check_references(manifest: Manifest) -> None:
         _check_row(row, manifest.graphs, table)
     if not any(row.start == 0 and row.every == 1 for row in manifest.schedule):
         raise BundleError("manifest.json: 'schedule' leaves steps without a graph")
+
+
+def _check_batch(manifest: Manifest) -> None:
+    """Raise BundleError where streams of a batch could not keep to one graph and one clock."""
+    count = manifest.frame.batch
+    if len(manifest.graphs) > 1:
+        raise BundleError(f"manifest.json: a batch of {count} streams has several graphs")
+    for spec in manifest.state:
+        if spec.kind != "carry" or spec.shape[0] % count:
+            raise BundleError(
+                f"manifest.json: state '{spec.name}' of kind '{spec.kind}' and shape "
+                f"{list(spec.shape)} is not carried by each of {count} streams"
+            )
 
 
 def _check_init(spec: StateSpec, files: Mapping[str, str]) -> None:

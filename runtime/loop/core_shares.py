@@ -54,9 +54,12 @@ def share_cores(
     cores = len(os.sched_getaffinity(0))
     if not 1 < cores <= streams or not _may_share(options):
         return {}
-    named = sorted((name, str(value)) for name, value in options.items())
     # The files are verified when the bundle is opened; this reads its manifest alone.
-    identity = promised_identity(read_manifest(Path(bundle)))
+    manifest = read_manifest(Path(bundle))
+    if manifest.frame.batch > 1:
+        return {}
+    named = sorted((name, str(value)) for name, value in options.items())
+    identity = promised_identity(manifest)
     facts = ["shares", identity, *map(str, named), *_versions(), str(cores)]
     place = choices.place_of(facts)
     known: Mapping[str, float] | None = choices.recall(place, WAYS)

@@ -115,6 +115,8 @@ class RoundRobin:
                 if self._begin_next() and len(self._under_way) < self._most_under_way:
                     continue
                 if self._under_way:
+                    if self._wait_for_others():
+                        continue
                     yield from self._finish_oldest()
                 elif self._members or self._stay:
                     self._wake.wait(WAIT)
@@ -160,6 +162,14 @@ class RoundRobin:
         if member.under_way > before:
             self._under_way.append(member)
         return True
+
+    def _wait_for_others(self) -> bool:
+        """Wait for a frame where the oldest step shares a batch that may still take it."""
+        patience = self._under_way[0].session.patience
+        if patience > 0 and len(self._under_way) < self._most_under_way:
+            self._wake.wait(patience)
+            return True
+        return False
 
     def _finish_oldest(self) -> list[FleetFrame]:
         """The result of the step that was begun first; none where it failed or its stream left."""

@@ -104,6 +104,11 @@ class Session:
         self._result: StepResult | None = None
         self._unsure = ""
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which the oldest step begun waits for frames of other streams."""
+        return self.stream.patience
+
     def prepare(self, frame: Frame) -> Frame:
         """Bring a frame to the model's size ahead of ``begin``; for the thread that reads.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,21 @@ def give_memory(bundle: Path, out: Path, memory: str, *, logits: bool) -> None:
     click.echo(f"  parity {describe_parity(manifest.parity)}")
 
 
+def serve_streams(bundle: Path, out: Path, count: int) -> None:
+    """Write ``out``: the bundle for several streams a step."""
+    try:
+        from streamseg.export.batched_bundle import batch_bundle
+    except ImportError as error:
+        raise ExportError(describe_missing(error)) from None
+    with show_phases(f"comparing {count} streams a step with single streams"):
+        compared = batch_bundle(bundle, out, count).parity["batch"]
+    click.echo(
+        f"{out}: {count} streams a step; {compared['streams']} of them differ from the same "
+        f"streams alone by {compared['state_relative']:.2g} of their state, "
+        f"{compared['labels_agreement']:.4%} of labels equal"
+    )
+
+
 def require_checkpoint(subject: str) -> None:
     """Raise CheckpointError where a checkpoint is a path and nothing is there."""
     if not Path(subject).exists() and ":" not in subject:
@@ -91,24 +107,48 @@ def command(checkpoint: str, out: Path, options: ExportOptions, settings: dict[s
     CHECKPOINT is a file, a folder as transformers writes it, or hf:ORG/NAME; docs/checkpoints.md
     lists the layouts. MODULE:FUNCTION, such as my_package.model:build, is called with --set
     NAME=VALUE as its arguments and returns a streamseg.export.StepModel; see
-    docs/your-own-network.md. BUNDLE, of one graph, is given a --memory.
+    docs/your-own-network.md. BUNDLE, of one graph, is given a --memory, or serves a --batch of
+    streams.
 
     Precision fp16 is for GPUs; state, norms and softmax stay float32. bf16 and int8-dynamic are for
     CPUs: products of TV3S's temporal layers.
     """
     if (Path(checkpoint) / MANIFEST).is_file():
-        memory, logits = options.memory, options.logits
-        if memory is None or settings or options != ExportOptions(memory=memory, logits=logits):
-            raise click.UsageError("a BUNDLE is exported with --memory; only --logits may be added")
-        check_target(out)
-        give_memory(Path(checkpoint), out, memory, logits=logits)
+        export_again(Path(checkpoint), out, options, settings)
         return
     if options.memory not in (None, *SMOOTHED):
         raise click.UsageError("a learned memory joins the BUNDLE that it was trained for")
     require_checkpoint(checkpoint)
     check_target(out)
+    if options.batch == 1:
+        export_one(checkpoint, out, options, settings)
+        return
+    with tempfile.TemporaryDirectory(prefix="streamseg-") as scratch:
+        single = Path(scratch) / out.name
+        export_one(checkpoint, single, options, settings)
+        serve_streams(single, out, options.batch)
+
+
+def export_one(
+    checkpoint: str, out: Path, options: ExportOptions, settings: dict[str, str]
+) -> None:
+    """Write a bundle of one stream a step."""
     with show_phases("loading PyTorch") as phase:
         export(checkpoint, out, options, settings=settings, phase=phase)
+
+
+def export_again(bundle: Path, out: Path, options: ExportOptions, settings: dict[str, str]) -> None:
+    """Write a bundle with a memory, or for several streams a step."""
+    memory, logits, batch = options.memory, options.logits, options.batch
+    check_target(out)
+    if batch > 1 and not settings and options == ExportOptions(batch=batch):
+        serve_streams(bundle, out, batch)
+        return
+    if memory is None or settings or options != ExportOptions(memory=memory, logits=logits):
+        raise click.UsageError(
+            "a BUNDLE is exported with --batch, or with --memory; only --logits may be added to it"
+        )
+    give_memory(bundle, out, memory, logits=logits)
 
 
 def export(

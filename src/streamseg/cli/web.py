@@ -24,11 +24,12 @@ def command(bundle: Path, out: Path, options: SiteOptions) -> None:
     The site needs no server of its own and makes no request to another host. Serve the folder with
     any web server, for example: python -m http.server -d site
     """
-    from streamseg.runtime.bundle.bundle import read_bundle
+    from streamseg.runtime.bundle.bundle import read_bundle, require_one_stream
     from streamseg.web.onnxruntime_package import find_package
     from streamseg.web.site import write_site
 
     opened = read_bundle(bundle)
+    require_one_stream(opened, "the web site")
     with show_phases("fetching onnxruntime-web") as phase:
         package = find_package(options.onnxruntime_web)
         phase("writing the site")
