@@ -154,7 +154,8 @@ class OnnxRuntimeCudaExecutable(Executable):
 
     def _open_once(self, name: str, bundle: Bundle, *, capture: bool) -> CudaSession:
         settings = self.runtime.SessionOptions()
-        settings.log_severity_level = 3
+        # Errors are raised; a capture that fails is tried again without, and not worth red lines.
+        settings.log_severity_level = 4 if capture else 3
         if self._native is not None:
             settings.register_custom_ops_library(self._native)
         content, providers = bundle.graphs[name], self._providers(capture)
@@ -174,8 +175,12 @@ class OnnxRuntimeCudaExecutable(Executable):
         return CudaSession(session, capture, _host_inputs(session))
 
     def _providers(self, capture: bool) -> list[Any]:
-        """Float32 stays float32: without the option ONNX Runtime rounds products to TF32."""
-        options = {"device_id": "0", "user_compute_stream": str(int(self.steps))}
+        """Float32 stays float32: without the option ONNX Runtime rounds products to TF32.
+
+        The device is the first, ONNX Runtime's default; with ``device_id`` every session of 1.26
+        and later warns that it finds no plugin for that device.
+        """
+        options = {"user_compute_stream": str(int(self.steps))}
         if self._version >= TF32_SINCE and self._multiplies_float32:
             options["use_tf32"] = "0"
         if capture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -188,6 +189,8 @@ def _bind_input(binding: Any, tensor: str, array: DeviceArray) -> None:
 def _describe_failure(graph: str, error: Exception) -> str:
     """What ONNX Runtime says, and what to do where the device is out of memory."""
     text = first_line(error)
+    if found := re.search(r"CUDA failure \d+: ([^;]+)", str(error)):
+        text = f"CUDA: {found[1].strip()}"  # behind a line of C++ types
     if "out of memory" in str(error) or "Failed to allocate memory" in str(error):
         text += "; the GPU is out of memory: close other programs that use it, or export the "
         text += "model at a smaller --size"

@@ -85,6 +85,8 @@ class MemoryInfo:
 class CudaSession:
     def __init__(self, module: FakeOnnxRuntime, content: bytes, options: dict[str, str]) -> None:
         self.module, self.cuda, self.options = module, module.cuda, options
+        # Since 1.26: "No registered plugin EP device found for ... with device_id=0".
+        assert "device_id" not in options, "a warning for every session"
         self.stream = int(options["user_compute_stream"])
         self.captures = options.get("enable_cuda_graph") == "1"
         nodes = {node.op_type for node in onnx.load_from_string(content).graph.node}
