@@ -66,9 +66,10 @@ def try_end(resolution: str, python: str, fixed: list[str]) -> dict[str, object]
     }
 
 
-def write_page(path: Path, python: str, ends: list[dict[str, object]]) -> None:
+def write_page(path: Path, python: str, ends: list[dict[str, object]], note: str = "") -> None:
     """Both ends as JSON and, beside it, as a table."""
-    path.write_text(json.dumps({"python": python, "ends": ends}, indent=1) + "\n")
+    content = {"python": python, "ends": ends, "note": note}
+    path.write_text(json.dumps(content, indent=1) + "\n")
     heads = [str(end["resolution"]) for end in ends]
     rows = [[name, *(end["versions"][name] for end in ends)] for name in SHOWN]  # type: ignore[index]
     rows.append(["**tests**", *("passed" if end["passed"] else "failed" for end in ends)])
@@ -81,6 +82,7 @@ def write_page(path: Path, python: str, ends: list[dict[str, object]]) -> None:
         f"| package | {' | '.join(heads)} |",
         "|---" * (len(heads) + 1) + "|",
         *(f"| {' | '.join(row)} |" for row in rows),
+        *(("", note) if note else ()),
     ]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--python", default="3.11", help="version or path")
     parser.add_argument("--fixed", nargs="*", default=[], help="requirements for both ends")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--note", default="", help="a sentence for the page")
     arguments = parser.parse_args()
     ends = [
         try_end(resolution, arguments.python, arguments.fixed)
@@ -97,7 +100,7 @@ def main() -> None:
     ]
     print(json.dumps(ends, indent=1))
     if arguments.json is not None:
-        write_page(arguments.json, arguments.python, ends)
+        write_page(arguments.json, arguments.python, ends, arguments.note)
     if not all(end["passed"] for end in ends):
         raise SystemExit("tests fail at one end of the ranges")
 

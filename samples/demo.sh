@@ -26,7 +26,7 @@ install() {
   compile &
   local compiler=$! pip=("$venv/bin/python" -m pip install -q --no-compile)
   test -x "$venv/bin/python" || "$python" -m venv "$venv"
-  "${pip[@]}" "torch>=2.13,<2.14" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
+  "${pip[@]}" "torch==2.13.0" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
   wait "$compiler" || true
   "${pip[@]}" -e '.[cpu,export]'
 }

@@ -40,6 +40,10 @@ LOW_DELAY = 1 << 19  # AV_CODEC_FLAG_LOW_DELAY
 TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # These containers carry no times; FFmpeg counts frames at 25 a second instead.
 TIMELESS_FORMATS = frozenset({"mpjpeg", "mjpeg"})
+# PyAV 19 replaces what is not UTF-8 in a file's metadata; older releases raise unless asked to.
+METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 NOT_A_VIDEO = "is not a video, or is truncated; expected a file that FFmpeg can read, such as mp4"
 # Seconds before a start at which a key frame is looked for, in turn.
 SEEK_BACK = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -147,7 +151,7 @@ class FFmpegReader:
             options=_demuxer_options(address) if network else {},
             timeout=self._options.timeout if network else None,
             hwaccel=accelerator,
-            metadata_errors="replace",
+            **METADATA,
         )
 
     def _redirected(self, address: SourceAddress, begin: float) -> str | None:

@@ -89,7 +89,7 @@ def test_folder_of_videos_and_a_stray_image_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"holds 2 videos, such as a\.mp4; give one"):
         open_source(str(tmp_path))
     write_image(tmp_path / "thumb.png", 0)
-    with pytest.raises(SourceError, match=r"2 videos.*and 1 images, such as thumb\.png; give one"):
+    with pytest.raises(SourceError, match=r"2 videos.*and 1 image, such as thumb\.png; give one"):
         open_source(str(tmp_path))
     for number in range(3):
         write_image(tmp_path / f"{number}.png", 0)
