@@ -146,13 +146,14 @@ class FFmpegReader:
     def _open_url(
         self, url: str, address: SourceAddress, accelerator: HWAccel | None, *, network: bool
     ) -> InputContainer:
-        return av.open(
+        container: InputContainer = av.open(
             url,
             options=_demuxer_options(address) if network else {},
             timeout=self._options.timeout if network else None,
             hwaccel=accelerator,
             **METADATA,
         )
+        return container
 
     def _redirected(self, address: SourceAddress, begin: float) -> str | None:
         """Where an HTTP address that did not open redirects to, if it does."""
