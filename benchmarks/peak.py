@@ -1,6 +1,6 @@
 """Peak resident MB of a bundle in a process that contains only the runtime, after a whole period.
 
-python benchmarks/peak.py BUNDLE THREADS
+python benchmarks/peak.py BUNDLE THREADS [backend=NAME precision=NAME]
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import streamseg
 from streamseg.runtime.bundle.manifest import Manifest
 
 
-def open_steady(path: Path, threads: int) -> streamseg.Stream:
+def open_steady(path: Path, threads: int, **options: str) -> streamseg.Stream:
     """A stream whose next step is one of the steady schedule, past any warm-up."""
-    stream = streamseg.open(path, threads=threads)
+    stream = streamseg.open(path, threads=threads, **options)  # type: ignore[arg-type]
     random = np.random.default_rng(0)
     for spec in stream.manifest.state:
         if spec.kind == "given":
@@ -35,7 +35,8 @@ def period(manifest: Manifest) -> int:
 
 def main() -> None:
     """Run every graph of the steady schedule and print the peak."""
-    stream = open_steady(Path(sys.argv[1]), int(sys.argv[2]))
+    options = dict(argument.split("=") for argument in sys.argv[3:])
+    stream = open_steady(Path(sys.argv[1]), int(sys.argv[2]), **options)
     spec = stream.manifest.frame
     random = np.random.default_rng(0)
     frame = random.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)

@@ -27,7 +27,7 @@ _SCALING = ("Mul", "Div", "Add", "Sub")
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionNodes:
     """Nodes from the product of queries and keys to the product with values.
 
     Attributes:
@@ -69,14 +69,14 @@ def cut_attention(model: ModelProto, limit: int = SCORES_LIMIT) -> int:
     return len(found)
 
 
-def find_attention(graph: ShapedGraph) -> Iterator[Attention]:
+def find_attention(graph: ShapedGraph) -> Iterator[AttentionNodes]:
     """Softmax over the last axis between two products, perhaps scaled and biased."""
     for node in graph.graph.node:
         shape = graph.shapes.get(node.output[0], ()) if node.op_type == "Softmax" else ()
         if len(shape) > 2 and _axis(node) in (-1, len(shape) - 1):
             nodes = _around(graph, node, shape)
             if nodes is not None:
-                yield Attention(nodes, shape)
+                yield AttentionNodes(nodes, shape)
 
 
 def _axis(node: NodeProto) -> int:
@@ -125,7 +125,9 @@ def _only_reader(graph: ShapedGraph, name: str) -> NodeProto | None:
 class _Cut:
     """One attention on its way into strips."""
 
-    def __init__(self, graph: ShapedGraph, attention: Attention, limit: int, label: str) -> None:
+    def __init__(
+        self, graph: ShapedGraph, attention: AttentionNodes, limit: int, label: str
+    ) -> None:
         self.graph, self.nodes, self.axis = graph, attention.nodes, attention.axis
         self.extent, self.label = attention.scores[self.axis], label
         self.sizes = _sizes(self.extent, attention.nbytes, limit, self.axis)

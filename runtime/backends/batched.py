@@ -87,7 +87,7 @@ class BatchedExecutable(Executable):
         self.wait = (WAIT_MS if wait_ms is None else wait_ms) / 1e3
         self.lock = threading.Condition(threading.RLock())
         count = manifest.frame.batch
-        self._batches = [Batch(self)]
+        self._batches = [StreamBatch(self)]
         self.depth = self._batches[0].depth
         self.parallel = self.depth * count
         self.description = f"{inner.description}, {count} streams a step"
@@ -96,12 +96,12 @@ class BatchedExecutable(Executable):
         """A stream; it takes a place in a batch with its first step or state."""
         return PlaceLane(self)
 
-    def new_place(self, lane: PlaceLane) -> tuple[Batch, int]:
+    def new_place(self, lane: PlaceLane) -> tuple[StreamBatch, int]:
         """A free place, in a further batch where all are full."""
         for batch in self._batches:
             if None in batch.places:
                 return batch, batch.take(lane)
-        self._batches.append(Batch(self))
+        self._batches.append(StreamBatch(self))
         return self._batches[-1], self._batches[-1].take(lane)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class BatchedExecutable(Executable):
             self.inner.close()
 
 
-class Batch:
+class StreamBatch:
     """Streams that step together; called with the executable's lock.
 
     Attributes:
@@ -267,7 +267,7 @@ class PlaceLane(Lane):
         self.frame = np.zeros(frame.shape[1:], np.uint8)
         self.labels = np.zeros(frame.shape[1:3], np.uint8)
         self.results: deque[dict[str, Array] | BackendError] = deque()
-        self._batch: Batch | None = None
+        self._batch: StreamBatch | None = None
         self._place = -1
         self._under_way = 0
         self._shown: dict[str, Array] = {}
@@ -294,7 +294,7 @@ class PlaceLane(Lane):
     def _waits(self) -> bool:
         return self._batch is not None and self._place in self._batch.waiting
 
-    def _joined(self) -> Batch:
+    def _joined(self) -> StreamBatch:
         """The batch, in which it takes a place now if it has none."""
         if self._closed:
             raise BackendError("the stream is closed")
