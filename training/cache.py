@@ -52,15 +52,20 @@ class CachedClip:
         """Indices of the labelled frames."""
         return [index for index, labelled in enumerate(self.labelled) if labelled]
 
+    def read_label(self, index: int) -> Bytes | None:
+        """Copy one frame's label map out, without its image."""
+        place = range(len(self))[index]
+        return np.array(self.labels[place]) if self.labelled[place] else None
+
     def __len__(self) -> int:
         return self.frame_count
 
     def __getitem__(self, index: int) -> LabelledFrame:
         """Copy one frame out; negative indices count from the end."""
         place = range(len(self))[index]
-        label = np.array(self.labels[place]) if self.labelled[place] else None
         image = np.array(self.images[place])
-        return LabelledFrame(f"{self.name}_{place:06d}", image, label, self.times[place])
+        name = f"{self.name}_{place:06d}"
+        return LabelledFrame(name, image, self.read_label(place), self.times[place])
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from streamseg.errors import TrainingError
-from streamseg.evaluation.datasets import Dataset, IndexedClip, LabelledFrame
+from streamseg.evaluation.datasets import Dataset, IndexedClip, LabelledFrame, StillClip
 from streamseg.training.augmentation import Augmentation, erase
+from streamseg.training.cache import CachedClip
 from streamseg.training.config import ClipConfig
 
 _log = logging.getLogger(__name__)
@@ -217,13 +218,17 @@ def iterate_batches(
 def count_classes(
     dataset: Dataset, *, ignore_index: int, most: int | None = 500
 ) -> NDArray[np.int64]:
-    """Labelled pixels of each class, over at most ``most`` evenly spread frames; None: all."""
+    """Labelled pixels of each class, over at most ``most`` evenly spread frames; None: all.
+
+    Images are not read where labels can be read by themselves.
+    """
     places = [
         (clip, frame) for clip in map(_indexed, dataset.clips) for frame in clip.labelled_frames()
     ]
     total = np.zeros(256, np.int64)
     for clip, frame in places[:: max(1, -(-len(places) // (most or len(places) or 1)))]:
-        label = clip[frame].label
+        alone = isinstance(clip, CachedClip | StillClip)
+        label = clip.read_label(frame) if alone else clip[frame].label
         assert label is not None
         total += np.bincount(label.ravel(), minlength=256)
     total[ignore_index] = 0

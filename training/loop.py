@@ -281,6 +281,10 @@ def _train(
     prototypes = None
     if isinstance(network, CFFMPlus):
         prototypes = find_prototypes(network, dataset, seed=config.seed)
+    # Before the first step: a long count at the end would delay the weights past --until.
+    seen = None
+    if options.silence_absent:
+        seen = count_classes(dataset, ignore_index=config.clips.ignore_index, most=None)
     trainer = Trainer(network, config, accelerator, prototypes=prototypes)
     if options.resume and (found := folder.load()) is not None:
         trainer.restore(found)
@@ -290,9 +294,8 @@ def _train(
     if stopped is not None or not accelerator.is_main_process:
         return TrainReport(trainer.step, stopped, None)
     finished = trainer.finish()
-    if options.silence_absent:
-        ignored = config.clips.ignore_index
-        silence_absent(finished, count_classes(dataset, ignore_index=ignored, most=None))
+    if seen is not None:
+        silence_absent(finished, seen)
     save_weights(
         finished,
         folder.weights,

@@ -8,6 +8,7 @@ import pytest
 from streamseg.errors import TrainingError
 from streamseg.evaluation.datasets import open_dataset
 from streamseg.training.cache import cache_frames
+from streamseg.training.clip_sampler import count_classes
 from tests.runtime.clips import small_disk
 from tests.training.small import ArrayClip, make_dataset
 
@@ -30,6 +31,15 @@ def test_missing_labels_stay_missing(tmp_path):
     (clip,) = cache_frames(dataset, tmp_path / "cache").clips
     assert clip.labelled_frames() == [0, 2]
     assert [frame.label is None for frame in clip] == [False, True, False]
+
+
+def test_classes_of_cached_frames_are_counted_without_their_images(tmp_path):
+    dataset = make_dataset(ArrayClip("a", unlabelled=frozenset({1})), ArrayClip("bb"))
+    cached = cache_frames(dataset, tmp_path / "cache")
+    clips = [replace(clip, images=None) for clip in cached.clips]
+    counted = count_classes(replace(cached, clips=clips), ignore_index=255, most=None)
+    labels = [frame.label for clip in dataset.clips for frame in clip if frame.label is not None]
+    np.testing.assert_array_equal(counted, np.bincount(np.ravel(labels), minlength=4))
 
 
 def test_cache_of_another_dataset_is_refused(tmp_path):

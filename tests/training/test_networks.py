@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from streamseg.errors import CheckpointError, DatasetError, TrainingError
 from streamseg.export import load_checkpoint
+from streamseg.training.history import read_history
 from streamseg.training.networks import (
     SILENT_BIAS,
     ClipNetwork,
@@ -16,7 +17,15 @@ from streamseg.training.networks import (
     start_from,
 )
 from streamseg.training.saving import save_weights
-from tests.training.small import CLASSES, NETWORK, ArrayClip, make_dataset, make_network, run
+from tests.training.small import (
+    CLASSES,
+    CONFIG,
+    NETWORK,
+    ArrayClip,
+    make_dataset,
+    make_network,
+    run,
+)
 
 TOLERANCE = 1e-4
 
@@ -135,6 +144,20 @@ def test_classes_that_no_label_shows_are_silenced_on_request_only(tmp_path):
     network = make_network()
     start_from(network, report.weights)
     assert (network.decode_head.linear_pred2.bias[-1] == 0).all()
+
+
+def test_weights_follow_the_last_step_without_another_look_at_the_data(tmp_path):
+    log = tmp_path / "run" / "log.jsonl"
+
+    class UntilTheLastStep(ArrayClip):
+        def __getitem__(self, index):
+            done = read_history(log)[-1:] if log.is_file() else []
+            assert all(entry["step"] < CONFIG.steps for entry in done)
+            return super().__getitem__(index)
+
+    dataset = make_dataset(UntilTheLastStep("a"))
+    report = run(tmp_path / "run", dataset=dataset, silence_absent=True)
+    assert report.weights.is_file()
 
 
 def test_classes_of_the_start_are_found_by_name(tmp_path):
