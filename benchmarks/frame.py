@@ -1,43 +1,71 @@
-"""One TV3S MiT-B1 frame at 512x1024: bundle (native, lowering), eager PyTorch, OpenVINO.
+"""One TV3S MiT-B1 frame at 512x1024: our bundle in each runtime, and its peers.
 
-python benchmarks/frame.py            # writes benchmarks/results/frame.{json,md}
-python benchmarks/frame.py --memory   # adds 5,000 frames of the small model, resident memory
+python benchmarks/frame.py    # writes benchmarks/results/frame.{json,md}
+
+Peers that need a package or a compiler that is not here are left out, with a line that says so:
+OpenVINO (pip install openvino), NNCF (pip install nncf; no torch is installed with it) and, for
+torch.compile, a C++ compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import onnx
 import torch
-from measuring import describe_machine, summarise, time_interleaved, write_results
+from bars import PATHS, UNIT, Work, bundle_of, prepare
+from measuring import describe_head, describe_machine, summarise, time_interleaved, write_results
+from peaks import share_of_peak
 from torch import Tensor
 
 import streamseg
-from streamseg.export import export_bundle, ops
-from streamseg.export.lowering import lowered
+from streamseg import StepResult
+from streamseg.errors import StreamsegError
+from streamseg.export import ops, ops_reference
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.parity import moving_pattern
+from streamseg.export.size_advice import cost_of
 from streamseg.export.windows import WindowGeometry, cell_order
+from streamseg.plugins.loader import find_openvino_library
+from streamseg.runtime.backends.openvino import release_of
 
 SIZE = (512, 1024)
 PEERS = {
-    "native": "bundle, native operators",
-    "lowering": "bundle, lowering to standard ops",
-    "openvino": "OpenVINO, functions inlined",
+    "native": "ONNX Runtime, native operators",
+    "lowering": "ONNX Runtime, lowering to standard operators",
+    "openvino_native": "OpenVINO, native operators",
+    "openvino_lowering": "OpenVINO, lowering to standard operators",
+    "openvino_layers": "OpenVINO, native operators, int8 layers",
+    "openvino_int8": "OpenVINO, native operators, int8 layers and `streamseg calibrate`",
+    "openvino_nncf": "OpenVINO, native operators, INT8 by NNCF",
+    "compiled": "torch.compile, native operators",
+    "eager_native": "PyTorch eager, native operators",
     "eager": "PyTorch eager, lean per-token loop",
     "eager_materialised": "PyTorch eager, scan materialising L x D x N",
 }
+# Our bundles, as bars.py makes and opens them.
+BUNDLES = {
+    "native": UNIT,
+    "lowering": UNIT,
+    "openvino_native": "OpenVINO, float32",
+    "openvino_lowering": "OpenVINO, lowering, float32",
+    "openvino_layers": "OpenVINO, float32, int8 layers",
+    "openvino_int8": "OpenVINO, float32, INT8 encoder, int8 layers",
+}
+WORK = Work("tv3s-b1", SIZE, tuple(dict.fromkeys(BUNDLES.values())))
+INTEGERS = ("openvino_layers", "openvino_int8", "openvino_nncf")
+Step = Callable[[], object]
 
 
 def build_model(encoder: str, *, embed_dim: int, window: int, classes: int = 19) -> TV3S:
@@ -62,7 +90,7 @@ def scan_materialised(
     order = torch.from_numpy(cells.order.copy())
     inverse = torch.from_numpy(cells.inverse.copy())
     delta = torch.nn.functional.softplus(dt + dt_bias)
-    rows = [ops._append_zero(tokens)[:, order] for tokens in (delta, delta * u, B, C)]
+    rows = [ops_reference._append_zero(tokens)[:, order] for tokens in (delta, delta * u, B, C)]
     steps, inputs, into, out = rows
     decay = torch.exp(steps[..., None] * A)
     added = inputs[..., None] * into[..., None, :]
@@ -92,43 +120,68 @@ def plain_torch(scan: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-def eager_peer(model: TV3S, frame: np.ndarray[Any, Any], scan: Any) -> Callable[[], object]:
+def eager_peer(model: TV3S, frame: np.ndarray[Any, Any], scan: Any) -> Step:
     """One eager step with carried state, the scan replaced by ``scan``."""
+    step = torch_peer(model, model, frame)
+
+    def run() -> None:
+        with plain_torch(scan):
+            step()
+
+    return run
+
+
+def torch_peer(model: TV3S, call: Callable[..., Any], frame: np.ndarray[Any, Any]) -> Step:
+    """One step of ``call``, which is ``model`` or made from it, with carried state."""
     state = list(model.initial_state(SIZE))
     image = torch.from_numpy(frame)[None]
 
     def step() -> None:
         nonlocal state
-        with plain_torch(scan):
-            logits, *state = model(image, *state)
+        with torch.no_grad():
+            logits, *state = call(image, *state)
             logits.argmax(1)
 
     return step
 
 
-def openvino_peer(
-    graph: Path, frame: np.ndarray[Any, Any], threads: int
-) -> Callable[[], object] | None:
-    """The lowered graph in OpenVINO, with state fed back; ``None`` if it is not installed."""
+def compiled_peer(model: TV3S, frame: np.ndarray[Any, Any]) -> Step | None:
+    """The network by torch.compile, our operators as they are; ``None`` without a C++ compiler."""
+    step = torch_peer(model, torch.compile(model), frame)
     try:
-        import openvino
-    except ImportError:
-        print("openvino is not installed; this peer is left out (pip install openvino)")
+        step()
+    except RuntimeError as error:
+        print(f"torch.compile does not work here; this peer is left out ({error})")
+        return None
+    return step
+
+
+def nncf_peer(bundle: Path, frame: np.ndarray[Any, Any], threads: int) -> Step | None:
+    """The bundle's graph with INT8 by NNCF, which sees this frame; ``None`` if it is missing."""
+    try:
+        nncf = importlib.import_module("nncf")
+        openvino = importlib.import_module("openvino")
+    except ImportError as error:
+        print(f"INT8 by NNCF is left out ({error})")
         return None
     core = openvino.Core()
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        file.write(lowered(onnx.load(graph)).SerializeToString())
-        file.flush()
-        compiled = core.compile_model(
-            file.name, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        )
-    request = compiled.create_infer_request()
+    core.add_extension(str(find_openvino_library(release_of(openvino))))
+    model = core.read_model(str(bundle / "step.onnx"))
     feeds = {
-        entry.any_name: np.zeros(entry.shape, np.float32)
-        for entry in compiled.inputs
-        if entry.any_name != "frame"
+        port.any_name: np.zeros(tuple(port.shape), port.get_element_type().to_dtype())
+        for port in model.inputs
     }
     feeds["frame"] = frame[None]
+    quantised = nncf.quantize(
+        model, nncf.Dataset([feeds]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER
+    )
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(quantised, "CPU", config).create_infer_request()
 
     def step() -> None:
         found = request.infer(feeds, share_inputs=True)
@@ -139,34 +192,54 @@ def openvino_peer(
     return step
 
 
-def measure_frame(threads: int, rounds: int) -> dict[str, Any]:
+def bundle_peers(
+    folder: Path, frame: np.ndarray[Any, Any], threads: int
+) -> dict[str, Callable[[], StepResult]]:
+    """Our bundles through the runtime, by ONNX Runtime and by OpenVINO if it is installed."""
+    prepare(WORK, folder)
+    peers: dict[str, Callable[[], StepResult]] = {}
+    for name, path in BUNDLES.items():
+        opening = PATHS[path][1]
+        if name == "lowering":
+            opening = {**opening, "native": False}
+        try:
+            stream = streamseg.open(bundle_of(WORK, path, folder), threads=threads, **opening)
+        except StreamsegError as error:
+            print(f"{PEERS[name]} is left out ({error})")
+            continue
+        peers[name] = partial(stream.step, frame)
+    return peers
+
+
+def measure_frame(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     """All peers, interleaved; and the runtime's own share of the native frame."""
     model = build_model("mit_b1", embed_dim=256, window=20)
     frame = moving_pattern(SIZE, 1)[0]
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "street"
-        export_bundle(model, bundle, size=SIZE)
-        native = streamseg.open(bundle, native=True, threads=threads)
-        lowering = streamseg.open(bundle, native=False, threads=threads)
-        own: list[float] = []
+    ours = bundle_peers(folder, frame, threads)
+    own: list[float] = []
 
-        def step_native() -> None:
-            started = time.perf_counter()
-            graph = native.step(frame).timings["step"]
-            own.append((time.perf_counter() - started - graph) / graph * 100)
+    def step_native() -> None:
+        started = time.perf_counter()
+        graph = ours["native"]().timings["step"]
+        own.append((time.perf_counter() - started - graph) / graph * 100)
 
-        peers: dict[str, Callable[[], object]] = {
-            "native": step_native,
-            "lowering": lambda: lowering.step(frame),
-            "eager": eager_peer(model, frame, ops.windowed_selective_scan_reference),
-            "eager_materialised": eager_peer(model, frame, scan_materialised),
-        }
-        openvino = openvino_peer(bundle / "step.onnx", frame, threads)
-        if openvino is not None:
-            peers["openvino"] = openvino
-        times = time_interleaved(peers, rounds=rounds)
-    return {"size": SIZE, "times": times, "own_share_percent": summarise(own)["median_ms"]}
+    peers: dict[str, Step] = {**ours, "native": step_native}
+    others = {
+        "openvino_nncf": nncf_peer(bundle_of(WORK, UNIT, folder), frame, threads),
+        "compiled": compiled_peer(model, frame),
+    }
+    peers.update({name: peer for name, peer in others.items() if peer is not None})
+    peers["eager_native"] = torch_peer(model, model, frame)
+    peers["eager"] = eager_peer(model, frame, ops.windowed_selective_scan_reference)
+    peers["eager_materialised"] = eager_peer(model, frame, scan_materialised)
+    times = time_interleaved(peers, rounds=rounds)
+    return {
+        "size": SIZE,
+        "gmacs": cost_of(model, SIZE).gmacs,
+        "times": times,
+        "own_share_percent": summarise(own)["median_ms"],
+    }
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -174,16 +247,18 @@ def format_table(result: dict[str, Any]) -> str:
     machine, times = result["machine"], result["times"]
     native = times["native"]["median_ms"]
     lines = [
-        f"TV3S MiT-B1, {SIZE[0]}x{SIZE[1]}, one frame with state; {machine['processor']}, "
-        f"{machine['threads']} threads, commit {machine['commit']}.",
+        f"TV3S MiT-B1, {SIZE[0]}x{SIZE[1]}, one frame with state; {describe_head(machine)}.",
         "",
-        "| peer | median ms | p95 ms | native is faster by |",
-        "|---|---|---|---|",
+        "| peer | median ms | p95 ms | times ONNX Runtime, native | share of float32 peak |",
+        "|---|---|---|---|---|",
     ]
     for name, entry in sorted(times.items(), key=lambda item: item[1]["median_ms"]):
         median = entry["median_ms"]
+        peak = None if name in INTEGERS else machine["peak_gops"].get("fp32")
+        shown = f"{share_of_peak(result['gmacs'], median, peak):.0%}" if peak else ""
         lines.append(
-            f"| {PEERS[name]} | {median:.0f} | {entry['p95_ms']:.0f} | {median / native:.2f}x |"
+            f"| {PEERS[name]} | {median:.0f} | {entry['p95_ms']:.0f} | {native / median:.2f} | "
+            f"{shown} |"
         )
     lines += ["", f"The runtime's own share of a frame: {result['own_share_percent']:.2f} %."]
     return "\n".join(lines) + "\n"
@@ -193,11 +268,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--bundles", type=Path, help="keep the bundles here and reuse them")
     arguments = parser.parse_args()
-    result = {
-        "machine": describe_machine(arguments.threads),
-        **measure_frame(arguments.threads, arguments.rounds),
-    }
+    machine = describe_machine(arguments.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.bundles or Path(scratch)
+        result = measure_frame(folder, arguments.threads, arguments.rounds)
+    result["machine"] = machine
     write_results("frame", result, format_table(result))
 
 
