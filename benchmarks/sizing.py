@@ -167,8 +167,9 @@ def format_table(result: dict[str, Any], arguments: argparse.Namespace) -> str:
     """Streams per core, then one model up to 10,000 streams."""
     fps, clip, server = arguments.fps, result["clip"], Server(**result["server"])
     lines = [
-        f"At {fps:g} frames a second a stream; steps measured on {result['processor']} (in the "
-        f"file named); camera traffic from {clip['name']} ({clip['size']}, {clip['fps']:g} fps): "
+        f"At {fps:g} frames a second a stream; steps measured on "
+        f"{result['processor']}; camera traffic from {clip['name']} ({clip['size']}, "
+        f"{clip['fps']:g} fps): "
         f"{clip['fps'] * clip['bytes_a_frame'] * 8 / 1e6:.2f} Mbit/s of H.264.",
         "",
         "| model | frame | core-seconds a frame | streams a core | state a stream, MB, two copies "
@@ -227,7 +228,10 @@ def main() -> None:
     chosen = next(step for step in steps if step.model == arguments.model)
     plans = [plan(chosen, streams, arguments.fps, clip, server) for streams in STREAMS]
     result = {
-        "processor": json.loads((RESULTS / "models.json").read_text())["machine"]["processor"],
+        "processor": " and ".join(
+            f"{json.loads((RESULTS / name).read_text())['machine']['processor']} ({name})"
+            for name in dict.fromkeys(step.source for step in steps)
+        ),
         "computed_on": describe_machine(1),
         "fps": arguments.fps,
         "clip": clip,
