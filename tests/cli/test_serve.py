@@ -15,6 +15,13 @@ import pytest
 
 from streamseg.installation import install_command
 from tests.cli.test_run import call, refusal
+from tests.runtime.sinks.test_mqtt import (  # noqa: F401 - two of them are fixtures
+    RunningBroker,
+    Subscriber,
+    broker,
+    subscriber,
+    wait_until,
+)
 from tests.runtime.toy import write_toy_bundle
 
 pytest.importorskip("aiohttp", reason="the page needs the extra 'serve'")
@@ -136,3 +143,38 @@ def test_serve_end_to_end(bundle: Path, tmp_path: Path, port: int) -> None:
     assert "Traceback" not in text
     for secret in ("hunter2", TOKEN):
         assert secret not in text + everything
+
+
+def test_serve_publishes_what_run_writes(
+    bundle: Path,
+    tmp_path: Path,
+    port: int,
+    broker: RunningBroker,  # noqa: F811
+    subscriber: Subscriber,  # noqa: F811
+) -> None:
+    """Areas, a reset on SIGUSR1 and the end of the stream reach a real broker."""
+    command = [sys.executable, "-m", "streamseg.cli.main", "serve", str(bundle), f"cam={SCENE}"]
+    arguments = ["--port", str(port), "--mqtt", broker.address, "--when-behind", "wait"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command + arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            wait_until(lambda: len(subscriber.of("site/cam/areas")) > 3)
+            before = len(subscriber.of("site/cam/areas"))
+            server.send_signal(signal.SIGUSR1)
+            wait_until(lambda: subscriber.of("site/cam/events")[1:])
+        finally:
+            server.terminate()
+        assert server.wait(30) == 128 + signal.SIGTERM
+    wait_until(lambda: len(subscriber.of("site/cam/events")) == 3)
+    events = subscriber.of("site/cam/events")
+    assert [entry["kind"] for entry in events] == ["start", "reset", "end"]
+    reset = events[1]["frame"]
+    assert call("run", bundle, SCENE, "--frames", reset, "--areas", tmp_path / "areas") == 0
+    lines = [json.loads(line) for line in (tmp_path / "areas").read_text().splitlines()]
+    found = [entry for entry in subscriber.of("site/cam/areas") if entry["frame"] < reset]
+    assert len(found) >= before
+    for entry in found:
+        assert entry.pop("stream") == "cam"
+        assert entry in lines
