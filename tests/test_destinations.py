@@ -105,7 +105,7 @@ def test_odd_paths_are_accepted_or_refused_in_one_line(
     if ACCEPTED[value](kind):
         found = Path(option.type.convert(value, option, click.Context(cli)))
         assert found == (Path("-") if value == "-" else Path(value)) or found.name == "-"
-        assert (found == Path("-")) == (value == "-" or (value == "./-" and not kind.stdout))
+        assert (found == Path("-")) == (value == "-")
     else:
         with pytest.raises(SystemExit) as caught:
             run([*name.split(), option.opts[0], value])

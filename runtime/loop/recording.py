@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamseg.errors import SinkError
 from streamseg.runtime.loop.live_view import LiveView
 from streamseg.runtime.loop.member import MemberOptions
 from streamseg.runtime.loop.pipeline import RunReport, run_stream
@@ -24,6 +25,7 @@ from streamseg.runtime.sinks import (
     Sink,
     WindowSink,
 )
+from streamseg.runtime.sinks.outputs import WRITTEN
 from streamseg.runtime.sinks.pictures import open_overlay
 from streamseg.runtime.sources import Source, open_source, require_kept
 from streamseg.runtime.stream import Stream
@@ -36,13 +38,23 @@ Place = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """The files that ``record_stream`` writes; see ``Stream.run``."""
+    """The files that ``record_stream`` writes; see ``Stream.run``.
+
+    Raises:
+        SinkError: an output does not accept its path.
+    """
 
     out: Place | None = None
     labels: Place | None = None
     areas: Place | None = None
     sheet: Place | None = None
     show: bool | LiveView = False
+
+    def __post_init__(self) -> None:
+        for kind, written in WRITTEN.items():
+            given = getattr(self, kind, None)
+            if given is not None:
+                object.__setattr__(self, kind, written.read(given, SinkError))
 
     @property
     def places(self) -> list[Path]:

@@ -30,7 +30,7 @@ class Destination:
     stdout: bool = False
     appended: bool = False
 
-    def read(self, given: str | Path, failure: type[StreamsegError]) -> Path:
+    def read(self, given: str | os.PathLike[str], failure: type[StreamsegError]) -> Path:
         """The path that a text stands for; the files there are not looked at.
 
         Raises:
@@ -56,7 +56,7 @@ class Destination:
         if self.suffixes and not fits and not self._may_be_folder(text):
             raise failure(f"cannot write {text}: expected {self.expected}")
         # './-' is a file, and the path without './' would be standard output.
-        return path.absolute() if path == STDOUT and self.stdout else path
+        return path.absolute() if path == STDOUT else path
 
     def check(self, path: Path, failure: type[StreamsegError]) -> None:
         """Check that the output can be written at a path; the folder above a file is made.

@@ -119,10 +119,9 @@ class OutputUrlType(click.ParamType[str]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it was given."""
-        if "://" not in value:
-            OutputType(FOLDER).convert(value, param, ctx)
-        return str(value)
+        """The path, or the URL as it was given."""
+        is_url = "://" in value
+        return str(value if is_url else OutputType(FOLDER).convert(value, param, ctx))
 
 
 SIZE, RANGE, OFFSETS, THRESHOLD = SizeType(), RangeType(), OffsetsType(), ThresholdType()

@@ -66,3 +66,16 @@ def test_mistakes_leave_nothing_behind(bundle: Path, clip: Path, tmp_path: Path)
         with pytest.raises(SinkError):
             stream.run(clip, out=tmp_path / "out.mp4", sheet=tmp_path / "sheet.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "odd", [{"out": ""}, {"out": "-"}, {"out": "o.mp4/"}, {"labels": "-"}, {"sheet": "s.jpg"}]
+)
+def test_paths_are_read_as_the_options_are(
+    odd: dict[str, str], bundle: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with streamseg.open(bundle) as stream, pytest.raises(SinkError, match="expected"):
+        stream.run(clip, **odd)
+    assert list(Path().iterdir()) == []
