@@ -113,6 +113,22 @@ def test_rows_of_a_product_and_resized_maps_stay_with_their_stream() -> None:
     check(graph_of((1, 3, 4, 5), build), atol=1e-6)
 
 
+def test_quantised_products_stay_with_their_stream() -> None:
+    random = np.random.default_rng(0)
+    weight = random.integers(-127, 128, (4, 6), dtype=np.int8)
+    scales = random.uniform(0.01, 0.1, 6).astype(np.float32)
+
+    def build(add: Add, constant: Callable[..., str]) -> str:
+        step, zero = constant(np.float32(0.05)), constant(np.int8(0))
+        coded = add("QuantizeLinear", "x", step, zero)
+        values = add("DequantizeLinear", coded, step, zero)
+        zeros = constant(np.zeros(6, np.int8))
+        weights = add("DequantizeLinear", constant(weight), constant(scales), zeros, axis=1)
+        return add("MatMul", values, weights)
+
+    check(graph_of((1, 5, 4), build), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("reason", "build"),
     [
