@@ -24,7 +24,7 @@ from tests.runtime.batches import write_single
 from tests.runtime.toy import write_toy_bundle
 
 
-def test_bundle_says_what_was_compared_and_keeps_the_rest(tmp_path: Path) -> None:
+def test_bundle_records_what_was_compared_and_keeps_other_entries(tmp_path: Path) -> None:
     single = read_bundle(write_single(tmp_path / "single"))
     manifest = batch_bundle(single.path, tmp_path / "many", 4)
     assert manifest == read_bundle(tmp_path / "many").manifest
