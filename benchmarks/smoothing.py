@@ -3,7 +3,9 @@
     python benchmarks/smoothing.py --camvid ROOT --checkpoint TV3S.pth --set window=10
 
 The settings of the memory are ``PRESETS``, chosen on CamVid's val before test was scored. The
-networks are TV3S, reset every frame. Writes benchmarks/results/smoothing.{json,md}.
+networks are TV3S, reset every frame. Writes benchmarks/results/smoothing.{json,md}. With
+``--per-frame CHECKPOINT`` in place of ``--checkpoint``, that network of single frames is scored on
+CamVid alone, and results go to benchmarks/results/smoothing_per_frame.{json,md}.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from streamseg.evaluation.datasets import open_dataset
 from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
-from streamseg.export import export_bundle
+from streamseg.export import export_bundle, load_checkpoint
 from streamseg.export.bundle_smoothing import remember_bundle
 from streamseg.export.smoothing import PRESETS
 from streamseg.export.step import StepModel
@@ -38,6 +40,9 @@ from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.state import state_bytes
 
 NONE = "none"
+CAMVID_TEST = "CamVid test Seq05VD, one frame a second"
+OWN_MEMORY = "The row `none` is TV3S with its own memory; with another one its own is left out."
+Gain = dict[str, dict[str, Any]]
 ROUNDS = 9
 
 
@@ -97,7 +102,7 @@ def format_tables(result: dict[str, Any]) -> str:
     """Gain, then cost."""
     machine = result["machine"]
     lines = [
-        "TV3S reset every frame, and with a memory. Percent; float32 bundles, `--backend auto`; "
+        f"{result['network']}, and with a memory. Percent; float32 bundles, `--backend auto`; "
         f"{machine['processor']}, commit {machine['commit']}.",
         "",
         "| clips | memory | mIoU | mVC8 | mVC16 |",
@@ -109,8 +114,7 @@ def format_tables(result: dict[str, Any]) -> str:
             lines.append(f"| {clips} | {name} | {figures} |")
     lines += [
         "",
-        "Cost of a step on one thread, medians of interleaved rounds. The row `none` is TV3S with "
-        "its own memory; with another one its own is left out.",
+        f"Cost of a step on one thread, medians of interleaved rounds. {result['none']}".rstrip(),
         "",
         "| network | memory | nodes | state bytes | ms |",
         "|---|---|---|---|---|",
@@ -125,28 +129,47 @@ def format_tables(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measure_camvid(model: StepModel, folder: Path, dataset: str) -> tuple[Gain, dict[str, Any]]:
+    """Gain on CamVid's val and test, and cost."""
+    paths = export_all(model, folder, CAMVID_SIZE)
+    gain = {
+        CAMVID_CLIPS: measure_gain(paths, dataset, "val"),
+        CAMVID_TEST: measure_gain(paths, dataset, "test"),
+    }
+    return gain, measure_cost(paths)
+
+
 def main() -> None:
     parser = make_parser(__doc__)
+    parser.add_argument("--per-frame", type=Path, help="checkpoint of a network without state")
     arguments = parser.parse_args()
-    gain, cost = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        street = export_all(load_street(), Path(folder) / "street", STREET_SIZE)
-        gain[STREET_CLIPS] = measure_gain(street, STREETS, "val")
-        cost["street sample"] = measure_cost(street)
-        if arguments.camvid is not None:
-            paths = export_all(load_camvid(arguments), Path(folder) / "camvid", CAMVID_SIZE)
-            dataset = f"camvid:{arguments.camvid}"
-            gain[CAMVID_CLIPS] = measure_gain(paths, dataset, "val")
-            gain["CamVid test Seq05VD, one frame a second"] = measure_gain(paths, dataset, "test")
-            cost["CamVid network"] = measure_cost(paths)
+    gain: Gain = {}
+    cost = {}
+    per_frame = arguments.per_frame is not None
+    dataset = f"camvid:{arguments.camvid}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if per_frame:
+            model = load_checkpoint(arguments.per_frame)
+            gain, cost["SegFormer"] = measure_camvid(model, folder / "camvid", dataset)
+        else:
+            street = export_all(load_street(), folder / "street", STREET_SIZE)
+            gain[STREET_CLIPS] = measure_gain(street, STREETS, "val")
+            cost["street sample"] = measure_cost(street)
+            if arguments.camvid is not None:
+                model = load_camvid(arguments)
+                found, cost["CamVid network"] = measure_camvid(model, folder / "camvid", dataset)
+                gain |= found
     result = {
         "machine": describe_machine(1),
+        "network": "SegFormer" if per_frame else "TV3S reset every frame",
+        "none": "" if per_frame else OWN_MEMORY,
         "streets": STREETS,
         "settings": {name: vars(config) for name, config in PRESETS.items()},
         "gain": gain,
         "cost": cost,
     }
-    write_results("smoothing", result, format_tables(result))
+    write_results("smoothing" + "_per_frame" * per_frame, result, format_tables(result))
 
 
 if __name__ == "__main__":

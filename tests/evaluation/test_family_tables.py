@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.families import HEADS, commit, committed_path, join
+from benchmarks.label_grid import coarsen
 from benchmarks.state_value import Tally
 from streamseg.evaluation.datasets import VOID
 from streamseg.export import load_checkpoint
@@ -54,7 +55,7 @@ def test_a_head_and_the_sample_make_the_checkpoint_again(trained: Path, tmp_path
 
 def test_committed_heads_are_small_and_free(tmp_path: Path) -> None:
     found = [name for name in HEADS if committed_path(name).is_file()]
-    assert {"cffm", "cffm++"} <= set(found)
+    assert set(found) == set(HEADS)
     for name in found:
         assert committed_path(name).stat().st_size < 2_000_000
         model = load_checkpoint(join(committed_path(name), tmp_path / "joined.safetensors"))
@@ -64,16 +65,32 @@ def test_committed_heads_are_small_and_free(tmp_path: Path) -> None:
 
 def test_tables_are_made_by_one_command(trained: Path, tmp_path: Path) -> None:
     small = ("--scenes", 1, "--frames", 17, "--size", "128x256", "--results", tmp_path)
-    call("family_tables", trained, "--sweep", "mpvss", *small)
+    call("family_tables", trained, "--sweep", "mpvss", "--sweep", "mrcfa", *small)
     prototypes = json.loads((tmp_path / "prototypes.json").read_text())
     assert [row["causal"] for row in prototypes["rows"]] == [True, False, True]
     schedules = json.loads((tmp_path / "schedules.json").read_text())["networks"]
-    assert set(schedules) == {"mpvss"}
+    assert set(schedules) == {"mpvss", "mrcfa"}
+    kept = {row["settings"]: row["frame_gmacs"] for row in schedules["mrcfa"]}
+    assert kept["keep_ratio=0.3"] < kept["keep_ratio=0.5"] < kept["as trained"]
+    assert kept["as trained"] < kept["keep_ratio=1"]
     work = {row["settings"]: row["frame_gmacs"] for row in schedules["mpvss"]}
     # The motion network, which is as wide as published, costs more than this small detector.
     order = ("key_interval=2", "key_interval=3", "as trained", "key_interval=8")
     assert [work[name] for name in order] == sorted(work.values())
     assert "| mpvss | key_interval=3 |" in (tmp_path / "schedules.md").read_text()
+
+
+def test_finer_grids_of_scores_allow_better_labels(tmp_path: Path) -> None:
+    call("label_grid", "--scenes", 1, "--frames", 1, "--results", tmp_path)
+    rows = json.loads((tmp_path / "label_grid.json").read_text())["rows"]
+    assert [row["grid"] for row in rows] == [[16, 32], [32, 64], [48, 96]]
+    assert sorted(row["miou"] for row in rows) == [row["miou"] for row in rows]
+
+
+def test_labels_of_whole_cells_survive_the_grid() -> None:
+    labels = np.kron(np.array([[0, 1], [2, VOID]]), np.ones((32, 32))).astype(np.uint8)
+    found = coarsen(labels, (64, 64), 3)
+    np.testing.assert_array_equal(found[labels != VOID], labels[labels != VOID])
 
 
 def test_state_value_of_drawn_streets_is_made_by_one_command(tmp_path: Path) -> None:
