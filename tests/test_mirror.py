@@ -66,6 +66,7 @@ SEVERAL = {
     "runtime/test_results.py": "who owns the arrays of a step",
     "serving/test_damaged_requests.py": "seeded damage to requests",
     "serving/test_hostile_connections.py": "a server under many connections",
+    "training/test_devices.py": "every family's tensors on one device, all modules",
     "training/test_launch.py": "the command in several processes",
     "training/test_recipe.py": "samples/street/train.sh",
     "training/test_sample.py": "the demo's checkpoint",
