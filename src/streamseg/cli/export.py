@@ -72,10 +72,11 @@ def serve_streams(bundle: Path, out: Path, count: int) -> None:
         from streamseg.export.batched_bundle import batch_bundle
     except ImportError as error:
         raise ExportError(describe_missing(error)) from None
-    with show_phases(f"comparing {count} streams a step with single streams"):
+    several = count_of(count, "stream")
+    with show_phases(f"comparing {several} a step with single streams"):
         compared = batch_bundle(bundle, out, count).parity["batch"]
     click.echo(
-        f"{out}: {count} streams a step; {compared['streams']} of them differ from the same "
+        f"{out}: {several} a step; {compared['streams']} of them differ from the same "
         f"streams alone by {compared['state_relative']:.2g} of their state, "
         f"{compared['labels_agreement']:.4%} of labels equal"
     )
