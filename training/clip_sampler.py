@@ -227,8 +227,10 @@ def count_classes(
     ]
     total = np.zeros(256, np.int64)
     for clip, frame in places[:: max(1, -(-len(places) // (most or len(places) or 1)))]:
-        alone = isinstance(clip, CachedClip | StillClip)
-        label = clip.read_label(frame) if alone else clip[frame].label
+        if isinstance(clip, CachedClip | StillClip):
+            label = clip.read_label(frame)
+        else:
+            label = clip[frame].label
         assert label is not None
         total += np.bincount(label.ravel(), minlength=256)
     total[ignore_index] = 0
