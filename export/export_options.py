@@ -41,7 +41,10 @@ class ExportOptions:
     )
 
     batch: int = option(
-        "Streams that one step serves, for GPUs; see docs/scale.md.", default=1, low=1, metavar="N"
+        "Streams (export) or clips over all processes (train) per step.",
+        default=1,
+        low=1,
+        metavar="N",
     )
 
     def __post_init__(self) -> None:

@@ -81,7 +81,12 @@ class ClipConfig:
     offsets: tuple[int, ...] = option(
         "Frames of a clip, relative to its last.", default=PAPER_OFFSETS
     )
-    batch: int = option("Clips per step, over all processes.", default=8, low=1, common=True)
+    batch: int = option(
+        "Streams (export) or clips over all processes (train) per step.",
+        default=8,
+        low=1,
+        common=True,
+    )
     crop: tuple[int, int] = option("Size of the crops that the network sees.", default=(480, 480))
     scale: tuple[float, float] = option("Range of the random resize.", default=(0.5, 2.0))
     flip: float = option("Probability of a mirrored clip.", default=0.5, low=0, high=1)

@@ -1,4 +1,7 @@
-"""EdgeTAM's memory, prompts and decoder against transformers' own video session; Hiera encoder."""
+"""EdgeTAM against transformers' own video session: with SAM 2's encoder, and with its own by timm.
+
+timm must not be installed beside the tests' PyTorch, so its test runs in an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 
 import streamseg
 from streamseg.errors import CheckpointError, ExportError, StateMismatch
+from streamseg.export import export_bundle
 from streamseg.export.models.edgetam import EdgeTAM, build
 from streamseg.export.parity import moving_pattern
 
@@ -25,8 +29,8 @@ MEAN, STD = (
 )
 
 
-def make() -> Any:
-    """A small EdgeTAM with every weight away from zeros and ones."""
+def hiera_vision() -> Any:
+    """SAM 2's encoder, small."""
     hiera = transformers.Sam2HieraDetConfig(
         hidden_size=8, num_attention_heads=1, image_size=[SIDE, SIDE],
         blocks_per_stage=[1, 1, 2, 1],
@@ -34,12 +38,28 @@ def make() -> Any:
         window_size_per_stage=[8, 4, 4, 2], global_attention_blocks=[3],
         window_positional_embedding_background_size=[4, 4],
     )  # fmt: skip
-    vision = transformers.Sam2VisionConfig(
+    return transformers.Sam2VisionConfig(
         backbone_config=hiera, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=128,
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
     )  # fmt: skip
+
+
+def repvit_vision() -> Any:
+    """The published encoder, RepViT-M1, at its own width."""
+    repvit = transformers.TimmWrapperConfig(
+        architecture="repvit_m1",
+        model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+    )
+    return transformers.EdgeTamVisionConfig(
+        backbone_config=repvit, fpn_hidden_size=128,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )  # fmt: skip
+
+
+def make(vision: Any = None) -> Any:
+    """A small EdgeTAM with every weight away from zeros and ones."""
     config = transformers.EdgeTamVideoConfig(
-        vision_config=vision,
+        vision_config=vision or hiera_vision(),
         prompt_encoder_config=transformers.EdgeTamVideoPromptEncoderConfig(
             hidden_size=128, image_size=SIDE, patch_size=16, mask_input_channels=4
         ),
@@ -99,6 +119,18 @@ def bundle(edgetam_bundle: Path) -> Path:
 def test_bundle_tracks_as_transformers_session_over_thirty_frames(
     bundle: Path, network: Any
 ) -> None:
+    require_same_tracks(bundle, network)
+
+
+def test_bundle_with_the_published_encoder_tracks_as_transformers_session(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed; it needs torchvision")
+    network = make(repvit_vision())
+    export_bundle(EdgeTAM(network, objects=2), tmp_path / "b", size=(SIDE, SIDE), logits=True)
+    require_same_tracks(tmp_path / "b", network)
+
+
+def require_same_tracks(bundle: Path, network: Any) -> None:
+    """Mask logits and labels of the bundle and of transformers' session, frame by frame."""
     wanted = track(network, POINTS, LABELS)
     assert np.abs(wanted[-1] - wanted[0]).max() > 0.1
     with streamseg.open(bundle, native=False) as stream:
