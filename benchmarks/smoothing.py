@@ -5,7 +5,9 @@
 The settings of the memory are ``PRESETS``, chosen on CamVid's val before test was scored. The
 networks are TV3S, reset every frame. Writes benchmarks/results/smoothing.{json,md}. With
 ``--per-frame CHECKPOINT`` in place of ``--checkpoint``, that network of single frames is scored on
-CamVid alone, and results go to benchmarks/results/smoothing_per_frame.{json,md}.
+CamVid alone, and results go to benchmarks/results/smoothing_per_frame.{json,md}. With ``--cost-of
+mask2former/resnet50`` that network of the catalogue, with seeded weights, is timed only:
+benchmarks/results/smoothing_cost.{json,md}.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from streamseg.evaluation.segmenter import SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import export_bundle, load_checkpoint
 from streamseg.export.bundle_smoothing import remember_bundle
+from streamseg.export.catalogue import build_entry
 from streamseg.export.smoothing import PRESETS
 from streamseg.export.step import StepModel
 from streamseg.runtime.bundle.bundle import read_bundle
@@ -49,7 +52,7 @@ ROUNDS = 9
 def export_all(model: StepModel, folder: Path, size: tuple[int, int]) -> dict[str, Path]:
     """The network's bundle, and one with each memory."""
     plain = folder / NONE
-    export_bundle(model, plain, size=size)
+    export_bundle(model, plain, size=size, logits=True)
     paths = {NONE: plain}
     for name, config in PRESETS.items():
         paths[name] = folder / name
@@ -104,10 +107,9 @@ def format_tables(result: dict[str, Any]) -> str:
     lines = [
         f"{result['network']}, and with a memory. Percent; float32 bundles, `--backend auto`; "
         f"{machine['processor']}, commit {machine['commit']}.",
-        "",
-        "| clips | memory | mIoU | mVC8 | mVC16 |",
-        "|---|---|---|---|---|",
     ]
+    if result["gain"]:
+        lines += ["", "| clips | memory | mIoU | mVC8 | mVC16 |", "|---|---|---|---|---|"]
     for clips, rows in result["gain"].items():
         for name, row in rows.items():
             figures = " | ".join(f"{100 * row[key]:.2f}" for key in ("miou", "mvc8", "mvc16"))
@@ -142,6 +144,7 @@ def measure_camvid(model: StepModel, folder: Path, dataset: str) -> tuple[Gain, 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--per-frame", type=Path, help="checkpoint of a network without state")
+    parser.add_argument("--cost-of", metavar="NAME", help="network of the catalogue to time only")
     arguments = parser.parse_args()
     gain: Gain = {}
     cost = {}
@@ -149,7 +152,10 @@ def main() -> None:
     dataset = f"camvid:{arguments.camvid}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if per_frame:
+        if arguments.cost_of is not None:
+            paths = export_all(build_entry(arguments.cost_of), folder / "cost", CAMVID_SIZE)
+            cost[arguments.cost_of] = measure_cost(paths)
+        elif per_frame:
             model = load_checkpoint(arguments.per_frame)
             gain, cost["SegFormer"] = measure_camvid(model, folder / "camvid", dataset)
         else:
@@ -160,16 +166,19 @@ def main() -> None:
                 model = load_camvid(arguments)
                 found, cost["CamVid network"] = measure_camvid(model, folder / "camvid", dataset)
                 gain |= found
+    own_memory = not per_frame and arguments.cost_of is None
+    network = "SegFormer" if per_frame else "TV3S reset every frame"
     result = {
         "machine": describe_machine(1),
-        "network": "SegFormer" if per_frame else "TV3S reset every frame",
-        "none": "" if per_frame else OWN_MEMORY,
+        "network": arguments.cost_of or network,
+        "none": OWN_MEMORY if own_memory else "",
         "streets": STREETS,
         "settings": {name: vars(config) for name, config in PRESETS.items()},
         "gain": gain,
         "cost": cost,
     }
-    write_results("smoothing" + "_per_frame" * per_frame, result, format_tables(result))
+    kind = "_cost" if arguments.cost_of is not None else "_per_frame" * per_frame
+    write_results(f"smoothing{kind}", result, format_tables(result))
 
 
 if __name__ == "__main__":

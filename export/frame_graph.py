@@ -127,15 +127,22 @@ def _producers(model: ModelProto) -> dict[str, NodeProto]:
 def _find_scores(
     model: ModelProto, shapes: Mapping[str, tuple[int, ...]], classes: int, source: str
 ) -> Tap:
-    """Follow the labels back to the scores ``[1, K, h, w]`` that they are the largest of."""
+    """Follow the labels back to the scores ``[1, K, h, w]`` that they are the largest of.
+
+    Labels that are made piece by piece have no such tensor; the graph's logits are one.
+    """
     producers = _producers(model)
+    logits = shapes.get("frame/logits", ())
     node = producers.get("frame/labels")
     while node is not None and node.op_type in _SHAPING:
         node = producers.get(node.input[0])
+    pieces = node is not None and node.op_type == "Concat"
+    if pieces and len(logits) == 4 and logits[:2] == (1, classes) and all(logits):
+        return Tap("frame/logits", logits)
     if node is None or node.op_type not in ("ArgMax", "UpsampleArgmax"):
         raise ExportError(
             f"the labels of {source} are made by {node.op_type if node else 'nothing'}, expected "
-            "the largest of scores: a memory smooths scores. Import the graph with its logits"
+            "the largest of scores: a memory smooths scores. Export or import it with its logits"
         )
     name = node.input[0]
     resized = producers.get(name)

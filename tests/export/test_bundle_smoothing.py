@@ -18,6 +18,7 @@ from streamseg.export import export_bundle
 from streamseg.export.bundle_smoothing import remember_bundle
 from streamseg.export.graph import trace_module
 from streamseg.export.import_spec import FrameInput, ImportSpec, LabelsOutput
+from streamseg.export.models import mask2former
 from streamseg.export.onnx_import import import_onnx
 from streamseg.export.smoothing import PRESETS, SmoothingConfig, remember
 from tests.conftest import TinyBundle
@@ -49,6 +50,24 @@ def test_bundle_with_memory_computes_what_the_network_with_memory_computes(
         assert np.array_equal(theirs.step(FRAMES[0]).labels, last)
 
 
+def test_labels_made_in_strips_are_smoothed_through_the_logits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Mask2Former takes the largest class strip by strip: no tensor has all its scores."""
+    monkeypatch.setattr(mask2former, "STRIP_ELEMENTS", 1)
+    network = tiny.build("mask2former")
+    export_bundle(network, tmp_path / "labels", size=tiny.SIZE)
+    with pytest.raises(ExportError, match="Export or import it with its logits"):
+        remember_bundle(tmp_path / "labels", tmp_path / "memory", CONFIG)
+    export_bundle(network, tmp_path / "plain", size=tiny.SIZE, logits=True)
+    remember_bundle(tmp_path / "plain", tmp_path / "memory", CONFIG, logits=True)
+    with torch.no_grad():
+        scores = [network.score(torch.from_numpy(frame)[None])[0][0].numpy() for frame in FRAMES]
+    with streamseg.open(tmp_path / "memory") as stream:
+        for frame, wanted in zip(FRAMES, expected(scores, CONFIG), strict=True):
+            np.testing.assert_allclose(stream.step(frame).logits, wanted, atol=2e-3)
+
+
 class Segmenter(nn.Module):
     """A per-frame network made elsewhere."""
 
@@ -77,7 +96,7 @@ def test_imported_graph_is_smoothed_as_numpy_smooths_its_scores(kind: str, tmp_p
         spec = label_output(tmp_path, spec)
     import_onnx(tmp_path / "x.onnx", tmp_path / "plain", spec, size=tiny.SIZE)
     if kind == "labels":
-        with pytest.raises(ExportError, match="Import the graph with its logits"):
+        with pytest.raises(ExportError, match="import it with its logits"):
             remember_bundle(tmp_path / "plain", tmp_path / "memory", CONFIG)
         assert not (tmp_path / "memory").exists()
         return
