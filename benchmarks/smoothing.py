@@ -105,8 +105,8 @@ def format_tables(result: dict[str, Any]) -> str:
     """Gain, then cost."""
     machine = result["machine"]
     lines = [
-        f"{result['network']}, and with a memory. Percent; float32 bundles, `--backend auto`; "
-        f"{machine['processor']}, commit {machine['commit']}.",
+        f"{result['network']}, and with a memory. {'Percent; ' if result['gain'] else ''}"
+        f"float32 bundles, `--backend auto`; {machine['processor']}, commit {machine['commit']}.",
     ]
     if result["gain"]:
         lines += ["", "| clips | memory | mIoU | mVC8 | mVC16 |", "|---|---|---|---|---|"]
