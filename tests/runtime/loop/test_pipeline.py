@@ -39,7 +39,7 @@ class Result:
 class CountingStream:
     """A session whose labels are the number of the step, in one buffer as the contract allows."""
 
-    depth, due, unsaved = 1, False, None
+    depth, due, unsaved, patience = 1, False, None, 0.0
 
     def __init__(
         self, *, fail_at: int = -1, seconds: float = 0.0, resumed: Position | None = None
