@@ -18,7 +18,7 @@ import numpy.typing as npt
 from streamseg.counting import count_of
 from streamseg.errors import BackendError, StreamsegError
 from streamseg.runtime.backends import BackendOptions, Executable, load_streams
-from streamseg.runtime.backends.arrays import stream_handle, view_device_array
+from streamseg.runtime.backends.arrays import keeps_stream, stream_handle, view_device_array
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSnapshot
@@ -303,7 +303,7 @@ class Stream(contextlib.AbstractContextManager["Stream"]):
         self._stepper.require_given()
         handle = 0 if stream is None else stream_handle(stream)
         borrowed = view_device_array(frame, self._lane.stream, handle)
-        if not isinstance(stream, int):
+        if keeps_stream(stream):
             borrowed = replace(borrowed, stream_owner=stream)
         labels, number = self._stepper.run_device(as_batch(borrowed, self.manifest.frame))
         return DeviceStepResult(labels, number)

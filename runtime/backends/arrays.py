@@ -19,6 +19,8 @@ from streamseg.runtime.backends.dlpack import tensor_of
 # DLPack's device types, and its kinds of numbers as NumPy's letters.
 _CUDA, _CUDA_MANAGED = 2, 13
 _DEVICES = {1: "the CPU", 3: "page-locked host memory", 10: "a ROCm device", 4: "an OpenCL device"}
+# What streams of torch, CuPy, and pycuda or numba call their handle.
+_HANDLES = ("cuda_stream", "ptr", "handle")
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 
 
@@ -57,7 +59,7 @@ def stream_handle(stream: object) -> int:
     Raises:
         FrameMismatch: it is not one of these, or the ambiguous stream 0.
     """
-    for name in ("cuda_stream", "ptr", "handle"):
+    for name in _HANDLES:
         stream = getattr(stream, name, stream)
     try:
         number = int(getattr(stream, "value", stream))  # type: ignore[call-overload]
@@ -66,6 +68,12 @@ def stream_handle(stream: object) -> int:
             f"stream is {type(stream).__name__}, expected a CUDA stream or its handle as a number"
         ) from None
     return number or LEGACY_STREAM
+
+
+def keeps_stream(stream: object) -> bool:
+    """Whether a CUDA stream lives as long as this object: not a handle, nor a wrapper of one."""
+    wrapper = type(stream).__name__ == "ExternalStream"  # of torch and CuPy
+    return not wrapper and any(hasattr(stream, name) for name in _HANDLES)
 
 
 def view_device_array(source: Any, consumer: int = 0, stream: int = 0) -> DeviceFrame:

@@ -13,6 +13,7 @@ import pytest
 from streamseg.errors import FrameMismatch
 from streamseg.runtime.backends.arrays import (
     is_device_array,
+    keeps_stream,
     stream_handle,
     view_device_array,
 )
@@ -240,3 +241,15 @@ def test_the_owner_lives_as_long_as_the_capsule_and_no_longer() -> None:
     del capsule
     gc.collect()
     assert watch() is None
+
+
+def test_only_a_stream_object_keeps_its_stream() -> None:
+    class Stream:
+        ptr = 0x99
+
+    class ExternalStream(Stream):
+        """As CuPy's and torch's: the stream is somebody else's."""
+
+    assert keeps_stream(Stream())
+    for handle in (None, 0x99, np.int64(0x99), ctypes.c_void_p(0x99), ExternalStream()):
+        assert not keeps_stream(handle)
