@@ -9,8 +9,8 @@ CamVid with and without erased parts, SegFormer-B0 on CamVid, and small MRCFA an
 scores both on drives that were not trained on, and packs weights, logs and scores into ``--out``.
 Every run chooses its number of steps from its own speed (``streamseg train --until``). The folder
 holds what build/gpu_train needs to be carried: ``camvid`` (split train), ``camvid.pth`` (a TV3S
-checkpoint to start from) and ``trunk`` (a SegFormer bundle); what is missing is left out.
-``--rehearse``: tiny, on the CPU.
+checkpoint to start from) and ``trunk`` (a SegFormer bundle); a run whose file is missing is
+skipped. ``--rehearse``: tiny, on the CPU.
 """
 
 from __future__ import annotations

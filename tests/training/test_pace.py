@@ -12,7 +12,7 @@ from tests.training.small import CONFIG, assert_same_weights, run
 
 
 def walk(until, warmup, seconds):
-    """What a run of these step times is told, by step."""
+    """Lengths that a run with these step times chooses, by step."""
     clock = iter([sum(seconds[: i + 1]) for i in range(len(seconds))])
     pace = Pace(until, lambda: next(clock))
     found = {step: pace.choose_steps(step, warmup) for step in range(1, len(seconds) + 1)}

@@ -11,6 +11,7 @@ from streamseg.runtime.stream import Stream
 from tests.runtime.backends.fake_cuda import FakeCuda
 from tests.runtime.backends.fake_producers import (
     StreamObject,
+    Tensor,
     TorchLike,
     read_by_dlpack,
     read_by_interface,
@@ -20,6 +21,7 @@ from tests.runtime.backends.test_tensorrt import frames
 from tests.runtime.toy import HEIGHT, WIDTH
 
 SHAPE = (HEIGHT, WIDTH, 3)
+Seen = list[NDArray[np.uint8]]
 Course = Callable[[Stream, Stream, FakeCuda], bool]
 
 
@@ -81,20 +83,38 @@ def play_device(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
 
 def play_torch(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """New frames by DLPack from an allocator that hands memory out again; labels by DLPack."""
-    producer, reader = TorchLike(cuda), cuda.cudaStreamCreateWithFlags(1)[1]
+    reader = cuda.cudaStreamCreateWithFlags(1)[1]
+
+    def read(frame: Tensor, seen: Seen) -> None:
+        read_by_dlpack(cuda, gpu.step_device(frame).labels, reader, seen)
+
+    try:
+        return play_new_frames(gpu, cpu, cuda, read, frames(16, seed=8))
+    finally:
+        cuda.cudaStreamDestroy(reader)
+
+
+def play_new_frames(
+    gpu: Stream,
+    cpu: Stream,
+    cuda: FakeCuda,
+    read: Callable[[Tensor, Seen], None],
+    images: list[NDArray[np.uint8]],
+) -> bool:
+    """A new tensor for every frame; ``read`` steps and has the labels copied into a list."""
+    producer = TorchLike(cuda)
     warm(gpu, cpu)
-    seen: list[NDArray[np.uint8]] = []
+    seen: list[Seen] = []  # one list a frame: streams run in any order
     wanted = []
     try:
-        for image in frames(16, seed=8):
-            labels = gpu.step_device(producer.frame(image)).labels
-            read_by_dlpack(cuda, labels, reader, seen)
+        for image in images:
+            seen.append([])
+            read(producer.frame(image), seen[-1])
             wanted.append(cpu.step(image).labels.copy())
         cuda.cudaDeviceSynchronize()
     finally:
-        cuda.cudaStreamDestroy(reader)
         producer.close()
-    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+    return all(np.array_equal(a, b) for (a,), b in zip(seen, wanted, strict=True))
 
 
 def play_reused(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
@@ -159,58 +179,36 @@ def play_named(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
 
 def play_destroyed(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """Labels are read on a stream that is known by its handle only, and soon destroyed."""
-    producer = TorchLike(cuda)
-    warm(gpu, cpu)
-    seen: list[NDArray[np.uint8]] = []
-    wanted = []
-    try:
-        for image in frames(12, seed=3):
-            reader = cuda.cudaStreamCreateWithFlags(1)[1]
-            read_by_dlpack(cuda, gpu.step_device(producer.frame(image)).labels, reader, seen)
-            cuda.cudaStreamDestroy(reader)
-            wanted.append(cpu.step(image).labels.copy())
-        cuda.cudaDeviceSynchronize()
-    finally:
-        producer.close()
-    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+    def read(frame: Tensor, seen: Seen) -> None:
+        reader = cuda.cudaStreamCreateWithFlags(1)[1]
+        read_by_dlpack(cuda, gpu.step_device(frame).labels, reader, seen)
+        cuda.cudaStreamDestroy(reader)
+
+    return play_new_frames(gpu, cpu, cuda, read, frames(12, seed=3))
 
 
 def play_interface(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """Labels by the array interface, which names our stream and not the reader's."""
-    producer, reader = TorchLike(cuda), cuda.cudaStreamCreateWithFlags(1)[1]
-    warm(gpu, cpu)
-    seen: list[NDArray[np.uint8]] = []
-    wanted = []
+    reader = cuda.cudaStreamCreateWithFlags(1)[1]
+
+    def read(frame: Tensor, seen: Seen) -> None:
+        read_by_interface(cuda, gpu.step_device(frame).labels, reader, seen)
+
     try:
-        for image in frames(12, seed=2):
-            labels = gpu.step_device(producer.frame(image)).labels
-            read_by_interface(cuda, labels, reader, seen)
-            wanted.append(cpu.step(image).labels.copy())
-        cuda.cudaDeviceSynchronize()
+        return play_new_frames(gpu, cpu, cuda, read, frames(12, seed=2))
     finally:
         cuda.cudaStreamDestroy(reader)
-        producer.close()
-    return all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
 
 
 def play_kept(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:
     """A stream object that destroys its stream when nobody keeps it; a new one for every frame."""
-    producer = TorchLike(cuda)
-    warm(gpu, cpu)
-    seen: list[list[NDArray[np.uint8]]] = []  # one list a frame: the streams run in any order
-    wanted = []
-    try:
-        for image in frames(12, seed=1):
-            side = StreamObject(cuda)
-            labels = gpu.step_device(producer.frame(image), stream=side).labels
-            seen.append([])
-            read_by_dlpack(cuda, labels, side.handle, seen[-1])
-            del side
-            wanted.append(cpu.step(image).labels.copy())
-        cuda.cudaDeviceSynchronize()
-    finally:
-        producer.close()
-    return all(np.array_equal(a[0], b) for a, b in zip(seen, wanted, strict=True))
+
+    def read(frame: Tensor, seen: Seen) -> None:
+        side = StreamObject(cuda)
+        read_by_dlpack(cuda, gpu.step_device(frame, stream=side).labels, side.handle, seen)
+
+    return play_new_frames(gpu, cpu, cuda, read, frames(12, seed=1))
 
 
 def play_elsewhere(gpu: Stream, cpu: Stream, cuda: FakeCuda) -> bool:

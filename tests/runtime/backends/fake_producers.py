@@ -83,15 +83,10 @@ class TorchLike:
 
 def read_by_dlpack(cuda: FakeCuda, labels: Any, stream: Any, seen: list[NDArray[np.uint8]]) -> None:
     """Put a copy of the labels on a consumer's stream; nobody waits for it here."""
-    capsule = labels.__dlpack__(stream=int(stream))
+    capsule = labels.__dlpack__(stream=int(stream))  # owns what ``tensor`` points to
     tensor = tensor_of(capsule)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    pointer, size = int(tensor.data or 0), int(np.prod(shape))
-
-    def read() -> None:
-        seen.append(cuda.view(pointer, size).reshape(shape).copy())
-
-    cuda.add(stream, Work("consumer", [read], [(pointer, pointer + size)], []))
+    read_memory(cuda, int(tensor.data or 0), shape, stream, seen)
 
 
 def read_by_interface(
@@ -103,7 +98,17 @@ def read_by_interface(
     cuda.cudaEventRecord(event, cuda.cudaStream_t(interface["stream"]))
     cuda.cudaStreamWaitEvent(stream, event, 0)
     cuda.cudaEventDestroy(event)
-    pointer, shape = interface["data"][0], interface["shape"]
+    read_memory(cuda, interface["data"][0], interface["shape"], stream, seen)
+
+
+def read_memory(
+    cuda: FakeCuda,
+    pointer: int,
+    shape: tuple[int, ...],
+    stream: Any,
+    seen: list[NDArray[np.uint8]],
+) -> None:
+    """Put a copy of an array on a stream, into ``seen``."""
     size = int(np.prod(shape))
 
     def read() -> None:
