@@ -1,8 +1,7 @@
 // The operators as an OpenVINO extension: nodes of the CPU device, and how ONNX nodes become them.
 //
 // Compiled against one OpenVINO, whose C++ interface changes with every release; the record beside
-// the library names it. Maps are float32, or float16 and bfloat16 widened into a copy; weights and
-// states are float32.
+// the library names it. Maps are float32, float16 or bfloat16; weights and states are float32.
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -18,6 +17,7 @@
 #include <openvino/frontend/onnx/extension/conversion.hpp>
 #include <openvino/op/op.hpp>
 
+#include "narrow_maps.h"
 #include "operators.h"
 
 namespace streamseg::ov_shell {
@@ -42,46 +42,20 @@ bool is_map(const ov::element::Type& type) {
   return type == ov::element::f32 || type == ov::element::f16 || type == ov::element::bf16;
 }
 
-template <class Narrow>
-std::vector<float> widen(const ov::Tensor& tensor) {
-  const auto* values = tensor.data<const Narrow>();
-  return {values, values + tensor.get_size()};
+MapType map_type(const ov::element::Type& type) {
+  return type == ov::element::f16    ? MapType::kFloat16
+         : type == ov::element::bf16 ? MapType::kBfloat16
+                                     : MapType::kFloat32;
 }
 
-// Operands as float32; copies of others live as long as this.
-class Floats {
- public:
-  const float* read(const ov::Tensor& tensor) {
-    const auto type = tensor.get_element_type();
-    if (type == ov::element::f32) return tensor.data<const float>();
-    copies_.push_back(type == ov::element::f16 ? widen<ov::float16>(tensor)
-                                               : widen<ov::bfloat16>(tensor));
-    return copies_.back().data();
-  }
+const float* read(InputMaps& maps, const ov::Tensor& tensor) {
+  return maps.read(tensor.data(), static_cast<int64_t>(tensor.get_size()),
+                   map_type(tensor.get_element_type()), ArenaExecutor());
+}
 
- private:
-  std::vector<std::vector<float>> copies_;
-};
-
-// An output written as float32 and narrowed by `finish`.
-class OutputMap {
- public:
-  explicit OutputMap(ov::Tensor& tensor) : tensor_(tensor) {
-    if (tensor.get_element_type() != ov::element::f32) copy_.resize(tensor.get_size());
-  }
-  float* floats() { return copy_.empty() ? tensor_.data<float>() : copy_.data(); }
-  void finish() {
-    if (tensor_.get_element_type() == ov::element::f16) {
-      std::copy(copy_.begin(), copy_.end(), tensor_.data<ov::float16>());
-    } else if (tensor_.get_element_type() == ov::element::bf16) {
-      std::copy(copy_.begin(), copy_.end(), tensor_.data<ov::bfloat16>());
-    }
-  }
-
- private:
-  ov::Tensor& tensor_;
-  std::vector<float> copy_;
-};
+OutputMap output_map(ov::Tensor& tensor) {
+  return {tensor.data(), static_cast<int64_t>(tensor.get_size()), map_type(tensor.get_element_type())};
+}
 
 // What every operator takes from the table: name, attributes, checked types and shapes.
 template <const Operator& kOp>
@@ -178,18 +152,18 @@ class PlainOp : public TableOp<kOp> {
 
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
     const Sizes s = this->open(outputs, inputs);
-    Floats floats;
+    InputMaps maps;
     std::array<const float*, kOp.input_count> in;
-    for (size_t i = 0; i < in.size(); ++i) in[i] = floats.read(inputs[i]);
+    for (size_t i = 0; i < in.size(); ++i) in[i] = read(maps, inputs[i]);
     if constexpr (kOp.input_count == kUpsampleArgmax.input_count) {
       upsample_argmax({s[Axis::kBatch], s[Axis::kClasses], s[Axis::kRows], s[Axis::kColumns],
                        s[Axis::kHeight], s[Axis::kWidth], in[0], outputs[0].data<uint8_t>(), nullptr,
                        nullptr, nullptr},
                       ArenaExecutor());
     } else {
-      OutputMap y(outputs[0]);
+      OutputMap y = output_map(outputs[0]);
       run(s, in.data(), y.floats(), outputs[1].data<float>());
-      y.finish();
+      y.finish(ArenaExecutor());
     }
     return true;
   }
@@ -220,14 +194,14 @@ class LayerOp : public TableOp<kMambaLayer> {
 
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
     const Sizes s = open(outputs, inputs);
-    Floats floats;
+    InputMaps maps;
     const LayerPack& pack = packed(s, inputs);
-    OutputMap y(outputs[0]);
+    OutputMap y = output_map(outputs[0]);
     windowed_mamba_layer(
-        {s.grid(), s[Axis::kBatch], nullptr, floats.read(inputs[0]), floats.read(inputs[12]),
-         floats.read(inputs[13]), y.floats(), outputs[1].data<float>(), outputs[2].data<float>()},
+        {s.grid(), s[Axis::kBatch], nullptr, read(maps, inputs[0]), read(maps, inputs[12]),
+         read(maps, inputs[13]), y.floats(), outputs[1].data<float>(), outputs[2].data<float>()},
         pack, ArenaExecutor());
-    y.finish();
+    y.finish(ArenaExecutor());
     return true;
   }
 
@@ -235,10 +209,10 @@ class LayerOp : public TableOp<kMambaLayer> {
   const LayerPack& packed(const Sizes& s, const ov::TensorVector& inputs) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (pack_ == nullptr) {
-      Floats floats;
+      InputMaps maps;
       std::array<const float*, kMambaLayer.input_count> w{};
       for (size_t i = 0; i < w.size(); ++i) {
-        if (kMambaLayer.inputs[i].role == Role::kWeight) w[i] = floats.read(inputs[i]);
+        if (kMambaLayer.inputs[i].role == Role::kWeight) w[i] = read(maps, inputs[i]);
       }
       const LayerSizes sizes{s[Axis::kFeatures], s[Axis::kChannels], s[Axis::kTaps],
                              s[Axis::kStates], s[Axis::kRank]};

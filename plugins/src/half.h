@@ -1,5 +1,5 @@
-// float16 (IEEE binary16) to float32 and back, rounding to nearest even, in integer arithmetic: the
-// same on every compiler and processor, and without branches, so loops vectorise.
+// float16 (IEEE binary16) and bfloat16 to float32 and back, rounding to nearest even, in integer
+// arithmetic: the same on every compiler and processor, and without branches, so loops vectorise.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ inline float widen_half(uint16_t half) {
   return value;
 }
 
-inline uint16_t narrow_float(float value) {
+inline uint16_t narrow_to_half(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   const uint32_t sign = bits & 0x80000000u;
@@ -41,6 +41,21 @@ inline uint16_t narrow_float(float value) {
   const uint32_t large = bits > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t half = bits >= 143u << 23 ? large : bits < 113u << 23 ? small : normal;
   return static_cast<uint16_t>(half | (sign >> 16));
+}
+
+inline float widen_bfloat16(uint16_t narrow) {
+  const uint32_t bits = static_cast<uint32_t>(narrow) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint16_t narrow_to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<uint16_t>((nan ? bits | 0x400000u : rounded) >> 16);
 }
 
 }  // namespace streamseg

@@ -12,7 +12,7 @@ namespace streamseg::ort {
 
 constexpr uint32_t kApiVersion = 17;
 
-enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
+enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10, kBfloat16 = 16 };
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum Presence : int { kRequired = 0, kOptional = 1 };
 constexpr int kMemoryDefault = 0;

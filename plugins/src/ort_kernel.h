@@ -63,6 +63,10 @@ struct Tensor {
   }
 };
 
+inline const char* type_name(int element) {
+  return element == kFloat ? "float32" : element == kFloat16 ? "float16" : "bfloat16";
+}
+
 inline Tensor read_value(const Api& api, const Value* value, const char* name, int wanted) {
   if (value == nullptr) throw std::invalid_argument(std::string(name) + " is missing");
   TensorInfo* info = nullptr;
@@ -80,7 +84,7 @@ inline Tensor read_value(const Api& api, const Value* value, const char* name, i
   check(status);
   if (type != wanted) {
     throw std::invalid_argument(std::string(name) + " has element type " + std::to_string(type) +
-                                ", expected " + (wanted == kFloat ? "float32" : "float16") + " (" +
+                                ", expected " + type_name(wanted) + " (" +
                                 std::to_string(wanted) + ")");
   }
   void* data = nullptr;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "c_api.h"
-#include "half.h"
+#include "narrow_maps.h"
 #include "operators.h"
 #include "ort_kernel.h"
 
@@ -33,40 +33,12 @@ class SessionExecutor : public Executor {
   const KernelContext* context_;
 };
 
-// Maps as float32: float16 is converted into a copy. CPUs do not multiply faster in float16;
-// bundles for GPUs run here only to be checked.
-class Maps {
- public:
-  const float* widen(const Tensor& tensor, int type) {
-    if (type == kFloat) return tensor.floats();
-    const auto* halves = static_cast<const uint16_t*>(tensor.data);
-    copies_.emplace_back(static_cast<size_t>(tensor.count()));
-    for (size_t i = 0; i < copies_.back().size(); ++i) copies_.back()[i] = widen_half(halves[i]);
-    return copies_.back().data();
-  }
-
- private:
-  std::vector<std::vector<float>> copies_;
-};
-
-// An output map of the kernel's type, written as float32 and converted by `finish`.
-class OutputMap {
- public:
-  OutputMap(void* data, int64_t count, int type) : data_(data) {
-    if (type == kFloat16) copy_.resize(static_cast<size_t>(count));
-  }
-
-  float* floats() { return copy_.empty() ? static_cast<float*>(data_) : copy_.data(); }
-
-  void finish() {
-    auto* halves = static_cast<uint16_t*>(data_);
-    for (size_t i = 0; i < copy_.size(); ++i) halves[i] = narrow_float(copy_[i]);
-  }
-
- private:
-  void* data_;
-  std::vector<float> copy_;
-};
+// CPUs do not multiply faster in float16: bundles for GPUs run here only to be checked.
+constexpr MapType map_type(int element) {
+  return element == kFloat16    ? MapType::kFloat16
+         : element == kBfloat16 ? MapType::kBfloat16
+                                : MapType::kFloat32;
+}
 
 // The first output is a map, the second the next state.
 template <const Operator& kOp, int kMap>
@@ -76,15 +48,17 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
 
   void compute(KernelContext* context) const {
     const auto call = this->open(context);
-    Maps maps;
+    const SessionExecutor executor(this->api, context);
+    InputMaps maps;
     std::array<const float*, kOp.input_count> in;
     for (size_t i = 0; i < in.size(); ++i) {
-      in[i] = maps.widen(call.inputs[i], this->input_type(i));
+      in[i] = maps.read(call.inputs[i].data, call.inputs[i].count(), map_type(this->input_type(i)),
+                        executor);
     }
-    OutputMap y(this->output(context, call, 0), call.inputs[0].count(), kMap);
+    OutputMap y(this->output(context, call, 0), call.inputs[0].count(), map_type(kMap));
     auto* next = static_cast<float*>(this->output(context, call, 1));
-    run(call.sizes, in.data(), y.floats(), next, SessionExecutor(this->api, context));
-    y.finish();
+    run(call.sizes, in.data(), y.floats(), next, executor);
+    y.finish(executor);
   }
 
   static void run(const Sizes& s, const float* const* in, float* y, float* next,
@@ -104,37 +78,44 @@ struct WindowedKernel : TableKernel<kOp, kMap> {
 };
 
 // Weights are constants, checked and packed when the session is created.
-struct LayerKernel : TableKernel<kMambaLayer, kFloat> {
+template <int kMap>
+struct LayerKernel : TableKernel<kMambaLayer, kMap> {
+  using Base = TableKernel<kMambaLayer, kMap>;
   static constexpr const char* kProvider = nullptr;
 
   LayerKernel(const Api& given, const KernelInfo* info)
-      : TableKernel(given, info), pack_(read_pack(info)) {}
+      : Base(given, info), pack_(read_pack(info)) {}
 
   void compute(KernelContext* context) const {
-    const auto call = open(context);
-    auto* y = static_cast<float*>(output(context, call, 0));
-    auto* conv = static_cast<float*>(output(context, call, 1));
-    auto* scan = static_cast<float*>(output(context, call, 2));
-    windowed_mamba_layer({call.sizes.grid(), call.sizes[Axis::kBatch], nullptr,
-                          call.inputs[0].floats(), call.inputs[12].floats(),
-                          call.inputs[13].floats(), y, conv, scan},
-                         pack_, SessionExecutor(api, context));
+    const auto call = this->open(context);
+    const SessionExecutor executor(this->api, context);
+    InputMaps maps;
+    const int64_t count = call.inputs[0].count();
+    const float* x = maps.read(call.inputs[0].data, count, map_type(kMap), executor);
+    OutputMap y(this->output(context, call, 0), count, map_type(kMap));
+    auto* conv = static_cast<float*>(this->output(context, call, 1));
+    auto* scan = static_cast<float*>(this->output(context, call, 2));
+    windowed_mamba_layer({call.sizes.grid(), call.sizes[Axis::kBatch], nullptr, x,
+                          call.inputs[12].floats(), call.inputs[13].floats(), y.floats(), conv, scan},
+                         pack_, executor);
+    y.finish(executor);
   }
 
  private:
   LayerPack read_pack(const KernelInfo* info) {
-    std::array<const float*, kInputs> w{};
-    for (size_t i = 0; i < kInputs; ++i) {
+    std::array<const float*, Base::kInputs> w{};
+    Sizes& sizes = this->sizes;
+    for (size_t i = 0; i < w.size(); ++i) {
       const Operand& operand = kMambaLayer.inputs[i];
       if (operand.role != Role::kWeight) continue;
-      const Tensor tensor = read_constant(api, info, i, operand);
+      const Tensor tensor = read_constant(this->api, info, i, operand);
       sizes.take(operand, tensor.shape.data(), static_cast<int64_t>(tensor.shape.size()));
       w[i] = tensor.floats();
     }
     const LayerSizes of{sizes[Axis::kFeatures], sizes[Axis::kChannels], sizes[Axis::kTaps],
                         sizes[Axis::kStates], sizes[Axis::kRank]};
     return LayerPack(of, {w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]},
-                     static_cast<Precision>(read_attribute(api, info, "precision")));
+                     static_cast<Precision>(read_attribute(this->api, info, "precision")));
   }
 
   LayerPack pack_;
@@ -163,7 +144,10 @@ extern "C" STREAMSEG_API streamseg::ort::Status* RegisterCustomOps(
     streamseg::ort::SessionOptions* options, const streamseg::ort::ApiBase* base) {
   using namespace streamseg::ort;
   using namespace streamseg;
-  return register_kernels<WindowedKernel<kCausalConv, kFloat>, WindowedKernel<kCausalConv, kFloat16>,
-                          WindowedKernel<kSelectiveScan, kFloat>,
-                          WindowedKernel<kSelectiveScan, kFloat16>, LabelsKernel, LayerKernel>(options, base);
+  return register_kernels<
+      WindowedKernel<kCausalConv, kFloat>, WindowedKernel<kCausalConv, kFloat16>,
+      WindowedKernel<kCausalConv, kBfloat16>, WindowedKernel<kSelectiveScan, kFloat>,
+      WindowedKernel<kSelectiveScan, kFloat16>, WindowedKernel<kSelectiveScan, kBfloat16>,
+      LabelsKernel, LayerKernel<kFloat>, LayerKernel<kFloat16>, LayerKernel<kBfloat16>>(options,
+                                                                                       base);
 }

@@ -383,26 +383,55 @@ void test_half() {
     const float wide = streamseg::widen_half(half);
     if ((half & 0x7fff) > 0x7c00) {
       widened &= std::isnan(wide);
-      narrowed &= (streamseg::narrow_float(wide) & 0x7fff) > 0x7c00;
+      narrowed &= (streamseg::narrow_to_half(wide) & 0x7fff) > 0x7c00;
       continue;
     }
     const double infinite = half & 0x8000 ? -HUGE_VAL : HUGE_VAL;
     widened &= wide == ((half & 0x7fff) == 0x7c00 ? infinite : value(half));
     widened &= std::signbit(wide) == (half >> 15 != 0);
-    narrowed &= streamseg::narrow_float(wide) == half;
+    narrowed &= streamseg::narrow_to_half(wide) == half;
     if ((half & 0x7fff) >= 0x7c00) continue;
     // The first value past the largest would be 65536: from half way on it is infinity.
     const auto next = static_cast<uint16_t>(half + 1);
     const double after = (next & 0x7fff) == 0x7c00 ? (half & 0x8000 ? -65536.0 : 65536.0) : value(next);
     const auto middle = static_cast<float>((value(half) + after) / 2);
     const float outward = half & 0x8000 ? -HUGE_VALF : HUGE_VALF;
-    narrowed &= streamseg::narrow_float(middle) == (half & 1 ? next : half);
-    narrowed &= streamseg::narrow_float(std::nextafter(middle, 0.0f)) == half;
-    narrowed &= streamseg::narrow_float(std::nextafter(middle, outward)) == next;
+    narrowed &= streamseg::narrow_to_half(middle) == (half & 1 ? next : half);
+    narrowed &= streamseg::narrow_to_half(std::nextafter(middle, 0.0f)) == half;
+    narrowed &= streamseg::narrow_to_half(std::nextafter(middle, outward)) == next;
   }
   expect(widened, "float16 widens exactly");
   expect(narrowed, "float32 rounds to the nearest float16, ties to even");
-  expect(streamseg::narrow_float(1e9f) == 0x7c00, "what is too large becomes infinity");
+  expect(streamseg::narrow_to_half(1e9f) == 0x7c00, "what is too large becomes infinity");
+}
+
+// Every bfloat16, and rounding on either side of every midpoint.
+void test_bfloat16() {
+  const auto number = [](uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  };
+  bool exact = true;
+  bool nearest = true;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto narrow = static_cast<uint16_t>(bits);
+    const float wide = streamseg::widen_bfloat16(narrow);
+    if (std::isnan(number(bits << 16))) {
+      exact &= std::isnan(wide) && std::isnan(streamseg::widen_bfloat16(streamseg::narrow_to_bfloat16(wide)));
+      exact &= std::isnan(streamseg::widen_bfloat16(streamseg::narrow_to_bfloat16(number(bits << 16 | 1))));
+      continue;
+    }
+    exact &= wide == number(bits << 16) && streamseg::narrow_to_bfloat16(wide) == narrow;
+    if (std::isinf(wide)) continue;
+    const uint32_t middle = bits << 16 | 0x8000u;
+    const auto next = static_cast<uint16_t>(bits + 1);
+    nearest &= streamseg::narrow_to_bfloat16(number(middle)) == (bits & 1 ? next : narrow);
+    nearest &= streamseg::narrow_to_bfloat16(number(middle - 1)) == narrow;
+    nearest &= streamseg::narrow_to_bfloat16(number(middle + 1)) == next;
+  }
+  expect(exact, "bfloat16 widens exactly, and NaN stays NaN");
+  expect(nearest, "float32 rounds to the nearest bfloat16, ties to even");
 }
 
 int main() {
@@ -438,6 +467,7 @@ int main() {
     std::printf("%s\n", level.c_str());
   }
   test_half();
+  test_bfloat16();
   test_scan_definition();
   test_errors();
   std::printf("%d passed, %d failed\n", passed, failed);
