@@ -25,7 +25,10 @@ const KernelTable<float>* kernel_table(const char* name) {
                                            LayerKernel<V, P>::run,
                                            P::packed_bytes,
                                            P::padded,
-                                           P::pack};
+                                           P::pack,
+                                           P::row_words,
+                                           P::convert,
+                                           P::multiply};
   return &table;
 }
 
@@ -39,6 +42,9 @@ const KernelTable<double>* wide_kernel_table(const char* name) {
                                             ScanKernel<V>::pack_decay,
                                             ScanKernel<V>::run,
                                             ScanBackward<V>::run,
+                                            nullptr,
+                                            nullptr,
+                                            nullptr,
                                             nullptr,
                                             nullptr,
                                             nullptr,

@@ -55,6 +55,9 @@ bool has_avx512() {
 bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
 bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
+#elif defined(__aarch64__)
+constexpr unsigned long kHasI8mm = 1ul << 13;  // HWCAP2_I8MM, which old headers lack
+constexpr unsigned long kHasBf16 = 1ul << 14;  // HWCAP2_BF16
 #endif
 
 // The kernels that this processor runs, fastest last.
@@ -74,7 +77,14 @@ std::vector<const KernelTable<float>*> find_kernels() {
   if (bf16_last) add(avx512bf16_kernels(), true);
 #elif defined(__aarch64__)
   add(neon_kernels(), true);
-  add(neondot_kernels(), (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
+  const bool dot = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  const bool i8mm = dot && (getauxval(AT_HWCAP2) & kHasI8mm) != 0;
+  const bool bf16 = i8mm && (getauxval(AT_HWCAP2) & kHasBf16) != 0;
+  add(neondot_kernels(), dot);
+  const bool bf16_last = bf16 && neonbf16_is_fast();
+  if (!bf16_last) add(neonbf16_kernels(), bf16);
+  add(neoni8mm_kernels(), i8mm);
+  if (bf16_last) add(neonbf16_kernels(), true);
 #endif
   return found;
 }

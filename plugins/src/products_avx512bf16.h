@@ -41,25 +41,8 @@ struct Avx512PairProducts : QuadProducts<Avx512Lanes, Avx512Quads> {
       Quads::pack(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    const int64_t words = row_words(depth, precision);
-    auto* out = static_cast<uint32_t*>(panels);
-    for (int64_t n = 0; n < padded(columns); ++n) {
-      scale[n] = 1.0f;
-      sums[n] = 0;
-      uint32_t* column = out + n / kPanel * words * kPanel + n % kPanel;
-      for (int64_t word = 0; word < words; ++word) {
-        uint32_t packed = 0;
-        for (int i = 0; i < 2; ++i) {
-          const int64_t k = 2 * word + i;
-          const float x =
-              round_bfloat16(n < columns && k < depth ? weight[k * columns + n] : 0.0f);
-          uint32_t bits;
-          __builtin_memcpy(&bits, &x, 4);
-          packed |= bits >> 16 << (16 * i);
-        }
-        column[word * kPanel] = packed;
-      }
-    }
+    pack_bfloat16<kPanel>(weight, depth, columns, row_words(depth, precision),
+                          static_cast<uint32_t*>(panels), scale, sums, Quads::place);
   }
 
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {

@@ -64,6 +64,57 @@ void multiply_words(const float* a, const float* row_scale, int64_t rows, int64_
   }
 }
 
+// Packs a weight's 8-bit integers, four to a word. `place(column, word)` is where a word of one of a
+// panel's columns lies in the panel.
+template <int Panel, class Place>
+void pack_integers(const float* weight, int64_t depth, int64_t columns, int64_t words, uint32_t* out,
+                   float* scale, int32_t* sums, Place place) {
+  for (int64_t n = 0; n < (columns + Panel - 1) / Panel * Panel; ++n) {
+    const auto at = [&](int64_t k) {
+      return n < columns && k < depth ? weight[k * columns + n] : 0.0f;
+    };
+    float top = 0;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float size = __builtin_fabsf(at(k));
+      top = size > top ? size : top;
+    }
+    scale[n] = top > 0 ? top / 127.0f : 1.0f;
+    sums[n] = 0;
+    uint32_t* panel = out + n / Panel * words * Panel;
+    for (int64_t word = 0; word < words; ++word) {
+      uint32_t packed = 0;
+      for (int i = 0; i < 4; ++i) {
+        const auto integer = static_cast<int32_t>(round_integer(at(4 * word + i) / scale[n]));
+        sums[n] += integer;
+        packed |= (static_cast<uint32_t>(integer) & 0xffu) << (8 * i);
+      }
+      panel[place(n % Panel, word)] = packed;
+    }
+  }
+}
+
+// Packs a weight's bfloat16 numbers, two to a word.
+template <int Panel, class Place>
+void pack_bfloat16(const float* weight, int64_t depth, int64_t columns, int64_t words, uint32_t* out,
+                   float* scale, int32_t* sums, Place place) {
+  for (int64_t n = 0; n < (columns + Panel - 1) / Panel * Panel; ++n) {
+    scale[n] = 1.0f;
+    sums[n] = 0;
+    uint32_t* panel = out + n / Panel * words * Panel;
+    for (int64_t word = 0; word < words; ++word) {
+      uint32_t packed = 0;
+      for (int i = 0; i < 2; ++i) {
+        const int64_t k = 2 * word + i;
+        const float x = round_bfloat16(n < columns && k < depth ? weight[k * columns + n] : 0.0f);
+        uint32_t bits;
+        __builtin_memcpy(&bits, &x, 4);
+        packed |= bits >> 16 << (16 * i);
+      }
+      panel[place(n % Panel, word)] = packed;
+    }
+  }
+}
+
 // 8-bit integers by `Q`; bfloat16 and float32 as every lane type has them.
 template <class V, class Q>
 struct QuadProducts : Products<V> {
@@ -78,6 +129,8 @@ struct QuadProducts : Products<V> {
                                          : Generic::row_words(depth, precision);
   }
 
+  static int64_t place(int64_t column, int64_t word) { return word * kPanel + column; }
+
   static size_t packed_bytes(int64_t depth, int64_t columns, Precision precision) {
     return static_cast<size_t>(row_words(depth, precision) * padded(columns)) * 4;
   }
@@ -88,30 +141,8 @@ struct QuadProducts : Products<V> {
       Generic::pack(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    const int64_t words = row_words(depth, precision);
-    auto* out = static_cast<uint32_t*>(panels);
-    for (int64_t n = 0; n < padded(columns); ++n) {
-      const auto at = [&](int64_t k) {
-        return n < columns && k < depth ? weight[k * columns + n] : 0.0f;
-      };
-      float top = 0;
-      for (int64_t k = 0; k < depth; ++k) {
-        const float size = __builtin_fabsf(at(k));
-        top = size > top ? size : top;
-      }
-      scale[n] = top > 0 ? top / 127.0f : 1.0f;
-      sums[n] = 0;
-      uint32_t* column = out + n / kPanel * words * kPanel + n % kPanel;
-      for (int64_t word = 0; word < words; ++word) {
-        uint32_t packed = 0;
-        for (int i = 0; i < 4; ++i) {
-          const auto integer = static_cast<int32_t>(round_integer(at(4 * word + i) / scale[n]));
-          sums[n] += integer;
-          packed |= (static_cast<uint32_t>(integer) & 0xffu) << (8 * i);
-        }
-        column[word * kPanel] = packed;
-      }
-    }
+    pack_integers<kPanel>(weight, depth, columns, row_words(depth, precision),
+                          static_cast<uint32_t*>(panels), scale, sums, place);
   }
 
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {
