@@ -22,6 +22,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from streamseg.errors import ExportError
 from streamseg.export.windows import WindowGeometry, cell_order
 from streamseg.plugins.table import (
+    ATTENTION,
     CAUSAL_CONV,
     DOMAIN,
     GEOMETRY,
@@ -119,6 +120,7 @@ def attach_lowering(model: ModelProto) -> None:
         "WindowedCausalConv": lambda: _conv_function(taps.pop()),
         "WindowedSelectiveScan": lambda: _SCAN_FUNCTION,
         "UpsampleArgmax": lambda: _LABELS_FUNCTION,
+        ATTENTION.name: lambda: ATTENTION_FUNCTION,
     }
     model.functions.extend(onnx.parser.parse_function(texts[name]()) for name in sorted(used))
 
@@ -273,6 +275,36 @@ LAYER_FUNCTION = f"""
           (convolved, dt, dt_bias, A, B, C, skip, z, scan_state, order, inverse)
       added = MatMul (scanned, out_proj)
       y = Add (x, added)
+    }}"""
+
+# As above: the products stay float32.
+ATTENTION_FUNCTION = f"""
+    <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
+    {ATTENTION.name} <{", ".join(ATTENTION.attribute_names)}>
+        ({", ".join(ATTENTION.input_names)}) => (y)
+    {{
+      count = Constant <value_int: int = @heads> ()
+      axis0 = Constant <value = int64[1] {{0}}> ()
+      heads_row = Unsqueeze (count, axis0)
+      same = Constant <value = int64[2] {{0, 0}}> ()
+      rest = Constant <value = int64[1] {{-1}}> ()
+      split = Concat <axis = 0> (same, heads_row, rest)
+      joined = Concat <axis = 0> (same, rest)
+      q_heads = Reshape (q, split)
+      k_heads = Reshape (k, split)
+      v_heads = Reshape (v, split)
+      queries = Transpose <perm = [0, 2, 1, 3]> (q_heads)
+      keys = Transpose <perm = [0, 2, 3, 1]> (k_heads)
+      values = Transpose <perm = [0, 2, 1, 3]> (v_heads)
+      product = MatMul (queries, keys)
+      depth = Shape <start = 3, end = 4> (q_heads)
+      wide_depth = CastLike (depth, q)
+      root = Sqrt (wide_depth)
+      scores = Div (product, root)
+      shares = Softmax <axis = -1> (scores)
+      result = MatMul (shares, values)
+      tokens = Transpose <perm = [0, 2, 1, 3]> (result)
+      y = Reshape (tokens, joined)
     }}"""
 
 _LABELS_FUNCTION = f"""

@@ -146,6 +146,23 @@ def windowed_mamba_layer_reference(
     return x + y @ out_proj, next_conv, next_scan
 
 
+def multi_head_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """``softmax(q k^T / sqrt(depth)) v`` of every head, ``depth`` = features / heads.
+
+    Args:
+        q: ``[batch, queries, features]``, heads one after the other.
+        k: ``[batch, keys, features]``.
+        v: ``[batch, keys, features]``.
+        heads: divides features.
+    Returns:
+        y like q.
+    Source: Vaswani et al. (arXiv 1706.03762) section 3.2.
+    """
+    split = [tensor.unflatten(-1, (heads, -1)).transpose(1, 2) for tensor in (q, k, v)]
+    scores = split[0] @ split[1].transpose(-1, -2) / split[0].shape[-1] ** 0.5
+    return (torch.softmax(scores, -1) @ split[2]).transpose(1, 2).flatten(2)
+
+
 def upsample_argmax_reference(scores: Tensor, height: int, width: int) -> Tensor:
     """Class of every pixel: bilinear upsampling (align_corners off), then the largest score.
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from streamseg.errors import BackendError
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.table import (
+    ATTENTION,
     CAUSAL_CONV,
     GEOMETRY,
     MAMBA_LAYER,
@@ -58,6 +59,13 @@ class _LayerSizes(ctypes.Structure):
 
 class _LayerWeights(ctypes.Structure):
     _fields_ = tuple((MAMBA_LAYER.input_names[i], ctypes.c_void_p) for i in _WEIGHTS)
+
+
+class _AttentionSizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in ("batch", "heads", "queries", "keys", "features", "threads")
+    )
 
 
 class NativeOps:
@@ -209,6 +217,42 @@ class NativeOps:
         )
         return labels
 
+    def multi_head_attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        heads: int,
+        precision: str = "fp32",
+        threads: int = 0,
+    ) -> Array:
+        """``softmax(q k^T / sqrt(features / heads)) v`` of every head.
+
+        Args:
+            q: ``[batch, queries, features]`` float32, heads one after the other.
+            k: ``[batch, keys, features]`` float32.
+            v: ``[batch, keys, features]`` float32.
+            heads: divides features.
+            precision: of the products: ``fp32``, ``bf16`` or ``int8``.
+            threads: how many.
+        Returns:
+            y like q.
+        """
+        number = _precision(precision)
+        inputs = _float32(q, k, v)
+        sizes = Sizes(ATTENTION)
+        sizes.take([array.shape for array in inputs])
+        axes = (sizes[name] for name in ("queries", "keys", "features"))
+        y = np.empty_like(inputs[0])
+        self._call(
+            "streamseg_multi_head_attention",
+            ctypes.byref(_AttentionSizes(sizes["batch"], heads, *axes, threads)),
+            number,
+            *map(_pointer, (*inputs, y)),
+        )
+        return y
+
     def pack_layer(self, *weights: Array, precision: str = "fp32") -> NativeLayer:
         """Copy the weights of one Mamba layer and pack them for the instruction set in use.
 
@@ -219,13 +263,8 @@ class NativeOps:
         Raises:
             BackendError: shapes do not fit each other, a type or precision is unknown, or A > 0.
         """
-        if precision not in PRECISIONS:
-            raise BackendError(
-                f"precision is '{precision}', expected one of: {', '.join(PRECISIONS)}"
-            )
-        dense = _dense(*weights)
-        if dense[0].dtype != np.float32:
-            raise BackendError(f"weights are {dense[0].dtype}, expected float32")
+        number = _precision(precision)
+        dense = _float32(*weights)
         operator = Operator(
             MAMBA_LAYER.name, (), tuple(MAMBA_LAYER.inputs[i] for i in _WEIGHTS), ()
         )
@@ -236,7 +275,7 @@ class NativeOps:
             "streamseg_layer_create",
             ctypes.byref(_LayerSizes(*(sizes[name] for name in _LAYER_AXES))),
             ctypes.byref(_LayerWeights(*(array.ctypes.data for array in dense))),
-            PRECISIONS.index(precision),
+            number,
             ctypes.byref(layer),
         )
         return NativeLayer(self, layer, sizes)
@@ -293,9 +332,7 @@ class NativeLayer:
         Returns:
             x plus the layer's output, and both states after the frame.
         """
-        inputs = _dense(x, conv_state, scan_state)
-        if inputs[0].dtype != np.float32:
-            raise BackendError(f"arrays are {inputs[0].dtype}, expected float32")
+        inputs = _float32(x, conv_state, scan_state)
         known = {name: self._weights[name] for name in _LAYER_AXES}
         known |= {"tokens": geometry[0] * geometry[1], "cells": self._ops.count_cells(geometry)}
         operands = tuple(MAMBA_LAYER.inputs[i] for i in (0, -2, -1))
@@ -321,6 +358,19 @@ def _dense(*arrays: Array) -> tuple[Array, ...]:
         names = ", ".join(sorted(str(kind) for kind in kinds))
         raise BackendError(f"arrays are {names}, expected all float32 or all float64")
     return tuple(np.ascontiguousarray(array) for array in arrays)
+
+
+def _float32(*arrays: Array) -> tuple[Array, ...]:
+    dense = _dense(*arrays)
+    if dense[0].dtype != np.float32:
+        raise BackendError(f"arrays are {dense[0].dtype}, expected float32")
+    return dense
+
+
+def _precision(name: str) -> int:
+    if name not in PRECISIONS:
+        raise BackendError(f"precision is '{name}', expected one of: {', '.join(PRECISIONS)}")
+    return PRECISIONS.index(name)
 
 
 def _gradients(

@@ -37,6 +37,8 @@ LIMITS: Mapping[str, tuple[str, int, int]] = {
     "features": ("features", 1, _FEATURES),
     "rank": ("rank", 1, _FEATURES),
     "projections": ("rank + 2 * states", 3, _FEATURES + 128),
+    "queries": ("queries", 1, _INT32),
+    "keys": ("keys", 1, _INT32),
 }
 
 
@@ -163,9 +165,16 @@ MAMBA_LAYER = Operator(
     ),
     ("order", "inverse", "tail"),
 )
+_QUERIES, _KEYS = ("batch", "queries", "features"), ("batch", "keys", "features")
+ATTENTION = Operator(
+    "MultiHeadAttention",
+    (Attribute("heads", 1, _FEATURES), Attribute("precision", 0, len(PRECISIONS) - 1)),
+    (Operand("q", "map", _QUERIES), *_maps(_KEYS, "k", "v")),
+    (Operand("y", "map", _QUERIES),),
+)
 OPERATORS: Mapping[str, Operator] = {
     operator.name: operator
-    for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX, MAMBA_LAYER)
+    for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX, MAMBA_LAYER, ATTENTION)
 }
 
 

@@ -140,7 +140,7 @@ class TableOp : public ov::op::Op {
   std::array<int64_t, kMaxAttributes> values_;
 };
 
-// Convolution, scan and labels: no weights to prepare.
+// Convolution, scan, attention and labels: no weights to prepare.
 template <const Operator& kOp>
 class PlainOp : public TableOp<kOp> {
  public:
@@ -160,6 +160,16 @@ class PlainOp : public TableOp<kOp> {
                        s[Axis::kHeight], s[Axis::kWidth], in[0], outputs[0].data<uint8_t>(), nullptr,
                        nullptr, nullptr},
                       ArenaExecutor());
+    } else if constexpr (kOp.input_count == kAttention.input_count) {
+      OutputMap y = output_map(outputs[0]);
+      AttentionProblem problem = attention_problem(s, this->values()[0],
+                                                   static_cast<Precision>(this->values()[1]));
+      problem.q = in[0];
+      problem.k = in[1];
+      problem.v = in[2];
+      problem.y = y.floats();
+      multi_head_attention(problem, ArenaExecutor());
+      y.finish(ArenaExecutor());
     } else {
       OutputMap y = output_map(outputs[0]);
       run(s, in.data(), y.floats(), outputs[1].data<float>());
@@ -251,6 +261,7 @@ std::vector<ov::Extension::Ptr> make_extensions() {
   add<PlainOp<kCausalConv>, kCausalConv>(extensions);
   add<PlainOp<kSelectiveScan>, kSelectiveScan>(extensions);
   add<PlainOp<kUpsampleArgmax>, kUpsampleArgmax>(extensions);
+  add<PlainOp<kAttention>, kAttention>(extensions);
   add<LayerOp, kMambaLayer>(extensions);
   return extensions;
 }

@@ -219,6 +219,27 @@ int streamseg_windowed_mamba_layer(const streamseg_layer* layer, const streamseg
   });
 }
 
+int streamseg_multi_head_attention(const streamseg_attention_sizes* s, int precision,
+                                   const float* q, const float* k, const float* v, float* y) {
+  return guarded([&] {
+    require_pointers(s, q, k, v, y);
+    const int64_t attributes[] = {s->heads, precision};
+    Sizes sizes(kAttention, attributes);
+    for (const auto& [axis, value] :
+         {std::pair{Axis::kBatch, s->batch}, std::pair{Axis::kQueries, s->queries},
+          std::pair{Axis::kKeys, s->keys}, std::pair{Axis::kFeatures, s->features}}) {
+      sizes.bind(axis, value);
+    }
+    AttentionProblem problem =
+        attention_problem(sizes, s->heads, static_cast<Precision>(precision));
+    problem.q = q;
+    problem.k = k;
+    problem.v = v;
+    problem.y = y;
+    multi_head_attention(problem, ThreadExecutor(s->threads));
+  });
+}
+
 int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes, int64_t height,
                               int64_t width, int64_t out_height, int64_t out_width,
                               int64_t threads, uint8_t* labels) {

@@ -86,6 +86,16 @@ STREAMSEG_API int streamseg_windowed_mamba_layer(const streamseg_layer* layer,
                                                  float* y, float* next_conv_state,
                                                  float* next_scan_state);
 
+/* y [batch, queries, features] = softmax(q k^T / sqrt(features / heads)) v of every head; k and v are
+ * [batch, keys, features]. `precision` of the products as above. */
+typedef struct streamseg_attention_sizes {
+  int64_t batch, heads, queries, keys, features, threads;
+} streamseg_attention_sizes;
+
+STREAMSEG_API int streamseg_multi_head_attention(const streamseg_attention_sizes* sizes,
+                                                 int precision, const float* q, const float* k,
+                                                 const float* v, float* y);
+
 /* labels [batch, out_height, out_width] of logits [batch, classes, height, width]. */
 STREAMSEG_API int streamseg_upsample_argmax(const float* logits, int64_t batch, int64_t classes,
                                             int64_t height, int64_t width, int64_t out_height,

@@ -1,6 +1,7 @@
 // The kernels of one instruction set, compiled over its lane type (lanes_*.h).
 #pragma once
 
+#include "attention_kernel.h"
 #include "conv_backward.h"
 #include "conv_kernel.h"
 #include "label_kernel.h"
@@ -11,7 +12,7 @@
 namespace streamseg {
 namespace {
 
-// P: the matrix products of the fused layer.
+// P: the matrix products of fused operators.
 template <class V, class P = Products<V>>
 const KernelTable<float>* kernel_table(const char* name) {
   static const KernelTable<float> table = {name,
@@ -26,13 +27,13 @@ const KernelTable<float>* kernel_table(const char* name) {
                                            P::packed_bytes,
                                            P::padded,
                                            P::pack,
-                                           P::row_words,
-                                           P::convert,
-                                           P::multiply};
+                                           AttentionKernel<V, P>::packed_bytes,
+                                           AttentionKernel<V, P>::pack,
+                                           AttentionKernel<V, P>::run};
   return &table;
 }
 
-// To check gradients only: no labels and no whole layers.
+// To check gradients only: no labels and no fused operators.
 template <class V>
 const KernelTable<double>* wide_kernel_table(const char* name) {
   static const KernelTable<double> table = {name,

@@ -55,9 +55,6 @@ bool has_avx512() {
 bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
 bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
-#elif defined(__aarch64__)
-constexpr unsigned long kHasI8mm = 1ul << 13;  // HWCAP2_I8MM, which old headers lack
-constexpr unsigned long kHasBf16 = 1ul << 14;  // HWCAP2_BF16
 #endif
 
 // The kernels that this processor runs, fastest last.
@@ -77,14 +74,7 @@ std::vector<const KernelTable<float>*> find_kernels() {
   if (bf16_last) add(avx512bf16_kernels(), true);
 #elif defined(__aarch64__)
   add(neon_kernels(), true);
-  const bool dot = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-  const bool i8mm = dot && (getauxval(AT_HWCAP2) & kHasI8mm) != 0;
-  const bool bf16 = i8mm && (getauxval(AT_HWCAP2) & kHasBf16) != 0;
-  add(neondot_kernels(), dot);
-  const bool bf16_last = bf16 && neonbf16_is_fast();
-  if (!bf16_last) add(neonbf16_kernels(), bf16);
-  add(neoni8mm_kernels(), i8mm);
-  if (bf16_last) add(neonbf16_kernels(), true);
+  add(neondot_kernels(), (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #endif
   return found;
 }
@@ -162,6 +152,19 @@ std::vector<Item> cell_items(const WindowGrid& grid, int64_t batch, int64_t chan
   std::stable_sort(items.begin(), items.end(), [&](const Item& a, const Item& b) {
     return grid.cell(a.cell).tokens() > grid.cell(b.cell).tokens();
   });
+  return items;
+}
+
+// Blocks of tokens of all heads.
+std::vector<Item> head_items(const AttentionProblem& p, int64_t tokens, int64_t block) {
+  std::vector<Item> items;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t head = 0; head < p.heads; ++head) {
+      for (int64_t t = 0; t < tokens; t += block) {
+        items.push_back({b, head, t, std::min(t + block, tokens)});
+      }
+    }
+  }
   return items;
 }
 
@@ -375,6 +378,26 @@ void windowed_mamba_layer(LayerProblem p, const LayerPack& pack, const Executor&
   run_items(cell_items(p.grid, p.batch, 1, 1), executor, [&](const Item& item) {
     table.layer(p, item, layer_buffers(), thread_scratch());
   });
+}
+
+AttentionProblem attention_problem(const Sizes& sizes, int64_t heads, Precision precision) {
+  const int64_t features = sizes[Axis::kFeatures];
+  require(features % heads == 0, "features are " + std::to_string(features) +
+                                     ", expected a multiple of heads (" + std::to_string(heads) +
+                                     ")");
+  return {sizes[Axis::kBatch], heads,     sizes[Axis::kQueries], sizes[Axis::kKeys],
+          features / heads,    precision, nullptr,               nullptr,
+          nullptr,             nullptr,   nullptr};
+}
+
+void multi_head_attention(AttentionProblem p, const Executor& executor) {
+  const auto& table = active_kernels();
+  Scratch packed;
+  p.packed = static_cast<char*>(packed.reserve(table.attention_bytes(p)));
+  run_items(head_items(p, p.keys, kKeyBlock), executor,
+            [&](const Item& item) { table.pack_attention(p, item, thread_scratch()); });
+  run_items(head_items(p, p.queries, kQueryBlock), executor,
+            [&](const Item& item) { table.attention(p, item, thread_scratch()); });
 }
 
 void upsample_argmax(ArgmaxProblem p, const Executor& executor) {

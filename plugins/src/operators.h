@@ -74,6 +74,12 @@ class LayerPack {
 // `problem.layer` is set here.
 void windowed_mamba_layer(LayerProblem problem, const LayerPack& pack, const Executor& executor);
 
+// `sizes` of kAttention, checked; `heads` must divide the features.
+AttentionProblem attention_problem(const Sizes& sizes, int64_t heads, Precision precision);
+
+// `problem.packed` is set here.
+void multi_head_attention(AttentionProblem problem, const Executor& executor);
+
 void upsample_argmax(ArgmaxProblem problem, const Executor& executor);
 
 }  // namespace streamseg

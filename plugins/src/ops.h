@@ -26,7 +26,7 @@ enum class Role : uint8_t { kMap, kWeight, kState, kLabels, kIndex };
 
 enum class Axis : uint8_t {
   kBatch, kTokens, kCells, kChannels, kTaps, kHistory, kStates, kClasses, kRows, kColumns, kHeight,
-  kWidth, kFeatures, kRank, kProjections, kCount
+  kWidth, kFeatures, kRank, kProjections, kQueries, kKeys, kCount
 };
 
 struct Limit {
@@ -54,6 +54,8 @@ inline constexpr Limit kLimits[] = {
     {Axis::kFeatures, "features", 1, kMaxFeatures},
     {Axis::kRank, "rank", 1, kMaxFeatures},
     {Axis::kProjections, "rank + 2 * states", 3, kMaxFeatures + 2 * kMaxStates},
+    {Axis::kQueries, "queries", 1, INT32_MAX},
+    {Axis::kKeys, "keys", 1, INT32_MAX},
 };
 
 struct Operand {
@@ -67,6 +69,7 @@ struct Attribute {
   const char* name;
   int64_t low;
   int64_t high;
+  Axis axis = Axis::kCount;  // the size that it is, if any
 };
 
 constexpr size_t kMaxInputs = 14;
@@ -131,7 +134,7 @@ inline constexpr Operator kSelectiveScan = {
 inline constexpr Operator kUpsampleArgmax = {
     "UpsampleArgmax",
     2,
-    {{"height", 1, kMaxPixels}, {"width", 1, kMaxPixels}},
+    {{"height", 1, kMaxPixels, Axis::kHeight}, {"width", 1, kMaxPixels, Axis::kWidth}},
     1,
     {{"scores", Role::kMap, 4, {Axis::kBatch, Axis::kClasses, Axis::kRows, Axis::kColumns}}},
     1,
@@ -174,8 +177,24 @@ inline constexpr Operator kMambaLayer = {
 
 #undef STREAMSEG_GEOMETRY
 
+// softmax(q k^T / sqrt(depth)) v of every head, depth = features / heads. `precision` is that of both
+// products, as above: with int8, queries and keys have a scale per token, values one per channel, and
+// the softmax is rounded to 255ths of its largest number.
+inline constexpr Operator kAttention = {
+    "MultiHeadAttention",
+    2,
+    {{"heads", 1, kMaxFeatures}, {"precision", 0, 2}},
+    3,
+    {{"q", Role::kMap, 3, {Axis::kBatch, Axis::kQueries, Axis::kFeatures}},
+     {"k", Role::kMap, 3, {Axis::kBatch, Axis::kKeys, Axis::kFeatures}},
+     {"v", Role::kMap, 3, {Axis::kBatch, Axis::kKeys, Axis::kFeatures}}},
+    1,
+    {{"y", Role::kMap, 3, {Axis::kBatch, Axis::kQueries, Axis::kFeatures}}},
+    0,
+    {}};
+
 inline constexpr const Operator* kOperators[] = {&kCausalConv, &kSelectiveScan, &kUpsampleArgmax,
-                                                &kMambaLayer};
+                                                &kMambaLayer, &kAttention};
 
 inline void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (low <= value && value <= high) return;
@@ -206,9 +225,9 @@ class Sizes {
                bands(attributes[1], attributes[3], attributes[5])};
       bind(Axis::kTokens, grid_.tokens());
       bind(Axis::kCells, grid_.cells());
-    } else {
-      bind(Axis::kHeight, attributes[0]);
-      bind(Axis::kWidth, attributes[1]);
+    }
+    for (size_t i = 0; i < op.attribute_count; ++i) {
+      if (op.attributes[i].axis != Axis::kCount) bind(op.attributes[i].axis, attributes[i]);
     }
   }
 

@@ -121,6 +121,37 @@ struct LayerKernel : TableKernel<kMambaLayer, kMap> {
   LayerPack pack_;
 };
 
+template <int kMap>
+struct AttentionKernel : TableKernel<kAttention, kMap> {
+  static constexpr const char* kProvider = nullptr;
+
+  AttentionKernel(const Api& given, const KernelInfo* info)
+      : TableKernel<kAttention, kMap>(given, info),
+        heads_(read_attribute(given, info, "heads")),
+        precision_(static_cast<Precision>(read_attribute(given, info, "precision"))) {}
+
+  void compute(KernelContext* context) const {
+    const auto call = this->open(context);
+    const SessionExecutor executor(this->api, context);
+    InputMaps maps;
+    const auto read = [&](size_t i) {
+      return maps.read(call.inputs[i].data, call.inputs[i].count(), map_type(kMap), executor);
+    };
+    OutputMap y(this->output(context, call, 0), call.inputs[0].count(), map_type(kMap));
+    AttentionProblem problem = attention_problem(call.sizes, heads_, precision_);
+    problem.q = read(0);
+    problem.k = read(1);
+    problem.v = read(2);
+    problem.y = y.floats();
+    multi_head_attention(problem, executor);
+    y.finish(executor);
+  }
+
+ private:
+  int64_t heads_;
+  Precision precision_;
+};
+
 struct LabelsKernel : TableKernel<kUpsampleArgmax, kFloat> {
   static constexpr const char* kProvider = nullptr;
   using TableKernel::TableKernel;
@@ -148,6 +179,6 @@ extern "C" STREAMSEG_API streamseg::ort::Status* RegisterCustomOps(
       WindowedKernel<kCausalConv, kFloat>, WindowedKernel<kCausalConv, kFloat16>,
       WindowedKernel<kCausalConv, kBfloat16>, WindowedKernel<kSelectiveScan, kFloat>,
       WindowedKernel<kSelectiveScan, kFloat16>, WindowedKernel<kSelectiveScan, kBfloat16>,
-      LabelsKernel, LayerKernel<kFloat>, LayerKernel<kFloat16>, LayerKernel<kBfloat16>>(options,
-                                                                                       base);
+      LabelsKernel, LayerKernel<kFloat>, LayerKernel<kFloat16>, LayerKernel<kBfloat16>,
+      AttentionKernel<kFloat>, AttentionKernel<kFloat16>, AttentionKernel<kBfloat16>>(options, base);
 }

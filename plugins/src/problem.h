@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.h"
 #include "layer.h"
 #include "windows.h"
 
@@ -86,7 +87,8 @@ struct ArgmaxProblem {
   const float* fraction;
 };
 
-// A piece of work: channels [begin, end) of one cell, or rows [begin, end) of one image.
+// A piece of work: channels [begin, end) of one cell, rows [begin, end) of one image, or tokens
+// [begin, end) of one head, whose number is `cell`.
 struct Item {
   int64_t batch;
   int64_t cell;
@@ -120,17 +122,15 @@ struct KernelTable {
   void (*scan)(const ScanProblem<T>&, const Item&, Scratch&);
   void (*scan_backward)(const ScanProblem<T>&, const ScanGradients<T>&, const Item&, Scratch&);
   void (*upsample_argmax)(const ArgmaxProblem&, const Item&, Scratch&);
-  // Those below are null for double. `layer` keeps its buffers in the first scratch.
+  // These seven are null for double. `layer` keeps its buffers in the first scratch.
   void (*layer)(const LayerProblem&, const Item&, Scratch&, Scratch&);
   size_t (*packed_bytes)(int64_t depth, int64_t columns, Precision precision);
   int64_t (*padded_columns)(int64_t columns);
   void (*pack_product)(const float* weight, int64_t depth, int64_t columns, Precision precision,
                        void* panels, float* scale, int32_t* sums);
-  // Activations: numbers of a row, its conversion (which returns its scale), and the product.
-  int64_t (*row_words)(int64_t depth, Precision precision);
-  float (*convert_row)(const float* x, int64_t depth, Precision precision, float* out);
-  void (*multiply)(const float* rows, const float* row_scale, int64_t count, const Packed& weight,
-                   float* c, int64_t stride);
+  size_t (*attention_bytes)(const AttentionProblem&);  // of `packed`
+  void (*pack_attention)(const AttentionProblem&, const Item&, Scratch&);
+  void (*attention)(const AttentionProblem&, const Item&, Scratch&);
 };
 
 const KernelTable<float>* scalar_kernels();
@@ -142,12 +142,8 @@ const KernelTable<float>* avx512vnni_kernels();
 const KernelTable<float>* avx512bf16_kernels();
 const KernelTable<float>* neon_kernels();
 const KernelTable<float>* neondot_kernels();
-const KernelTable<float>* neoni8mm_kernels();
-const KernelTable<float>* neonbf16_kernels();
 
-// Whether products of bfloat16 numbers beat those of float32 on this processor, which must support
-// the instructions.
+// Whether these beat avx512vnni on this processor, which must support them.
 bool avx512bf16_is_fast();
-bool neonbf16_is_fast();
 
 }  // namespace streamseg

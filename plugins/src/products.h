@@ -1,4 +1,4 @@
-// Matrix products of the fused layer on packed weights, for every lane type: rows of activations,
+// Matrix products of fused operators on packed weights, for every lane type: rows of activations,
 // rounded as the precision says, times a weight, in float32 sums.
 //
 // Generic lanes keep rounded numbers as float32: bfloat16 numbers are exact in it, and so are sums of
@@ -24,11 +24,13 @@ inline float round_bfloat16(float x) {
 
 constexpr float kSmallest = 1e-30f;  // a maximum below this counts as zero
 
-// Nearest integer, ties to even, for |x| < 2^22.
-inline float round_integer(float x) {
-  const float magic = 12582912.0f;  // 1.5 * 2^23
-  return (x + magic) - magic;
-}
+// Adding and subtracting it rounds to an integer, ties to even, for |x| < 2^22.
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+inline float round_integer(float x) { return (x + kMagic) - kMagic; }
+
+constexpr float kShares = 255;          // 8-bit integer of a share of 1
+constexpr float kLowest = -3.4e38f;     // a score whose share is 0
+constexpr float kFaintest = -200.0f;    // 2^this is 0
 
 // Scale of 8-bit integers: the largest becomes 127. NaN if a number is not finite, so it
 // reaches the result.
@@ -60,29 +62,78 @@ struct Products {
     return static_cast<size_t>(depth * padded(columns)) * 4;
   }
 
+  // Numbers of one lane of columns of weight [depth, columns]; 0 past the last.
+  static R lane(const float* weight, int64_t columns, int64_t k, int64_t n) {
+    return n < columns ? B::load(weight + k * columns + n, columns - n) : V::set(0);
+  }
+
+  // Scales of one lane of columns, whose largest integer becomes 127. NaN if a number is not finite.
+  static R column_scale(const float* weight, int64_t depth, int64_t columns, int64_t n) {
+    R top = V::set(0);
+    R poison = V::set(0);
+    for (int64_t k = 0; k < depth; ++k) {
+      const R x = lane(weight, columns, k, n);
+      top = V::max(top, V::abs(x));
+      poison = V::fma(x, V::set(0), poison);
+    }
+    alignas(64) float unit[W];
+    V::store(unit, top);
+    for (int j = 0; j < W; ++j) unit[j] = unit[j] > kSmallest ? unit[j] / 127.0f : 1.0f;
+    return V::add(V::load(unit), poison);
+  }
+
+  static R round_lane(R x) {
+    const R magic = V::set(kMagic);
+    return V::sub(V::add(x, magic), magic);
+  }
+
+  static R round_halves(R x) {
+    alignas(64) float numbers[W];
+    V::store(numbers, x);
+    for (int j = 0; j < W; ++j) numbers[j] = round_bfloat16(numbers[j]);
+    return V::load(numbers);
+  }
+
   // weight: [depth, columns]. Scales of the columns go to `scale`, padded.
   static void pack(const float* weight, int64_t depth, int64_t columns, Precision precision,
                    void* panels, float* scale, int32_t*) {
-    auto* out = static_cast<float*>(panels);
-    for (int64_t n0 = 0; n0 < columns; n0 += kPanel) {
-      for (int64_t j = 0; j < kPanel; ++j) {
-        const int64_t n = n0 + j;
-        float top = 0;
-        for (int64_t k = 0; n < columns && k < depth; ++k) {
-          const float x = weight[k * columns + n];
-          top = (x < 0 ? -x : x) > top ? (x < 0 ? -x : x) : top;
-        }
-        const float unit = precision == Precision::kInt8 && top > 0 ? top / 127.0f : 1.0f;
-        scale[n] = unit;
-        for (int64_t k = 0; k < depth; ++k) {
-          float x = n < columns ? weight[k * columns + n] : 0.0f;
-          if (precision == Precision::kInt8) x = round_integer(x / unit);
-          if (precision == Precision::kBfloat16) x = round_bfloat16(x);
-          out[k * kPanel + j] = x;
-        }
+    for (int64_t n = 0; n < padded(columns); n += W) {
+      auto* out = static_cast<float*>(panels) + n / kPanel * depth * kPanel + n % kPanel;
+      const bool integers = precision == Precision::kInt8;
+      const R unit = integers ? column_scale(weight, depth, columns, n) : V::set(1);
+      V::store(scale + n, unit);
+      for (int64_t k = 0; k < depth; ++k) {
+        R x = lane(weight, columns, k, n);
+        if (integers) x = round_lane(V::div(x, unit));
+        if (precision == Precision::kBfloat16) x = round_halves(x);
+        V::store(out + k * kPanel, x);
       }
-      out += depth * kPanel;
     }
+  }
+
+  // The same for a weight that rows of `shares` are multiplied by.
+  static void pack_shared(const float* weight, int64_t depth, int64_t columns, Precision precision,
+                          void* panels, float* scale, int32_t* sums) {
+    pack(weight, depth, columns, precision, panels, scale, sums);
+  }
+
+  // 2^(score - top), rounded: a row of activations. int8 counts in units of 1/255. `scores` ends in
+  // kLowest up to a multiple of 16. Returns the sum of the rounded numbers.
+  static float shares(const float* scores, int64_t count, float top, Precision precision,
+                      float* out) {
+    R total = V::set(0);
+    for (int64_t k = 0; k < count; k += W) {
+      R x = share(scores + k, top);
+      if (precision == Precision::kInt8) x = round_lane(V::mul(x, V::set(kShares)));
+      if (precision == Precision::kBfloat16) x = round_halves(x);
+      B::store(out + k, x, count - k);
+      total = V::add(total, x);
+    }
+    return V::sum(total);
+  }
+
+  static R share(const float* scores, float top) {
+    return V::exp2(V::max(V::set(kFaintest), V::sub(V::load(scores), V::set(top))));
   }
 
   // Rounds one row of activations to the precision; returns its scale.

@@ -12,14 +12,14 @@ namespace {
 struct Avx2Quads {
   using I = __m256i;
   static constexpr int kTall = 6;
+  static constexpr int kShift = 128;
 
   static I zero() { return _mm256_setzero_si256(); }
   static I load(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
   static I set(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
   static I dot(I sum, I a, I b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
   static __m256 floats(I sum, const int32_t* columns) {
-    const I shift = _mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const I*>(columns)), 7);
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, shift));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_loadu_si256(reinterpret_cast<const I*>(columns))));
   }
 
   static float largest(__m256 x) {

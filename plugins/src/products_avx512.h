@@ -12,14 +12,14 @@ namespace {
 struct Avx512Quads {
   using I = __m512i;
   static constexpr int kTall = 10;
+  static constexpr int kShift = 128;
 
   static I zero() { return _mm512_setzero_si512(); }
   static I load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static I set(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
   static I dot(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
   static __m512 floats(I sum, const int32_t* columns) {
-    const I shift = _mm512_slli_epi32(_mm512_loadu_si512(columns), 7);
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, shift));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(columns)));
   }
 
   static float largest(__m512 x) { return _mm512_reduce_max_ps(x); }

@@ -41,8 +41,45 @@ struct Avx512PairProducts : QuadProducts<Avx512Lanes, Avx512Quads> {
       Quads::pack(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    pack_bfloat16<kPanel>(weight, depth, columns, row_words(depth, precision),
-                          static_cast<uint32_t*>(panels), scale, sums, Quads::place);
+    const int64_t words = row_words(depth, precision);
+    for (int64_t n = 0; n < padded(columns); n += W) {
+      auto* out = static_cast<uint32_t*>(panels) + n / kPanel * words * kPanel + n % kPanel;
+      _mm512_storeu_ps(scale + n, _mm512_set1_ps(1.0f));
+      _mm512_storeu_si512(sums + n, _mm512_setzero_si512());
+      for (int64_t word = 0; word < words; ++word, out += kPanel) {
+        const auto half = [&](int64_t k) {
+          const __m512 x = k < depth ? lane(weight, columns, k, n) : _mm512_setzero_ps();
+          return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+        };
+        const __m512i high = _mm512_slli_epi32(half(2 * word + 1), 16);
+        _mm512_storeu_si512(out, _mm512_or_si512(half(2 * word), high));
+      }
+    }
+  }
+
+  static void pack_shared(const float* weight, int64_t depth, int64_t columns, Precision precision,
+                          void* panels, float* scale, int32_t* sums) {
+    if (precision == Precision::kBfloat16) {
+      pack(weight, depth, columns, precision, panels, scale, sums);
+    } else {
+      Quads::pack_shared(weight, depth, columns, precision, panels, scale, sums);
+    }
+  }
+
+  static float shares(const float* scores, int64_t count, float top, Precision precision,
+                      float* out) {
+    if (precision != Precision::kBfloat16) {
+      return Quads::shares(scores, count, top, precision, out);
+    }
+    char* bytes = reinterpret_cast<char*>(out);
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t k = 0; k < count; k += W) {
+      const __m256bh halves = _mm512_cvtneps_pbh(share(scores + k, top));
+      __builtin_memcpy(bytes + 2 * k, &halves, 32);
+      const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
+      total = _mm512_add_ps(total, _mm512_castsi512_ps(wide));
+    }
+    return _mm512_reduce_add_ps(total);
   }
 
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {

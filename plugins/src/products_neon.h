@@ -12,6 +12,7 @@ namespace {
 struct NeonQuads {
   using I = int32x4_t;
   static constexpr int kTall = 8;
+  static constexpr int kShift = 0;
 
   static I zero() { return vdupq_n_s32(0); }
   static I load(const uint32_t* p) { return vreinterpretq_s32_u32(vld1q_u32(p)); }
@@ -19,7 +20,9 @@ struct NeonQuads {
   static I dot(I sum, I a, I b) {
     return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
   }
-  static float32x4_t floats(I sum, const int32_t*) { return vcvtq_f32_s32(sum); }
+  static float32x4_t floats(I sum, const int32_t* columns) {
+    return vcvtq_f32_s32(vsubq_s32(sum, vld1q_s32(columns)));
+  }
 
   static float largest(float32x4_t x) { return vmaxvq_f32(x); }
   // Rounded to the nearest integer.

@@ -2,10 +2,10 @@
 // of 32 bits: weights and activations are packed along the depth, four 8-bit integers or two bfloat16
 // numbers to a word of 32 bits.
 //
-// `D` supplies the instruction: a register type I of words, kTall (rows of a tile), kShift (added to
-// the integers of activations, for instructions that take them unsigned; a column's sum of weights
-// times the shift is subtracted afterwards), zero, load, set, dot, floats; and for integers largest and
-// store_bytes.
+// `D` supplies the instruction: a register type I of words, kTall (rows of a tile), zero, load, set, dot,
+// floats; and for integers kShift (what store_bytes adds to them, for instructions that take
+// activations unsigned), largest and store_bytes. A column's `sums` are its integers' sum times the
+// shift, which `floats` subtracts.
 #pragma once
 
 #include "products.h"
@@ -64,57 +64,6 @@ void multiply_words(const float* a, const float* row_scale, int64_t rows, int64_
   }
 }
 
-// Packs a weight's 8-bit integers, four to a word. `place(column, word)` is where a word of one of a
-// panel's columns lies in the panel.
-template <int Panel, class Place>
-void pack_integers(const float* weight, int64_t depth, int64_t columns, int64_t words, uint32_t* out,
-                   float* scale, int32_t* sums, Place place) {
-  for (int64_t n = 0; n < (columns + Panel - 1) / Panel * Panel; ++n) {
-    const auto at = [&](int64_t k) {
-      return n < columns && k < depth ? weight[k * columns + n] : 0.0f;
-    };
-    float top = 0;
-    for (int64_t k = 0; k < depth; ++k) {
-      const float size = __builtin_fabsf(at(k));
-      top = size > top ? size : top;
-    }
-    scale[n] = top > 0 ? top / 127.0f : 1.0f;
-    sums[n] = 0;
-    uint32_t* panel = out + n / Panel * words * Panel;
-    for (int64_t word = 0; word < words; ++word) {
-      uint32_t packed = 0;
-      for (int i = 0; i < 4; ++i) {
-        const auto integer = static_cast<int32_t>(round_integer(at(4 * word + i) / scale[n]));
-        sums[n] += integer;
-        packed |= (static_cast<uint32_t>(integer) & 0xffu) << (8 * i);
-      }
-      panel[place(n % Panel, word)] = packed;
-    }
-  }
-}
-
-// Packs a weight's bfloat16 numbers, two to a word.
-template <int Panel, class Place>
-void pack_bfloat16(const float* weight, int64_t depth, int64_t columns, int64_t words, uint32_t* out,
-                   float* scale, int32_t* sums, Place place) {
-  for (int64_t n = 0; n < (columns + Panel - 1) / Panel * Panel; ++n) {
-    scale[n] = 1.0f;
-    sums[n] = 0;
-    uint32_t* panel = out + n / Panel * words * Panel;
-    for (int64_t word = 0; word < words; ++word) {
-      uint32_t packed = 0;
-      for (int i = 0; i < 2; ++i) {
-        const int64_t k = 2 * word + i;
-        const float x = round_bfloat16(n < columns && k < depth ? weight[k * columns + n] : 0.0f);
-        uint32_t bits;
-        __builtin_memcpy(&bits, &x, 4);
-        packed |= bits >> 16 << (16 * i);
-      }
-      panel[place(n % Panel, word)] = packed;
-    }
-  }
-}
-
 // 8-bit integers by `Q`; bfloat16 and float32 as every lane type has them.
 template <class V, class Q>
 struct QuadProducts : Products<V> {
@@ -129,8 +78,6 @@ struct QuadProducts : Products<V> {
                                          : Generic::row_words(depth, precision);
   }
 
-  static int64_t place(int64_t column, int64_t word) { return word * kPanel + column; }
-
   static size_t packed_bytes(int64_t depth, int64_t columns, Precision precision) {
     return static_cast<size_t>(row_words(depth, precision) * padded(columns)) * 4;
   }
@@ -141,8 +88,63 @@ struct QuadProducts : Products<V> {
       Generic::pack(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    pack_integers<kPanel>(weight, depth, columns, row_words(depth, precision),
-                          static_cast<uint32_t*>(panels), scale, sums, place);
+    pack_integers(weight, depth, columns, Q::kShift, panels, scale, sums);
+  }
+
+  // Shares are 0 to 255, stored so that `kShift` bytes of them are signed as well.
+  static void pack_shared(const float* weight, int64_t depth, int64_t columns, Precision precision,
+                          void* panels, float* scale, int32_t* sums) {
+    if (precision != Precision::kInt8) {
+      Generic::pack_shared(weight, depth, columns, precision, panels, scale, sums);
+      return;
+    }
+    pack_integers(weight, depth, columns, Q::kShift - 128, panels, scale, sums);
+  }
+
+  static void pack_integers(const float* weight, int64_t depth, int64_t columns, int32_t shift,
+                            void* panels, float* scale, int32_t* sums) {
+    const int64_t words = row_words(depth, Precision::kInt8);
+    for (int64_t n = 0; n < padded(columns); n += W) {
+      auto* out = static_cast<uint32_t*>(panels) + n / kPanel * words * kPanel + n % kPanel;
+      const auto unit = Generic::column_scale(weight, depth, columns, n);
+      V::store(scale + n, unit);
+      auto total = V::set(0);
+      for (int64_t word = 0; word < words; ++word, out += kPanel) {
+        alignas(64) float numbers[4][W];
+        for (int i = 0; i < 4; ++i) {
+          const int64_t k = 4 * word + i;
+          const auto x = k < depth ? Generic::lane(weight, columns, k, n) : V::set(0);
+          const auto rounded = Generic::round_lane(V::div(x, unit));
+          total = V::add(total, rounded);
+          V::store(numbers[i], rounded);
+        }
+        for (int j = 0; j < W; ++j) {
+          const auto byte = [&](int i) {
+            return static_cast<uint32_t>(static_cast<int32_t>(numbers[i][j])) & 0xffu;
+          };
+          out[j] = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+        }
+      }
+      alignas(64) float sum[W];
+      V::store(sum, total);
+      for (int j = 0; j < W; ++j) sums[n + j] = static_cast<int32_t>(sum[j]) * shift;
+    }
+  }
+
+  static float shares(const float* scores, int64_t count, float top, Precision precision,
+                      float* out) {
+    if (precision != Precision::kInt8) {
+      return Generic::shares(scores, count, top, precision, out);
+    }
+    char* bytes = reinterpret_cast<char*>(out);
+    auto total = V::set(0);
+    for (int64_t k = 0; k < (count + 15) / 16 * 16; k += W) {
+      const auto share = V::mul(Generic::share(scores + k, top), V::set(kShares));
+      const auto rounded = Generic::round_lane(share);
+      total = V::add(total, rounded);
+      Q::store_bytes(bytes + k, V::sub(rounded, V::set(128)));
+    }
+    return V::sum(total);
   }
 
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {

@@ -34,7 +34,7 @@ const char* role_name(Role role) {
 const char* axis_name(Axis axis) {
   const char* names[] = {"batch",  "tokens",  "cells", "channels", "taps",   "history",
                          "states", "classes", "rows",  "columns",  "height", "width",
-                         "features", "rank", "projections"};
+                         "features", "rank", "projections", "queries", "keys"};
   static_assert(sizeof(names) / sizeof(*names) == static_cast<size_t>(Axis::kCount));
   return names[static_cast<size_t>(axis)];
 }

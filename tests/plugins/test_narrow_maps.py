@@ -17,7 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 from streamseg.errors import BackendError, PluginNotFound
 from streamseg.export.windows import WindowGeometry
 from streamseg.plugins.loader import find_library, find_openvino_library
-from streamseg.plugins.table import CAUSAL_CONV, GEOMETRY, MAMBA_LAYER, SELECTIVE_SCAN, Operator
+from streamseg.plugins.table import (
+    ATTENTION,
+    CAUSAL_CONV,
+    GEOMETRY,
+    MAMBA_LAYER,
+    SELECTIVE_SCAN,
+    Operator,
+)
 from streamseg.runtime.backends.openvino import import_openvino, release_of, shared_core
 from tests.plugins.test_layer import layer_inputs
 
@@ -25,7 +32,7 @@ Array = NDArray[Any]
 TYPES = {"float16": (TensorProto.FLOAT16, np.float16), "bfloat16": (TensorProto.BFLOAT16, bfloat16)}
 WINDOWS = WindowGeometry(37, 41, 9, 8, 3, 4)  # maps of more than one piece of the conversion
 SIZE = (19, 37, 5, 3)  # features, channels, states, rank
-OPERATORS = {op.name: op for op in (CAUSAL_CONV, SELECTIVE_SCAN, MAMBA_LAYER)}
+OPERATORS = {op.name: op for op in (CAUSAL_CONV, SELECTIVE_SCAN, MAMBA_LAYER, ATTENTION)}
 
 
 def operands(op: Operator) -> dict[str, Array]:
@@ -34,6 +41,7 @@ def operands(op: Operator) -> dict[str, Array]:
     rng = np.random.default_rng(2)
     sizes = {"batch": 2, "tokens": WINDOWS.tokens, "cells": WINDOWS.cells, "channels": SIZE[1]}
     sizes |= {"taps": 4, "history": 3, "states": SIZE[2]}
+    sizes |= {"queries": WINDOWS.tokens, "keys": 40, "features": 24}
     arrays = {}
     for operand in op.inputs:
         if op is MAMBA_LAYER:
@@ -52,7 +60,7 @@ def is_map(op: Operator, name: str) -> bool:
 def model(op: Operator, arrays: dict[str, Array], kind: int) -> bytes:
     """One node between casts of its maps; weights are constants."""
     windows = dict(zip(GEOMETRY, astuple(WINDOWS), strict=True))
-    extra = {"precision": 0} if op is MAMBA_LAYER else {}
+    given = {**windows, "precision": 0, "heads": 3}
     narrow = {name: f"{name}_narrow" for name in arrays if is_map(op, name)}
     states = [f"state{index}" for index in range(len(op.outputs) - 1)]
     nodes = [helper.make_node("Cast", [name], [cast], to=kind) for name, cast in narrow.items()]
@@ -62,8 +70,7 @@ def model(op: Operator, arrays: dict[str, Array], kind: int) -> bytes:
             [narrow.get(name, name) for name in arrays],
             ["y_narrow", *states],
             domain="streamseg",
-            **windows,
-            **extra,
+            **{name: given[name] for name in op.attribute_names},
         )
     )
     nodes.append(helper.make_node("Cast", ["y_narrow"], ["y"], to=TensorProto.FLOAT))
