@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx.checker
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorShapeProto, numpy_helper
 
 from streamseg.errors import ExportError
 from streamseg.export.shaped_graph import Shape, ShapedGraph
@@ -54,20 +54,31 @@ def batch_graph(model: ModelProto, count: int) -> ModelProto:
     """
     made = ModelProto()
     made.CopyFrom(model)
-    _Batcher(made, count).apply()
-    try:
-        onnx.checker.check_model(made, full_check=True)
-    except Exception as error:
-        text = str(error).splitlines()[0][:200]
-        raise ExportError(f"the graph cannot take {count} streams at once: {text}") from error
+    GraphBatcher(made, count).apply()
+    check_batched(made, str(count))
     return made
 
 
-class _Batcher:
-    """Walks the nodes once; ``shapes`` are those of one stream."""
+def check_batched(model: ModelProto, count: str) -> None:
+    """Raise ExportError where ONNX finds shapes in a rewritten graph that disagree."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        text = str(error).splitlines()[0][:200]
+        raise ExportError(f"the graph cannot take {count} streams at once: {text}") from error
 
-    def __init__(self, model: ModelProto, count: int) -> None:
-        self.model, self.count = model, count
+
+class GraphBatcher:
+    """Walks the nodes once; ``shapes`` are those of the graph that is rewritten.
+
+    Args:
+        model: rewritten in place.
+        count: streams of the result.
+        streams: streams of the graph now.
+    """
+
+    def __init__(self, model: ModelProto, count: int, streams: int = 1) -> None:
+        self.model, self.count, self.present = model, count, streams
         self.shaped = ShapedGraph(model)
         self.shapes = self.shaped.shapes
         self.values = {entry.name: entry for entry in model.graph.initializer}
@@ -88,17 +99,21 @@ class _Batcher:
         self.rules = rules
 
     def apply(self) -> None:
+        """Rewrite the nodes and the shapes of tensors.
+
+        Raises:
+            ExportError: a node would mix the streams, or is not known to keep them apart.
+        """
         graph = self.model.graph
         for entry in (*graph.input, *graph.output):
             dim = entry.type.tensor_type.shape.dim[0]
-            if dim.dim_value != 1:
+            if dim.dim_value != self.present:
                 raise ExportError(
-                    f"'{entry.name}' begins with an axis of {dim.dim_value}, expected 1: the axis "
-                    "of streams"
+                    f"'{entry.name}' begins with an axis of {dim.dim_value}, expected "
+                    f"{self.present}: the axis of streams"
                 )
-            dim.dim_value = self.count
+            self._set_first(dim)
         self.streams.update(entry.name for entry in graph.input)
-        del graph.value_info[:]
         for node in list(graph.node):
             if self.streams.isdisjoint(node.input) and not _has_body(node):
                 continue
@@ -113,6 +128,13 @@ class _Batcher:
         missing = [entry.name for entry in graph.output if entry.name not in self.streams]
         if missing:
             raise ExportError(f"'{missing[0]}' depends on no input: it cannot be given N streams")
+        for entry in graph.value_info:
+            if entry.name in self.streams and entry.type.tensor_type.shape.dim:
+                self._set_first(entry.type.tensor_type.shape.dim[0])
+
+    def _set_first(self, dim: TensorShapeProto.Dimension) -> None:
+        """Have an axis of one stream's blocks be that of N streams."""
+        dim.dim_value *= self.count
 
     def _refuse(self, node: NodeProto, reason: str) -> ExportError:
         return ExportError(

@@ -1,7 +1,9 @@
 """NVIDIA Triton model repositories: a bundle's step graph behind Triton's sequence batcher.
 
 Triton keeps the state: each camera is a sequence, and the state outputs of a request are the state
-inputs of the sequence's next one. docs/scale.md says what was read where, and what has run.
+inputs of the sequence's next one. Of a bundle for N streams a step, Triton gathers the frames and
+states of up to N sequences that are ready. docs/scale.md says what was read where, and what has
+run.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from streamseg.plugins.loader import (
 from streamseg.runtime.backends.engine_files import read_record
 from streamseg.runtime.backends.interface import native_option, threads_option
 from streamseg.runtime.backends.tensors import output_shape
-from streamseg.runtime.bundle.bundle import Bundle, digest, require_one_stream
+from streamseg.runtime.bundle.bundle import Bundle, digest
 from streamseg.runtime.bundle.manifest import Manifest
 from streamseg.runtime.bundle.state import StateSpec
 
@@ -66,6 +68,8 @@ class TritonOptions:
         instances: copies of the model that run beside each other.
         gpu: run instances on GPUs; always so for TensorRT.
         threads: CPU threads of one step; ``None`` leaves it to ONNX Runtime.
+        batch_wait_ms: milliseconds that a request waits for those of other streams, for a bundle of
+            several streams a step.
     """
 
     sequences: int | None = option(
@@ -92,6 +96,13 @@ class TritonOptions:
         flag="idle",
     )
     instances: int = option("Copies of the model that run at once.", default=1, low=1)
+    batch_wait_ms: float | None = option(
+        "Milliseconds that a frame waits for those of further streams, with a bundle exported with "
+        "--batch.",
+        default=None,
+        low=0,
+        unset="0: what is ready runs",
+    )
     gpu: bool = option("Run ONNX Runtime on the GPU.", default=False)
     threads: int | None = threads_option()
 
@@ -123,8 +134,8 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> Trito
         EngineMismatch: the engine is of another graph, flavour or plugin library, or damaged.
         PluginNotFound: ``native=True`` and there is no usable library.
     """
-    require_one_stream(bundle, "Triton")
     graph = check_servable(bundle.manifest)
+    _check_batching(bundle, options)
     if bundle.manifest.state and options.sequences is None:
         raise ExportError(
             "the bundle keeps state: give the number of streams at once with --sequences"
@@ -172,6 +183,21 @@ def check_servable(manifest: Manifest) -> str:
     return next(iter(manifest.graphs))
 
 
+def _check_batching(bundle: Bundle, options: TritonOptions) -> None:
+    batch = bundle.manifest.frame.batch
+    if batch == 1 and options.batch_wait_ms is not None:
+        raise ExportError(
+            f"{bundle.path} serves one stream a step, so that nothing waits: leave out "
+            "--batch-wait-ms, or export the bundle with --batch"
+        )
+    if batch > 1 and options.engine is not None:
+        raise ExportError(
+            f"a TensorRT engine of {bundle.path} runs exactly {batch} streams a step, and Triton "
+            "hands over as many as are ready. Leave out --engine and use --gpu, or serve the "
+            "engine of the bundle of one stream"
+        )
+
+
 def check_pairing(table: Sequence[StateSpec]) -> None:
     """Raise ExportError unless the n-th input name in sorted order belongs to the n-th output name.
 
@@ -199,22 +225,26 @@ def make_config(
 ) -> str:
     """Text of ``config.pbtxt``.
 
-    ``max_batch_size`` is 0 and shapes are the graph's own, the leading 1 included: the ONNX
-    Runtime backend takes a batch dimension only where the graph leaves it open.
+    The ONNX Runtime backend takes a batch dimension only where the graph leaves it open: that of a
+    bundle for N streams a step, where shapes are written without it. For one stream
+    ``max_batch_size`` is 0 and shapes are the graph's own, the leading 1 included.
     """
+    found = {name: output_shape(name, manifest) for name in manifest.graphs[graph].outputs}
     outputs = [
-        _tensor(tensor, *output_shape(tensor, manifest))
-        for tensor in manifest.graphs[graph].outputs
+        _tensor(name, _dims(manifest, shape), dtype) for name, (shape, dtype) in found.items()
     ]
+    batch = manifest.frame.batch
     config: dict[str, Any] = {
         "name": name,
         "backend": "onnxruntime" if options.engine is None else "tensorrt",
-        "max_batch_size": 0,
-        "input": [_tensor("frame", manifest.frame.shape, "uint8")],
+        "max_batch_size": batch if batch > 1 else 0,
+        "input": [_tensor("frame", _dims(manifest, manifest.frame.shape), "uint8")],
         "output": outputs,
     }
     if manifest.state:
         config["sequence_batching"] = _sequence_batching(manifest, options)
+    elif batch > 1:
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": _wait(options)}
     kind = "KIND_GPU" if options.gpu or options.engine is not None else "KIND_CPU"
     config["instance_group"] = [{"count": options.instances, "kind": _Symbol(kind)}]
     if options.engine is None:
@@ -234,20 +264,36 @@ def _sequence_batching(manifest: Manifest, options: TritonOptions) -> dict[str, 
     candidates = -(-options.sequences // options.instances)
     states = []
     for spec in sorted(manifest.state, key=lambda spec: spec.output):
-        shape = {"data_type": _data_type(spec.dtype), "dims": list(spec.shape)}
+        shape = {"data_type": _data_type(spec.dtype), "dims": _dims(manifest, spec.shape)}
         initial = {**shape, "zero_data": True, "name": f"{spec.name}.zeros"}
         names = {"input_name": spec.inputs()[0], "output_name": spec.output}
         states.append({**names, **shape, "initial_state": [initial]})
+    # The oldest strategy puts at most one frame of a sequence into a batch, each with the state of
+    # its sequence; with the direct one a sequence would hold a place that its silence leaves empty.
+    oldest = {"max_candidate_sequences": candidates}
+    if manifest.frame.batch > 1:
+        oldest["max_queue_delay_microseconds"] = _wait(options)
     return {
         "max_sequence_idle_microseconds": round(options.idle_seconds * 1e6),
-        "oldest": {"max_candidate_sequences": candidates},
+        "oldest": oldest,
         "state": states,
     }
 
 
+def _wait(options: TritonOptions) -> int:
+    """Microseconds that a request waits for others."""
+    return round((options.batch_wait_ms or 0.0) * 1e3)
+
+
+def _dims(manifest: Manifest, shape: Sequence[int]) -> list[int]:
+    """A tensor's shape as a configuration has it: without the axis that Triton batches along."""
+    return list(shape if manifest.frame.batch == 1 else shape[1:])
+
+
 def _warm_up(manifest: Manifest) -> dict[str, Any]:
     # A warm-up request has no sequence, so with state it would fail, and the model's loading too.
-    frame = {"data_type": _data_type("uint8"), "dims": list(manifest.frame.shape)}
+    dims = _dims(manifest, manifest.frame.shape)
+    frame = {"data_type": _data_type("uint8"), "dims": dims}
     inputs = [{"key": "frame", "value": {**frame, "zero_data": True}}]
     return {"name": "black frame", "batch_size": 1, "inputs": inputs}
 
@@ -291,7 +337,7 @@ def _choose_artifact(
     """File name and content of the model, and the library that it needs."""
     if options.engine is None:
         library = _find_operators(options)
-        return "model.onnx", bundle.graphs[graph], library
+        return "model.onnx", _served_graph(bundle, graph), library
     record = read_record(options.engine)
     if record.graph_sha256 != digest(bundle.graphs[graph]):
         raise EngineMismatch(
@@ -320,6 +366,17 @@ def _choose_artifact(
             f"{library} is {found[:12]}.... Run: streamseg build {bundle.path}"
         )
     return "model.plan", content, library
+
+
+def _served_graph(bundle: Bundle, graph: str) -> bytes:
+    """The graph as Triton runs it: open for as many streams as are ready, where it batches."""
+    content, count = bundle.graphs[graph], bundle.manifest.frame.batch
+    if count == 1:
+        return content
+    # Bundles of one stream are served as they are, without the packages of the extra [export].
+    from streamseg.export.open_batch import open_graph
+
+    return open_graph(content, count)
 
 
 def _find_operators(options: TritonOptions) -> Path | None:

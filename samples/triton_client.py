@@ -46,7 +46,8 @@ class Sequence:
         self._client, self._model, self._number = client, model, number
         metadata = client.get_model_metadata(model)
         (frame,) = (entry for entry in metadata.inputs if entry.name == "frame")
-        self.shape = [int(extent) for extent in frame.shape]
+        # A model that batches streams names its first axis -1; a request brings one frame.
+        self.shape = [1, *(int(extent) for extent in frame.shape[1:])]
 
     def step(self, frame: Image, *, start: bool, end: bool) -> Image:
         """Labels ``[H, W]`` of a frame ``[H, W, 3]``, both uint8 at the model's size."""

@@ -36,8 +36,13 @@ SOURCE = ROOT / "tests/native/triton_backend.cpp"
 TYPES = {"uint8": 2, "float32": 11}
 
 
+def take(stream: Any, kind: str) -> Any:
+    """Numbers of a format of ``struct``."""
+    return struct.unpack(f"<{kind}", stream.read(struct.calcsize(f"<{kind}")))
+
+
 class StandIn(threading.Thread):
-    """Runs the graph of one model for the backend, request by request."""
+    """Runs the graph of one model for the backend; ``batches`` are the sizes of its calls."""
 
     def __init__(self, folder: Path, path: Path) -> None:
         super().__init__(daemon=True)
@@ -53,7 +58,8 @@ class StandIn(threading.Thread):
             entry.name: np.uint8 if "uint8" in entry.type else np.float32
             for entry in self.session.get_inputs()
         }
-        self.served = 0
+        self.batched = config.max_batch_size > 0
+        self.batches: list[int] = []
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.bind(str(path))
         self.socket.listen()
@@ -71,17 +77,32 @@ class StandIn(threading.Thread):
                     continue  # the backend could not read the request
 
     def _serve(self, stream: Any) -> None:
-        def take(kind: str) -> Any:
-            return struct.unpack(f"<{kind}", stream.read(struct.calcsize(f"<{kind}")))
-
-        feeds = {}
-        for _ in range(take("I")[0]):
-            name = stream.read(take("I")[0]).decode()
-            shape = take(f"{take('I')[0]}q")
-            content = stream.read(take("Q")[0])
-            feeds[name] = np.frombuffer(content, self.types[name]).reshape(shape)
+        """Run the requests of one call: one by one, or together where the model has a batch."""
+        feeds = [self._receive(stream) for _ in range(take(stream, "I")[0])]
         names = [entry.name for entry in self.session.get_outputs()]
-        found = dict(zip(names, self.session.run(names, feeds), strict=True))
+        if self.batched:
+            whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+            rows = zip(*(np.split(array, len(feeds)) for array in self._run(whole)), strict=True)
+        else:
+            rows = (self._run(feed) for feed in feeds)
+        for found in list(rows):
+            self._send(stream, dict(zip(names, found, strict=True)))
+        self.batches.append(len(feeds))
+        stream.flush()
+
+    def _run(self, feeds: dict[str, Any]) -> list[Any]:
+        return self.session.run(None, feeds)  # type: ignore[no-any-return]
+
+    def _receive(self, stream: Any) -> dict[str, Any]:
+        feeds = {}
+        for _ in range(take(stream, "I")[0]):
+            name = stream.read(take(stream, "I")[0]).decode()
+            shape = take(stream, f"{take(stream, 'I')[0]}q")
+            content = stream.read(take(stream, "Q")[0])
+            feeds[name] = np.frombuffer(content, self.types[name]).reshape(shape)
+        return feeds
+
+    def _send(self, stream: Any, found: dict[str, Any]) -> None:
         stream.write(struct.pack("<I", len(found)))
         for name, array in found.items():
             content = np.ascontiguousarray(array).tobytes()
@@ -90,8 +111,11 @@ class StandIn(threading.Thread):
             stream.write(struct.pack("<Ii", name in self.states, TYPES[str(array.dtype)]))
             stream.write(struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape))
             stream.write(struct.pack("<Q", len(content)) + content)
-        stream.flush()
-        self.served += 1
+
+    @property
+    def served(self) -> int:
+        """Requests answered."""
+        return sum(self.batches)
 
     def close(self) -> None:
         self.socket.shutdown(socket.SHUT_RDWR)

@@ -17,7 +17,6 @@ from streamseg.errors import BundleError, ExportError
 from streamseg.export import batched_bundle
 from streamseg.export.batched_bundle import batch_bundle
 from streamseg.export.frame_graph import FrameGraph
-from streamseg.export.triton import TritonOptions, write_repository
 from streamseg.runtime.bundle.bundle import read_bundle
 from tests.conftest import TinyBundle
 from tests.runtime.batches import write_single
@@ -69,8 +68,6 @@ def test_states_of_schedules_and_wrong_counts_are_refused(tmp_path: Path) -> Non
 def test_what_takes_one_stream_refuses_a_batch(tmp_path: Path) -> None:
     batch_bundle(write_single(tmp_path / "single"), tmp_path / "many", 2)
     bundle, text = read_bundle(tmp_path / "many"), "serves 2 streams a step"
-    with pytest.raises(BundleError, match=text):
-        write_repository(bundle, tmp_path / "models", TritonOptions(sequences=2))
     with pytest.raises(BundleError, match=text):
         FrameGraph(bundle.path)
     with pytest.raises(BundleError, match=text):

@@ -1,8 +1,9 @@
 """What Triton's documents and sources say about sequences with implicit state, to run in a test.
 
 Reads a model's folder as a server would: ``config.pbtxt`` through Triton's schema, the graph in a
-session of its own. Candidates, backlog, START and END, idle sequences, zeroed first state, and the
-pairing of states by the sorted order of their names.
+session of its own. Candidates, backlog, START and END, idle sequences, zeroed first state, the
+pairing of states by the sorted order of their names, and batches of at most one frame a sequence
+with the states of each.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class TritonModel:
         self.now = 0.0
         self.slots: dict[int, Slot] = {}
         self.backlog: dict[int, deque[Request]] = {}
+        self.batches: list[int] = []
         inputs = sorted(state.input_name for state in self.batching.state)
         outputs = sorted(state.output_name for state in self.batching.state)
         self.paired = dict(zip(outputs, inputs, strict=True))
@@ -102,15 +104,17 @@ class TritonModel:
     def run(self) -> list[Request]:
         """Execute everything that can be; in the order executed."""
         done = []
-        while ready := [slot for slot in self.slots.values() if slot.waiting]:
-            request = ready[0].waiting.popleft()
-            slot = self.slots[request.sequence]
-            if request.start:
-                slot.state = self._first_state()
-            request.answer = self._execute(request, slot)
-            done.append(request)
-            if request.end:
-                self._release(request.sequence)
+        most = max(1, self.config.max_batch_size)
+        while ready := [slot for slot in self.slots.values() if slot.waiting][:most]:
+            requests = [slot.waiting.popleft() for slot in ready]
+            for request, slot in zip(requests, ready, strict=True):
+                if request.start:
+                    self._forget(slot)
+            self._execute(requests, ready)
+            done += requests
+            for request in requests:
+                if request.end:
+                    self._release(request.sequence)
         return done
 
     def infer(self, request: Request) -> Tensors:
@@ -120,20 +124,38 @@ class TritonModel:
             raise Refused("no slot was free")
         return request.answer
 
-    def _execute(self, request: Request, slot: Slot) -> Tensors:
+    def _execute(self, requests: list[Request], slots: list[Slot]) -> None:
+        """Run one batch, gathered along the first axis and split along it."""
+        self.batches.append(len(requests))
+        fed = self._gather(requests, slots)
         names = [entry.name for entry in self.session.get_outputs()]
-        found = self.session.run(names, {"frame": request.frame, **slot.state})
-        produced = dict(zip(names, found, strict=True))
-        slot.state = {self.paired[name]: produced[name] for name in self.paired}
-        return {entry.name: produced[entry.name] for entry in self.config.output}
+        produced = dict(zip(names, self.session.run(names, fed), strict=True))
+        for place, (request, slot) in enumerate(zip(requests, slots, strict=True)):
+            own = {name: self._row(array, place) for name, array in produced.items()}
+            slot.state = {self.paired[name]: own[name] for name in self.paired}
+            request.answer = {entry.name: own[entry.name] for entry in self.config.output}
+
+    def _gather(self, requests: list[Request], slots: list[Slot]) -> Tensors:
+        fed = {"frame": np.concatenate([request.frame for request in requests])}
+        for name in self.paired.values():
+            fed[name] = np.concatenate([slot.state[name] for slot in slots])
+        return fed
+
+    def _row(self, array: np.ndarray[Any, Any], place: int) -> np.ndarray[Any, Any]:
+        return array[place : place + 1] if self.config.max_batch_size else array
+
+    def _forget(self, slot: Slot) -> None:
+        slot.state = self._first_state()
 
     def _first_state(self) -> Tensors:
         state = {}
+        leading = (1,) if self.config.max_batch_size else ()
         for entry in self.batching.state:
             (initial,) = entry.initial_state
             assert initial.zero_data
             assert initial.name, "Triton refuses an initial state without a name"
-            state[entry.input_name] = np.zeros(tuple(initial.dims), numpy_type(initial.data_type))
+            shape = (*leading, *initial.dims)
+            state[entry.input_name] = np.zeros(shape, numpy_type(initial.data_type))
         return state
 
     def _release(self, number: int) -> None:
@@ -163,7 +185,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         answer = service_pb2.ModelMetadataResponse(name=self.name)
         for entry in self.model.config.input:
             kind = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_")
-            answer.inputs.add(name=entry.name, datatype=kind, shape=entry.dims)
+            leading = [-1] if self.model.config.max_batch_size else []
+            answer.inputs.add(name=entry.name, datatype=kind, shape=[*leading, *entry.dims])
         return answer
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -183,13 +183,17 @@ Error* receive_outputs(Request* request, Response* response, Socket& socket) {
 }  // namespace
 
 Error* TRITONBACKEND_ModelInstanceExecute(Instance*, Request** requests, uint32_t count) {
+  // All requests of a batch go out before the first answer comes in.
+  Socket socket;
+  socket.send(count);
+  std::vector<Error*> errors(count, nullptr);
+  for (uint32_t i = 0; i < count; ++i) errors[i] = send_inputs(requests[i], socket);
   for (uint32_t i = 0; i < count; ++i) {
-    Socket socket;
     Response* response = nullptr;
-    if (TRITONBACKEND_ResponseNew(&response, requests[i]) != nullptr) continue;
-    Error* error = send_inputs(requests[i], socket);
-    if (error == nullptr) error = receive_outputs(requests[i], response, socket);
-    TRITONBACKEND_ResponseSend(response, kFinal, error);
+    if (TRITONBACKEND_ResponseNew(&response, requests[i]) == nullptr) {
+      if (errors[i] == nullptr) errors[i] = receive_outputs(requests[i], response, socket);
+      TRITONBACKEND_ResponseSend(response, kFinal, errors[i]);
+    }
     TRITONBACKEND_RequestRelease(requests[i], kReleaseAll);
   }
   return nullptr;

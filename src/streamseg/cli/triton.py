@@ -46,12 +46,16 @@ def command(bundle: Path, out: Path, server: TritonOptions, options: TritonOptio
         server_path=server.server_path,
         idle_seconds=server.idle_seconds,
         instances=server.instances,
+        batch_wait_ms=server.batch_wait_ms,
         library=None if library is None else library.absolute(),
     )
     model = write_repository(opened, out, chosen)
     kernels = f"with {model.library}" if model.library else "without native operators"
     click.echo(f"{model.path}: {'TensorRT' if options.engine else 'ONNX Runtime'}, {kernels}")
-    size = state_bytes(opened.manifest.state)
+    batch = opened.manifest.frame.batch
+    if batch > 1:
+        click.echo(f"up to {count_of(batch, 'stream')} a step, those that are ready")
+    size = state_bytes(opened.manifest.state) // batch
     if size and server.sequences is not None:
         held = f"{size / 1e6:.2f} MB of state per stream, held twice"
         click.echo(f"{held}; {count_of(server.sequences, 'stream')} at once")
