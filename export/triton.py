@@ -27,7 +27,12 @@ from streamseg.plugins.loader import (
     list_files,
 )
 from streamseg.runtime.backends.engine_files import read_record
-from streamseg.runtime.backends.interface import native_option, threads_option
+from streamseg.runtime.backends.batched import WAIT_MS
+from streamseg.runtime.backends.interface import (
+    batch_wait_option,
+    native_option,
+    threads_option,
+)
 from streamseg.runtime.backends.tensors import output_shape
 from streamseg.runtime.bundle.bundle import Bundle, digest
 from streamseg.runtime.bundle.manifest import Manifest
@@ -68,8 +73,7 @@ class TritonOptions:
         instances: copies of the model that run beside each other.
         gpu: run instances on GPUs; always so for TensorRT.
         threads: CPU threads of one step; ``None`` leaves it to ONNX Runtime.
-        batch_wait_ms: milliseconds that a request waits for those of other streams, for a bundle of
-            several streams a step.
+        batch_wait_ms: milliseconds that a batch waits for frames of further streams; ``None``: 10.
     """
 
     sequences: int | None = option(
@@ -96,13 +100,7 @@ class TritonOptions:
         flag="idle",
     )
     instances: int = option("Copies of the model that run at once.", default=1, low=1)
-    batch_wait_ms: float | None = option(
-        "Milliseconds that a frame waits for those of further streams, with a bundle exported with "
-        "--batch.",
-        default=None,
-        low=0,
-        unset="0: what is ready runs",
-    )
+    batch_wait_ms: float | None = batch_wait_option()
     gpu: bool = option("Run ONNX Runtime on the GPU.", default=False)
     threads: int | None = threads_option()
 
@@ -282,7 +280,7 @@ def _sequence_batching(manifest: Manifest, options: TritonOptions) -> dict[str, 
 
 def _wait(options: TritonOptions) -> int:
     """Microseconds that a request waits for others."""
-    return round((options.batch_wait_ms or 0.0) * 1e3)
+    return round((WAIT_MS if options.batch_wait_ms is None else options.batch_wait_ms) * 1e3)
 
 
 def _dims(manifest: Manifest, shape: Sequence[int]) -> list[int]:

@@ -32,6 +32,17 @@ def is_finite(array: Array) -> bool:
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
+def batch_wait_option() -> Any:
+    """How long a batch waits, the same wherever a bundle is run or served."""
+    return option(
+        "Milliseconds that a batch waits for frames of further streams before it runs without "
+        "them; for a bundle that was exported with --batch.",
+        default=None,
+        low=0,
+        unset="10",
+    )
+
+
 def native_option() -> Any:
     """The wish for native operators, the same wherever a bundle is opened or built."""
     return option(
@@ -105,13 +116,7 @@ class BackendOptions:
         low=1,
         unset="one, or one a core for as many streams where that is faster",
     )
-    batch_wait_ms: float | None = option(
-        "Milliseconds that a batch waits for frames of further streams before it runs without "
-        "them; for a bundle that was exported with --batch.",
-        default=None,
-        low=0,
-        unset="10",
-    )
+    batch_wait_ms: float | None = batch_wait_option()
     warn_unverified: bool = True
 
 
