@@ -26,8 +26,8 @@ from streamseg.plugins.loader import (
     find_tensorrt_library,
     list_files,
 )
-from streamseg.runtime.backends.engine_files import read_record
 from streamseg.runtime.backends.batched import WAIT_MS
+from streamseg.runtime.backends.engine_files import read_record
 from streamseg.runtime.backends.interface import (
     batch_wait_option,
     native_option,

@@ -263,7 +263,7 @@ def test_what_cannot_batch_is_refused(recurrent: Path, batched: Path, tmp_path: 
     assert not (tmp_path / "r").exists()
 
 
-def test_command_says_how_many_streams_a_step_serves(
+def test_command_prints_the_streams_of_a_step(
     batched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
