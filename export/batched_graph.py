@@ -95,6 +95,7 @@ class GraphBatcher:
             "Expand": self._expand,
             "Pad": self._pad,
             "GridSample": self._sample,
+            "GatherElements": self._gather_elements,
         }
         self.rules = rules
 
@@ -253,6 +254,18 @@ class GraphBatcher:
             raise self._refuse(node, "samples a constant")
         if grid not in self.streams:
             node.input[1] = self._repeat(node, grid)
+
+    def _gather_elements(self, node: NodeProto) -> None:
+        """Each stream's indices choose among its own entries."""
+        data, indices = node.input
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 0)
+        if axis % self._rank(data) == 0:
+            raise self._refuse(node, "works along the axis of streams")
+        for index, name in enumerate((data, indices)):
+            if name not in self.streams:
+                node.input[index] = self._repeat(node, name)
+        if self.shapes[data][0] != self.shapes[indices][0]:
+            raise self._refuse(node, "chooses from other streams")
 
     def _along_axes(self, node: NodeProto) -> None:
         rank = self._rank(node.input[0])

@@ -14,13 +14,46 @@ import streamseg
 from streamseg.calibration.calibrating import calibrate
 from streamseg.calibration.plan import CalibrationOptions
 from streamseg.errors import BundleError, ExportError
+from streamseg.evaluation.datasets import open_dataset
 from streamseg.export import batched_bundle
 from streamseg.export.batched_bundle import batch_bundle
+from streamseg.export.bundle_smoothing import remember_bundle
 from streamseg.export.frame_graph import FrameGraph
+from streamseg.export.open_batch import open_graph
+from streamseg.export.smoothing import PRESETS
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.calibration.conftest import footage
 from tests.conftest import TinyBundle
 from tests.runtime.batches import write_single
 from tests.runtime.toy import write_toy_bundle
+
+__all__ = ["footage"]  # fixture
+INT8 = CalibrationOptions(clips=2, clip_frames=4, drift_frames=8)
+
+
+def check_exact(single: Path, folder: Path) -> None:
+    """Streams of a batch are equal to the same alone; its graph opens for Triton."""
+    compared = batch_bundle(single, folder, 2).parity["batch"]
+    assert (compared["state_relative"], compared["labels_agreement"]) == (0.0, 1.0)
+    opened = open_graph(read_bundle(folder).graphs["step"], 2)
+    frame = next(entry for entry in onnx.load_from_string(opened).graph.input)
+    assert frame.type.tensor_type.shape.dim[0].dim_param
+
+
+@pytest.mark.parametrize("kind", sorted(PRESETS))
+def test_smoothed_network_serves_streams_exactly(
+    kind: str, tiny_bundle: TinyBundle, tmp_path: Path
+) -> None:
+    remember_bundle(tiny_bundle("segformer", "fp32"), tmp_path / "smooth", PRESETS[kind])
+    check_exact(tmp_path / "smooth", tmp_path / "many")
+
+
+def test_int8_network_serves_streams_exactly(
+    tiny_bundle: TinyBundle, footage: Path, tmp_path: Path
+) -> None:
+    source = open_dataset(f"footage:{footage}")
+    calibrate(tiny_bundle("tv3s", "fp32"), tmp_path / "int8", source, INT8, report=False)
+    check_exact(tmp_path / "int8", tmp_path / "many")
 
 
 def test_bundle_records_what_was_compared_and_keeps_other_entries(tmp_path: Path) -> None:

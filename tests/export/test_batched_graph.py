@@ -138,6 +138,17 @@ def test_quantised_products_stay_with_their_stream() -> None:
     check(graph_of((1, 5, 4), build), atol=1e-6)
 
 
+def test_entries_chosen_by_each_stream_are_its_own() -> None:
+    def build(add: Add, constant: Callable[..., str]) -> str:
+        best = add("ArgMax", "x", axis=2, keepdims=1)
+        other = add("Neg", "x")
+        own = add("GatherElements", other, best, axis=2)
+        fixed = constant(np.array([[[3], [1], [0]]]))
+        return add("Concat", own, add("GatherElements", "x", fixed, axis=2), axis=2)
+
+    check(graph_of((1, 3, 5), build))
+
+
 @pytest.mark.parametrize(
     ("reason", "build"),
     [
@@ -145,6 +156,10 @@ def test_quantised_products_stay_with_their_stream() -> None:
         (
             "works along the axis of streams",
             lambda add, constant: add("ReduceMean", "x", constant(np.array([0]))),
+        ),
+        (
+            "works along the axis of streams",
+            lambda add, _: add("GatherElements", "x", add("ArgMax", "x", axis=2, keepdims=1)),
         ),
         (
             "multiplies streams",
