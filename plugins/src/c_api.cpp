@@ -129,6 +129,11 @@ const char* streamseg_level(void) {
   return name;
 }
 
+const char* streamseg_rejected_level(void) {
+  static const std::string text = rejected_level();
+  return text.c_str();
+}
+
 int streamseg_select_level(const char* name) {
   return guarded([&] {
     require_pointers(name);

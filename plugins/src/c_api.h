@@ -34,6 +34,10 @@ STREAMSEG_API const char* streamseg_levels(void);
 STREAMSEG_API const char* streamseg_level(void);
 STREAMSEG_API int streamseg_select_level(const char* name);
 
+/* An instruction set that this processor has but that is not used, because the operating system does
+ * not permit it or its products are wrong: "name: reason"; "" if there is none. */
+STREAMSEG_API const char* streamseg_rejected_level(void);
+
 /* *cells = number of cells of the grid. */
 STREAMSEG_API int streamseg_cells(const streamseg_sizes* sizes, int64_t* cells);
 

@@ -6,7 +6,7 @@
 #include "products_avx512bf16.h"
 
 const streamseg::KernelTable<float>* streamseg::avx512bf16_kernels() {
-  return kernel_table<Avx512Lanes, Avx512PairProducts>("avx512bf16");
+  return kernel_table<Avx512Lanes, PairProducts<>>("avx512bf16");
 }
 bool streamseg::avx512bf16_is_fast() { return pairs_are_fast(); }
 #else

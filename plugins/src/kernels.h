@@ -29,7 +29,10 @@ const KernelTable<float>* kernel_table(const char* name) {
                                            P::pack,
                                            AttentionKernel<V, P>::packed_bytes,
                                            AttentionKernel<V, P>::pack,
-                                           AttentionKernel<V, P>::run};
+                                           AttentionKernel<V, P>::run,
+                                           P::row_words,
+                                           P::convert,
+                                           P::multiply};
   return &table;
 }
 
@@ -43,6 +46,9 @@ const KernelTable<double>* wide_kernel_table(const char* name) {
                                             ScanKernel<V>::pack_decay,
                                             ScanKernel<V>::run,
                                             ScanBackward<V>::run,
+                                            nullptr,
+                                            nullptr,
+                                            nullptr,
                                             nullptr,
                                             nullptr,
                                             nullptr,

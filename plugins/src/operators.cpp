@@ -10,13 +10,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__aarch64__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
-
 namespace streamseg {
 namespace {
 
@@ -37,62 +30,6 @@ Scratch& layer_buffers() {
 void require(bool holds, const std::string& message) {
   if (!holds) throw InvalidArgument(message);
 }
-
-#if defined(__x86_64__)
-// AVX-VNNI, by its bit: not every compiler knows a name for it.
-bool has_avx_vnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
-}
-
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
-
-bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-
-bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
-#endif
-
-// The kernels that this processor runs, fastest last.
-std::vector<const KernelTable<float>*> find_kernels() {
-  std::vector<const KernelTable<float>*> found = {scalar_kernels()};
-  const auto add = [&](const KernelTable<float>* table, bool supported) {
-    if (table != nullptr && supported) found.push_back(table);
-  };
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  add(avx2_kernels(), has_avx2());
-  add(avx2vnni_kernels(), has_avx2() && has_avx_vnni());
-  add(avx512_kernels(), has_avx512());
-  const bool bf16_last = has_avx512_bf16() && avx512bf16_is_fast();
-  if (!bf16_last) add(avx512bf16_kernels(), has_avx512_bf16());
-  add(avx512vnni_kernels(), has_avx512_vnni());
-  if (bf16_last) add(avx512bf16_kernels(), true);
-#elif defined(__aarch64__)
-  add(neon_kernels(), true);
-  add(neondot_kernels(), (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
-#endif
-  return found;
-}
-
-const std::vector<const KernelTable<float>*>& supported_kernels() {
-  static const std::vector<const KernelTable<float>*> tables = find_kernels();
-  return tables;
-}
-
-const KernelTable<float>& find_level(const std::string& name) {
-  for (const auto* table : supported_kernels()) {
-    if (name == table->name) return *table;
-  }
-  throw InvalidArgument("instruction set '" + name + "' is not available, expected one of: " +
-                        available_levels());
-}
-
-std::atomic<const KernelTable<float>*> selected_kernels{nullptr};
 
 template <class T>
 const KernelTable<T>& kernels();
@@ -243,28 +180,6 @@ void ThreadExecutor::run(int64_t total, void (*task)(void*, size_t), void* conte
   task(context, 0);
   for (int64_t i = started; i < total; ++i) task(context, static_cast<size_t>(i));
   for (auto& thread : threads) thread.join();
-}
-
-const KernelTable<float>& active_kernels() {
-  const auto* table = selected_kernels.load();
-  if (table == nullptr) {
-    const char* name = std::getenv("STREAMSEG_CPU_LEVEL");
-    table = name != nullptr && *name != '\0' ? &find_level(name) : supported_kernels().back();
-    selected_kernels.store(table);
-  }
-  return *table;
-}
-
-void select_level(const std::string& name) {
-  selected_kernels.store(name.empty() ? supported_kernels().back() : &find_level(name));
-}
-
-std::string available_levels() {
-  std::string names;
-  for (const auto* table : supported_kernels()) {
-    names += (names.empty() ? "" : ",") + std::string(table->name);
-  }
-  return names;
 }
 
 template <class T>

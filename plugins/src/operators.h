@@ -7,6 +7,7 @@
 #include <deque>
 #include <string>
 
+#include "levels.h"
 #include "ops.h"
 #include "problem.h"
 
@@ -32,12 +33,6 @@ class ThreadExecutor : public Executor {
  private:
   int64_t threads_;
 };
-
-// The instruction set in use: the widest that this processor has, or the one that
-// `select_level` or STREAMSEG_CPU_LEVEL names ("scalar", "avx2", "avx512", "neon").
-const KernelTable<float>& active_kernels();
-void select_level(const std::string& name);  // "" selects the widest
-std::string available_levels();              // separated by commas, widest last
 
 template <class T>
 void windowed_causal_conv(ConvProblem<T> problem, const Executor& executor);

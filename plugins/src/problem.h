@@ -122,7 +122,7 @@ struct KernelTable {
   void (*scan)(const ScanProblem<T>&, const Item&, Scratch&);
   void (*scan_backward)(const ScanProblem<T>&, const ScanGradients<T>&, const Item&, Scratch&);
   void (*upsample_argmax)(const ArgmaxProblem&, const Item&, Scratch&);
-  // These seven are null for double. `layer` keeps its buffers in the first scratch.
+  // Those below are null for double. `layer` keeps its buffers in the first scratch.
   void (*layer)(const LayerProblem&, const Item&, Scratch&, Scratch&);
   size_t (*packed_bytes)(int64_t depth, int64_t columns, Precision precision);
   int64_t (*padded_columns)(int64_t columns);
@@ -131,6 +131,11 @@ struct KernelTable {
   size_t (*attention_bytes)(const AttentionProblem&);  // of `packed`
   void (*pack_attention)(const AttentionProblem&, const Item&, Scratch&);
   void (*attention)(const AttentionProblem&, const Item&, Scratch&);
+  // Activations: numbers of a row, its conversion (which returns its scale), and the product.
+  int64_t (*row_words)(int64_t depth, Precision precision);
+  float (*convert_row)(const float* x, int64_t depth, Precision precision, float* out);
+  void (*multiply)(const float* rows, const float* row_scale, int64_t count, const Packed& weight,
+                   float* c, int64_t stride);
 };
 
 const KernelTable<float>* scalar_kernels();
@@ -140,10 +145,15 @@ const KernelTable<float>* avx2vnni_kernels();
 const KernelTable<float>* avx512_kernels();
 const KernelTable<float>* avx512vnni_kernels();
 const KernelTable<float>* avx512bf16_kernels();
+const KernelTable<float>* avx512amx_kernels();
 const KernelTable<float>* neon_kernels();
 const KernelTable<float>* neondot_kernels();
+const KernelTable<float>* neoni8mm_kernels();
+const KernelTable<float>* neonbf16_kernels();
 
-// Whether these beat avx512vnni on this processor, which must support them.
+// Whether products of bfloat16 numbers beat those of float32 on this processor, which must support
+// the instructions.
 bool avx512bf16_is_fast();
+bool neonbf16_is_fast();
 
 }  // namespace streamseg

@@ -22,12 +22,20 @@ struct Avx512Pairs {
   static __m512 floats(I sum, const int32_t*) { return _mm512_castsi512_ps(sum); }
 };
 
-struct Avx512PairProducts : QuadProducts<Avx512Lanes, Avx512Quads> {
-  using Quads = QuadProducts<Avx512Lanes, Avx512Quads>;
+// Rows of bfloat16 numbers and of integers are padded to `Bytes`, those of bfloat16 numbers at least
+// to 32.
+template <int Bytes = 16>
+struct PairProducts : QuadProducts<Avx512Lanes, Avx512Quads, Bytes> {
+  using Quads = QuadProducts<Avx512Lanes, Avx512Quads, Bytes>;
+  using Quads::kPanel;
+  using Quads::lane;
+  using Quads::padded;
+  using Quads::share;
+  using Quads::W;
 
-  // Rows of bfloat16 numbers are padded to 16 of them.
   static int64_t row_words(int64_t depth, Precision precision) {
-    return precision == Precision::kBfloat16 ? (depth + 15) / 16 * 8
+    constexpr int kNumbers = Bytes < 32 ? 16 : Bytes / 2;
+    return precision == Precision::kBfloat16 ? (depth + kNumbers - 1) / kNumbers * (kNumbers / 2)
                                              : Quads::row_words(depth, precision);
   }
 
@@ -79,14 +87,16 @@ struct Avx512PairProducts : QuadProducts<Avx512Lanes, Avx512Quads> {
       const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
       total = _mm512_add_ps(total, _mm512_castsi512_ps(wide));
     }
+    Quads::clear(out, (count + W - 1) / W * (W / 2), row_words(count, precision));
     return _mm512_reduce_add_ps(total);
   }
 
   static float convert(const float* x, int64_t depth, Precision precision, float* out) {
     if (precision != Precision::kBfloat16) return Quads::convert(x, depth, precision, out);
     char* bytes = reinterpret_cast<char*>(out);
-    for (int64_t k = 0; k < depth; k += W) {
-      const __m256bh halves = _mm512_cvtneps_pbh(Blocks<Avx512Lanes>::load(x + k, depth - k));
+    for (int64_t k = 0; k < 2 * row_words(depth, precision); k += W) {
+      const __m512 row = k < depth ? Blocks<Avx512Lanes>::load(x + k, depth - k) : _mm512_setzero_ps();
+      const __m256bh halves = _mm512_cvtneps_pbh(row);
       __builtin_memcpy(bytes + 2 * k, &halves, 32);
     }
     return 1.0f;

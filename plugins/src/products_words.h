@@ -64,19 +64,21 @@ void multiply_words(const float* a, const float* row_scale, int64_t rows, int64_
   }
 }
 
-// 8-bit integers by `Q`; bfloat16 and float32 as every lane type has them.
-template <class V, class Q>
+// 8-bit integers by `Q`; bfloat16 and float32 as every lane type has them. Rows of integers are padded
+// to `Bytes`.
+template <class V, class Q, int Bytes = 16>
 struct QuadProducts : Products<V> {
   using Generic = Products<V>;
   using Generic::kPanel;
   using Generic::padded;
   using Generic::W;
 
-  // Rows of integers are padded to 16 bytes.
   static int64_t row_words(int64_t depth, Precision precision) {
-    return precision == Precision::kInt8 ? (depth + 15) / 16 * 4
+    return precision == Precision::kInt8 ? (depth + Bytes - 1) / Bytes * (Bytes / 4)
                                          : Generic::row_words(depth, precision);
   }
+
+  static int64_t place(int64_t column, int64_t word) { return word * kPanel + column; }
 
   static size_t packed_bytes(int64_t depth, int64_t columns, Precision precision) {
     return static_cast<size_t>(row_words(depth, precision) * padded(columns)) * 4;
@@ -88,7 +90,7 @@ struct QuadProducts : Products<V> {
       Generic::pack(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    pack_integers(weight, depth, columns, Q::kShift, panels, scale, sums);
+    pack_integers(weight, depth, columns, Q::kShift, panels, scale, sums, place);
   }
 
   // Shares are 0 to 255, stored so that `kShift` bytes of them are signed as well.
@@ -98,18 +100,20 @@ struct QuadProducts : Products<V> {
       Generic::pack_shared(weight, depth, columns, precision, panels, scale, sums);
       return;
     }
-    pack_integers(weight, depth, columns, Q::kShift - 128, panels, scale, sums);
+    pack_integers(weight, depth, columns, Q::kShift - 128, panels, scale, sums, place);
   }
 
+  // `place(column, word)`: where in its panel a word of a column lies.
+  template <class Place>
   static void pack_integers(const float* weight, int64_t depth, int64_t columns, int32_t shift,
-                            void* panels, float* scale, int32_t* sums) {
+                            void* panels, float* scale, int32_t* sums, Place place) {
     const int64_t words = row_words(depth, Precision::kInt8);
     for (int64_t n = 0; n < padded(columns); n += W) {
-      auto* out = static_cast<uint32_t*>(panels) + n / kPanel * words * kPanel + n % kPanel;
+      auto* panel = static_cast<uint32_t*>(panels) + n / kPanel * words * kPanel;
       const auto unit = Generic::column_scale(weight, depth, columns, n);
       V::store(scale + n, unit);
       auto total = V::set(0);
-      for (int64_t word = 0; word < words; ++word, out += kPanel) {
+      for (int64_t word = 0; word < words; ++word) {
         alignas(64) float numbers[4][W];
         for (int i = 0; i < 4; ++i) {
           const int64_t k = 4 * word + i;
@@ -122,13 +126,18 @@ struct QuadProducts : Products<V> {
           const auto byte = [&](int i) {
             return static_cast<uint32_t>(static_cast<int32_t>(numbers[i][j])) & 0xffu;
           };
-          out[j] = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+          panel[place(n % kPanel + j, word)] = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
         }
       }
       alignas(64) float sum[W];
       V::store(sum, total);
       for (int j = 0; j < W; ++j) sums[n + j] = static_cast<int32_t>(sum[j]) * shift;
     }
+  }
+
+  // Zeros in words [begin, end) of a row.
+  static void clear(float* row, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) row[i] = 0;
   }
 
   static float shares(const float* scores, int64_t count, float top, Precision precision,
@@ -144,6 +153,7 @@ struct QuadProducts : Products<V> {
       total = V::add(total, rounded);
       Q::store_bytes(bytes + k, V::sub(rounded, V::set(128)));
     }
+    clear(out, (count + 15) / 16 * 4, row_words(count, precision));
     return V::sum(total);
   }
 
@@ -162,7 +172,7 @@ struct QuadProducts : Products<V> {
     const float scale = (largest > kSmallest ? largest / 127.0f : 1.0f) + V::sum(poison);
     const auto inverse = V::set(1.0f / scale);
     char* bytes = reinterpret_cast<char*>(out);
-    for (int64_t k = 0; k < (depth + 15) / 16 * 16; k += W) {
+    for (int64_t k = 0; k < 4 * row_words(depth, precision); k += W) {
       Q::store_bytes(bytes + k, V::mul(row(k), inverse));
     }
     return scale;

@@ -2,7 +2,6 @@
 // that they also run under sanitizers and on an emulated AArch64.
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -10,22 +9,11 @@
 #include <vector>
 
 #include "c_api.h"
+#include "expect.h"
 #include "half.h"
 #include "probes.h"
 
 namespace {
-
-int passed = 0;
-int failed = 0;
-
-void expect(bool holds, const std::string& what) {
-  if (holds) {
-    ++passed;
-  } else {
-    ++failed;
-    std::printf("FAILED: %s (%s)\n", what.c_str(), streamseg_last_error());
-  }
-}
 
 template <class To, class From>
 std::vector<To> as(const std::vector<From>& from) {
@@ -530,6 +518,5 @@ int main() {
   test_bfloat16();
   test_scan_definition();
   test_errors();
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed == 0 ? 0 : 1;
+  return report();
 }
