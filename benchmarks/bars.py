@@ -9,6 +9,9 @@ where ``--checkpoint`` and ``--camvid`` are given, on a network trained on CamVi
 as one stream:
 
 python benchmarks/bars.py --bundles DIR --checkpoint TV3S.pth --set window=10 --camvid ROOT
+
+The unit may be an older streamseg's: ``--unit-source`` is the folder that holds its package, with
+the native library built, and ``--unit-bundles`` the float32 bundles that it exported.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ import cv2
 import numpy as np
 from measuring import describe_head, describe_machine, summarise, write_results
 from peaks import share_of_peak
+from stepping import Peer
 
 import streamseg
-from streamseg.errors import StreamsegError
 
 SIZE, FAMILY_SIZE, STREET_SIZE, CAMVID_SIZE = (512, 1024), (480, 864), (256, 512), (352, 480)
 ORT = {"backend": "onnxruntime", "native": True}
@@ -54,6 +57,12 @@ PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "OpenVINO, bfloat16, INT8 encoder, int8 layers": ("int8", {**OPENVINO, "precision": "bf16"}),
 }
 FLOAT_PATHS = (UNIT, "OpenVINO, float32", "OpenVINO, bfloat16")
+# Networks without fused layers, quantised as a whole.
+QUANTISED = {
+    "ONNX Runtime, INT8": ("int8", ORT),
+    "OpenVINO, float32, INT8": ("int8", {**OPENVINO, "precision": "fp32"}),
+}
+OPENINGS = {**PATHS, **QUANTISED}
 FAMILIES = (
     *("segformer/mit_b1", "cffm/mit_b1", "cffm++/mit_b1", "mrcfa/mit_b1"),
     *("upernet/swin_t", "mask2former/resnet50", "mpvss/resnet50"),
@@ -75,26 +84,29 @@ def works() -> list[Work]:
     every = tuple(PATHS)
     return [
         Work("tv3s-b1", SIZE, every),
-        Work("street", STREET_SIZE, tuple(name for name in every if "INT8" not in name)),
-        *(Work(name, FAMILY_SIZE, FLOAT_PATHS) for name in FAMILIES),
+        Work("street", STREET_SIZE, every),
+        *(Work(name, FAMILY_SIZE, (*FLOAT_PATHS, *QUANTISED)) for name in FAMILIES),
     ]
 
 
 def bundle_of(work: Work, path: str, folder: Path) -> Path:
-    return folder / f"{work.name.replace('/', '-')}-{PATHS[path][0]}"
+    return folder / f"{work.name.replace('/', '-')}-{OPENINGS[path][0]}"
 
 
 def prepare(work: Work, folder: Path) -> None:
     """Export the missing bundles; their parity is not measured here."""
     from streamseg.export import bundles, load_checkpoint
 
-    for precision in dict.fromkeys(PATHS[path][0] for path in work.paths):
+    for precision in dict.fromkeys(OPENINGS[path][0] for path in work.paths):
         target = folder / f"{work.name.replace('/', '-')}-{precision}"
         if target.exists():
             continue
         print(f"exporting {target.name}", flush=True)
         if precision == "int8":
-            _calibrate(folder / target.name.replace("-int8", "-int8-dynamic"), target, work.size)
+            source = "fp32" if work.name in FAMILIES else "int8-dynamic"
+            _calibrate(
+                target.with_name(target.name.removesuffix("int8") + source), target, work.size
+            )
             continue
         if work.name == "street":
             model = load_checkpoint("samples/street/street.safetensors")
@@ -102,6 +114,18 @@ def prepare(work: Work, folder: Path) -> None:
             model = _build(work.name)
         with mock.patch.object(bundles, "measure_parity", return_value={}):
             bundles.export_bundle(model, target, size=work.size, precision=precision)
+        _fill_given(target)
+
+
+def _fill_given(bundle: Path) -> None:
+    """Noise for state that only a user has, such as prototypes: calibration needs some."""
+    from streamseg.evaluation.clustering import store_given
+    from streamseg.runtime.bundle.bundle import read_bundle
+
+    rng = np.random.default_rng(0)
+    for spec in read_bundle(bundle).manifest.state:
+        if spec.kind == "given":
+            store_given(bundle, spec.name, rng.standard_normal(spec.shape).astype(spec.dtype))
 
 
 def _build(name: str) -> Any:
@@ -130,68 +154,29 @@ def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
         calibrate(source, target, dataset, options, report=False)
 
 
-class Peer:
-    """A process that has one bundle open and runs a step on request."""
+@dataclass(frozen=True)
+class Unit:
+    """The streamseg whose float32 in ONNX Runtime is the unit, if it is not this one.
 
-    def __init__(self, bundle: Path, opening: dict[str, Any], threads: int) -> None:
-        arguments = json.dumps({"bundle": str(bundle), "threads": threads, **opening})
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.description = self._answer()
+    Attributes:
+        source: folder that holds its package ``streamseg``.
+        bundles: float32 bundles that it exported, named like ours.
+    """
 
-    def step(self) -> float:
-        """Milliseconds of the next step."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line:
-            raise StreamsegError("a peer ended; its error is above")
-        return line
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
-def work_as_peer(arguments: str) -> None:
-    """The process of a ``Peer``: prints a description, then milliseconds, one per line."""
-    given = json.loads(arguments)
-    stream = streamseg.open(given.pop("bundle"), reuse=True, **given)
-    rng = np.random.default_rng(0)
-    for spec in stream.manifest.state:
-        if spec.kind == "given":
-            stream.give(spec.name, rng.standard_normal(spec.shape).astype(spec.dtype))
-    frame = stream.manifest.frame
-    frames = rng.integers(0, 256, (4, frame.height, frame.width, 3), dtype=np.uint8)
-    last = max(row.start for row in stream.manifest.schedule)
-    for index in range(min(last, 12) + 2):  # past the warm-up rows of the schedule
-        stream.step(frames[index % 4])
-    print(stream.execution, flush=True)
-    for index, _ in enumerate(sys.stdin):
-        started = time.perf_counter()
-        stream.step(frames[index % 4])
-        print((time.perf_counter() - started) * 1e3, flush=True)
+    source: Path
+    bundles: Path
 
 
 @contextmanager
-def peers_of(work: Work, folder: Path, threads: int) -> Iterator[dict[str, Peer]]:
+def peers_of(
+    work: Work, folder: Path, threads: int, unit: Unit | None
+) -> Iterator[dict[str, Peer]]:
     opened: dict[str, Peer] = {}
     try:
         for path in work.paths:
             try:
-                opened[path] = Peer(bundle_of(work, path, folder), PATHS[path][1], threads)
-            except StreamsegError as error:
+                opened[path] = _open_peer(work, path, folder, threads, unit)
+            except RuntimeError as error:
                 print(f"{work.name}, {path}: {error}", flush=True)
         yield opened
     finally:
@@ -199,18 +184,30 @@ def peers_of(work: Work, folder: Path, threads: int) -> Iterator[dict[str, Peer]
             peer.close()
 
 
-def measure_work(work: Work, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
+def _open_peer(work: Work, path: str, folder: Path, threads: int, unit: Unit | None) -> Peer:
+    if unit is not None and path == UNIT:
+        bundle = bundle_of(work, path, unit.bundles)
+        opening = {"bundle": str(bundle), "threads": threads, "native": True}
+        return Peer(opening, source=unit.source)
+    bundle = bundle_of(work, path, folder)
+    opening = {"bundle": str(bundle), "threads": threads, "reuse": True, **OPENINGS[path][1]}
+    return Peer(opening)
+
+
+def measure_work(
+    work: Work, folder: Path, threads: int, rounds: int, unit: Unit | None
+) -> dict[str, Any]:
     """Medians of every path, and the median over rounds of the quotient with the unit."""
-    with peers_of(work, folder, threads) as peers:
+    with peers_of(work, folder, threads, unit) as peers:
         samples: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(rounds):
             for name, peer in peers.items():
                 samples[name].append(peer.step())
-        unit = samples[UNIT]
+        base = samples[UNIT]
         return {
             name: {
                 **summarise(values),
-                "times": median(a / b for a, b in zip(unit, values, strict=True)),
+                "times": median(a / b for a, b in zip(base, values, strict=True)),
                 "runs_on": peers[name].description,
             }
             for name, values in samples.items()
@@ -321,7 +318,8 @@ def is_even(bundle: Path) -> bool:
 
 def format_table(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    lines = [f"{describe_head(machine)}. Unit: {UNIT}, with the native operators.", ""]
+    unit = f"{UNIT}, with the native operators, of {result['unit']}"
+    lines = [f"{describe_head(machine)}. Unit: {unit}.", ""]
     lines += ["| work | path | median ms | p95 ms | times the unit | share of peak |"]
     lines += ["|---|---|---|---|---|---|"]
     for entry in result["works"]:
@@ -350,7 +348,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 def _peak_name(path: str, runs_on: str) -> str:
     """The precision that most of a path's products run in."""
-    precision = _PEAK[PATHS[path][0]]
+    precision = _PEAK[OPENINGS[path][0]]
     return "bf16" if precision == "fp32" and "bf16" in runs_on else precision
 
 
@@ -364,11 +362,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a network trained on CamVid")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--camvid", type=Path, help="folder of CamVid with test and testannot")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--unit-source", type=Path, help="package folder of the unit's streamseg")
+    parser.add_argument("--unit-bundles", type=Path, help="bundles that it exported")
+    parser.add_argument("--unit-name", default="this commit", help="what the unit is called")
     options = parser.parse_args()
-    if options.worker is not None:
-        work_as_peer(options.worker)
-        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundles or Path(scratch)
         chosen = [work for work in works() if options.only in work.name]
@@ -381,9 +378,11 @@ def main() -> None:
 
 def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -> None:
     result: dict[str, Any] = {"machine": describe_machine(options.threads), "works": []}
+    result["unit"] = options.unit_name
+    unit = Unit(options.unit_source, options.unit_bundles) if options.unit_source else None
     for work in chosen:
         print(f"measuring {work.name}", flush=True)
-        paths = measure_work(work, folder, options.threads, options.rounds)
+        paths = measure_work(work, folder, options.threads, options.rounds, unit)
         entry = {"name": work.name, "size": work.size, "gmacs": gmacs_of(work), "paths": paths}
         entry["even"] = is_even(bundle_of(work, UNIT, folder))
         result["works"].append(entry)
