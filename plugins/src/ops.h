@@ -69,7 +69,7 @@ struct Attribute {
   const char* name;
   int64_t low;
   int64_t high;
-  Axis axis = Axis::kCount;  // the size that it is, if any
+  Axis axis;  // the size that it is; kCount for none
 };
 
 constexpr size_t kMaxInputs = 14;
@@ -90,9 +90,11 @@ struct Operator {
 };
 
 // Offsets end before their window; `Sizes` checks that.
-#define STREAMSEG_GEOMETRY                                                                  \
-  {"map_h", 1, kMaxExtent}, {"map_w", 1, kMaxExtent}, {"window_h", 1, kMaxExtent},          \
-      {"window_w", 1, kMaxExtent}, {"offset_h", 0, kMaxExtent}, {"offset_w", 0, kMaxExtent}
+#define STREAMSEG_GEOMETRY                                                                     \
+  {"map_h", 1, kMaxExtent, Axis::kCount}, {"map_w", 1, kMaxExtent, Axis::kCount},              \
+      {"window_h", 1, kMaxExtent, Axis::kCount}, {"window_w", 1, kMaxExtent, Axis::kCount},    \
+      {"offset_h", 0, kMaxExtent, Axis::kCount}, {"offset_w", 0, kMaxExtent, Axis::kCount}
+#define STREAMSEG_PRECISION {"precision", 0, 2, Axis::kCount}
 
 inline constexpr Operator kCausalConv = {
     "WindowedCausalConv",
@@ -148,7 +150,7 @@ inline constexpr Operator kUpsampleArgmax = {
 inline constexpr Operator kMambaLayer = {
     "WindowedMambaLayer",
     7,
-    {STREAMSEG_GEOMETRY, {"precision", 0, 2}},
+    {STREAMSEG_GEOMETRY, STREAMSEG_PRECISION},
     14,
     {{"x", Role::kMap, 3, {Axis::kBatch, Axis::kTokens, Axis::kFeatures}},
      {"norm", Role::kWeight, 1, {Axis::kFeatures}},
@@ -175,15 +177,13 @@ inline constexpr Operator kMambaLayer = {
     3,
     {"order", "inverse", "tail"}};
 
-#undef STREAMSEG_GEOMETRY
-
 // softmax(q k^T / sqrt(depth)) v of every head, depth = features / heads. `precision` is that of both
 // products, as above: with int8, queries and keys have a scale per token, values one per channel, and
 // the softmax is rounded to 255ths of its largest number.
 inline constexpr Operator kAttention = {
     "MultiHeadAttention",
     2,
-    {{"heads", 1, kMaxFeatures}, {"precision", 0, 2}},
+    {{"heads", 1, kMaxFeatures, Axis::kCount}, STREAMSEG_PRECISION},
     3,
     {{"q", Role::kMap, 3, {Axis::kBatch, Axis::kQueries, Axis::kFeatures}},
      {"k", Role::kMap, 3, {Axis::kBatch, Axis::kKeys, Axis::kFeatures}},
@@ -192,6 +192,9 @@ inline constexpr Operator kAttention = {
     {{"y", Role::kMap, 3, {Axis::kBatch, Axis::kQueries, Axis::kFeatures}}},
     0,
     {}};
+
+#undef STREAMSEG_GEOMETRY
+#undef STREAMSEG_PRECISION
 
 inline constexpr const Operator* kOperators[] = {&kCausalConv, &kSelectiveScan, &kUpsampleArgmax,
                                                 &kMambaLayer, &kAttention};
