@@ -74,7 +74,7 @@ class NativeOps:
     def __init__(self, library: Path) -> None:
         self.library = library
         self._c = ctypes.CDLL(str(library))
-        for name in ("version", "last_error", "levels", "level"):
+        for name in ("version", "last_error", "levels", "level", "rejected_level"):
             getattr(self._c, f"streamseg_{name}").restype = ctypes.c_char_p
 
     @property
@@ -89,8 +89,23 @@ class NativeOps:
 
     @property
     def level(self) -> str:
-        """Instruction set in use."""
-        return str(self._c.streamseg_level().decode())
+        """Instruction set in use.
+
+        Raises:
+            BackendError: the processor does not have the one that STREAMSEG_CPU_LEVEL names.
+        """
+        name = str(self._c.streamseg_level().decode())
+        if not name:
+            raise BackendError(self._c.streamseg_last_error().decode())
+        return name
+
+    @property
+    def rejected_level(self) -> str:
+        """An instruction set that this processor has but that is not used, and why; or empty.
+
+        The operating system does not permit it, or its products are wrong.
+        """
+        return str(self._c.streamseg_rejected_level().decode())
 
     def select_level(self, name: str | None) -> None:
         """Use this instruction set from now on, in the whole process; None for the widest.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -10,8 +11,9 @@ import pytest
 
 from streamseg import doctor
 from streamseg.doctor import examine
-from streamseg.errors import SourceError
+from streamseg.errors import PluginNotFound, SourceError
 from streamseg.installation import install_command
+from streamseg.plugins import native
 from streamseg.readiness import BACKENDS, PURPOSES, Finding, judge
 from streamseg.runtime.backends.gpu import Gpu, find_gpu
 from streamseg.runtime.sinks import window
@@ -45,6 +47,32 @@ def test_without_gpu_tensorrt_is_not_ready_and_the_cpu_is() -> None:
     readiness = judge(examine(asked), ["cpu", "tensorrt"])
     assert ("GPU",) in readiness.missing["tensorrt"]
     assert readiness.is_ready("cpu")
+
+
+def test_instruction_set_in_use_is_named_and_a_rejected_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        level = native.load().level
+    except PluginNotFound as reason:
+        pytest.skip(str(reason))
+    entry = found("operator library", examine(["operator library"]))
+    assert (entry.ok, entry.found) == (True, f"libstreamseg_ops.so, {level}")
+    reason = "avx512amx: the operating system does not permit tiles"
+    monkeypatch.setattr(native.NativeOps, "rejected_level", reason)
+    entry = found("operator library", examine(["operator library"]))
+    assert (entry.ok, entry.found.endswith(f"; not used: {reason}")) == (True, True)
+
+
+def test_instruction_set_that_the_processor_lacks_is_reported() -> None:
+    code = "from streamseg.doctor import examine; print(examine(['operator library'])[1])"
+    environment = {**os.environ, "STREAMSEG_CPU_LEVEL": "mmx"}
+    run = [sys.executable, "-c", code]
+    text = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
+    if "mmx" not in text:
+        pytest.skip(text)
+    assert "ok=False, found=\"instruction set 'mmx' is not available, expected one of: " in text
+    assert "fix='unset STREAMSEG_CPU_LEVEL'" in text
 
 
 def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -55,7 +56,7 @@ def _probes() -> dict[str, Callable[[], Finding]]:
     """Subject -> the function that looks for it, in the order of the report."""
     probes: dict[str, Callable[[], Finding]] = {
         "ONNX Runtime": _onnxruntime,
-        "operator library": partial(_library, "operator library", "find_library"),
+        "operator library": _operators,
         "OpenVINO": _openvino,
         "OpenVINO extension": _openvino_extension,
         "GPU": _gpu,
@@ -275,6 +276,20 @@ def _library(subject: str, finder: str, *arguments: str) -> Finding:
         reason, _, fix = str(error).partition(". ")
         return Finding(subject, False, reason, fix)
     return Finding(subject, True, path.name + _targets(path))
+
+
+def _operators() -> Finding:
+    finding = _library("operator library", "find_library")
+    if not finding.ok:
+        return finding
+    native = importlib.import_module("streamseg.plugins.native")
+    operators = native.NativeOps(native.find_library())
+    try:
+        level = operators.level
+    except BackendError as error:
+        return Finding(finding.subject, False, str(error), "unset STREAMSEG_CPU_LEVEL")
+    unused = f"; not used: {operators.rejected_level}" if operators.rejected_level else ""
+    return replace(finding, found=f"{finding.found}, {level}{unused}")
 
 
 def _targets(path: Path) -> str:

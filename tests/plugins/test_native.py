@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -398,6 +402,23 @@ def check_fixture(
                 stored = stored.reshape(config["B"], cells, *stored.shape[-2:])
                 wanted = stored[..., 1:] if kind == "conv" else stored
                 np.testing.assert_allclose(state, wanted, atol=3e-6, err_msg=f"{name} {kind}")
+
+
+def test_library_has_the_tile_instructions() -> None:
+    """No processor here runs them. Sums are tiles 0 to 3, activations 4 and 5, weights 6 and 7."""
+    objdump = shutil.which("objdump")
+    if objdump is None or platform.machine() != "x86_64":
+        pytest.skip("needs objdump and a library for x86-64")
+    disassemble = [objdump, "-d", "-M", "intel", "--no-show-raw-insn", str(OPS.library)]
+    text = subprocess.run(disassemble, capture_output=True, text=True, check=True).stdout
+    if "vdpbf16ps" not in text:
+        pytest.skip("the compiler of this library has no AVX-512 BF16")
+    products = re.findall(r"\b(tdp\w+)\s+tmm(\d),tmm(\d),tmm(\d)", text)
+    assert {product[0] for product in products} == {"tdpbusd", "tdpbf16ps"}
+    for _, sums, a, b in products:
+        assert int(sums) == 2 * (int(a) - 4) + int(b) - 6
+    others = ("ldtilecfg", "tilerelease", "tilezero", "tileloadd", "tilestored")
+    assert all(re.search(rf"\b{name}\b", text) for name in others)
 
 
 def mix(
