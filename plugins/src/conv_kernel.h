@@ -19,8 +19,8 @@ struct ConvKernel : Blocks<V> {
   // The sequence of a cell as pointers to its rows: taps - 1 rows of old state, then the tokens.
   struct Sequence {
     int64_t length;
-    const T** rows;
-    T* weight;  // [taps, channels of the item]
+    const T* const* rows;
+    const T* weight;  // [taps, channels of the item]
     T* extra;   // additional memory that the caller requested
   };
 
@@ -88,13 +88,17 @@ struct ConvKernel : Blocks<V> {
     }
   }
 
-  static void run(const ConvProblem<T>& p, const Item& item, Scratch& scratch) {
-    const Sequence sequence = open_sequence(p, item, 0, scratch);
+  static void convolve_cell(const ConvProblem<T>& p, const Item& item, const Sequence& sequence) {
     if (p.taps == 4) {
       conv_rows<4>(p, item, sequence);
     } else {
       conv_rows<0>(p, item, sequence);
     }
+  }
+
+  static void run(const ConvProblem<T>& p, const Item& item, Scratch& scratch) {
+    const Sequence sequence = open_sequence(p, item, 0, scratch);
+    convolve_cell(p, item, sequence);
     const int64_t history = p.taps - 1;
     T* next = p.next_state + state_offset(p, item) * history;
     for (int64_t c = 0; c < item.end - item.begin; ++c) {

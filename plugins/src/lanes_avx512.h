@@ -48,15 +48,20 @@ struct Avx512Lanes {
   }
 
   // 2^t for t <= 0; 0 below the range of float32.
-  static R exp2(R t) { return exp2_sum<false>(t, t); }
+  static R exp2(R t) {
+    const R shifted = _mm512_add_ps(t, set(kMagic));
+    const R whole = _mm512_sub_ps(shifted, set(kMagic));
+    return exp2_sum(shifted, whole, _mm512_sub_ps(t, whole));
+  }
 
   static R exp(R x) {
     x = _mm512_max_ps(set(-87.0f), x);
     x = _mm512_min_ps(set(88.0f), x);
     const R log2e = set(1.44269502f);
-    const R t = _mm512_mul_ps(x, log2e);
-    const R extra = _mm512_fmadd_ps(x, set(1.92596303e-8f), _mm512_fmsub_ps(x, log2e, t));
-    return exp2_sum<true>(t, extra);
+    const R shifted = _mm512_fmadd_ps(x, log2e, set(kMagic));
+    const R whole = _mm512_sub_ps(shifted, set(kMagic));
+    const R r = _mm512_fmadd_ps(x, set(1.92596303e-8f), _mm512_fmsub_ps(x, log2e, whole));
+    return exp2_sum(shifted, whole, r);
   }
 
   static R twice_atanh(R s) {
@@ -70,33 +75,42 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(s, set(2.0f), _mm512_mul_ps(s, _mm512_mul_ps(v, p)));
   }
 
-  // 2^t of several registers, for t <= 0, interleaved. One after another, their chains of dependent
-  // instructions would fill the processor's queues before it could run several at once. vscalefps
-  // takes the place of a shift, an addition and the limit that these would need.
-  static void exp2_abreast(R (&t)[kAbreast]) {
+  // Steps beyond 2^30 decay like 2^30, and rates below -2^36 like -2^36: see `decay_abreast`.
+  static R limit_step(R step) { return _mm512_min_ps(set(1073741824.0f), step); }
+  static T limit_rate(T rate) { return rate < -68719476736.0f ? -68719476736.0f : rate; }
+
+  // 2^(step rate) for several registers of rates, at most 0, interleaved. One after another, their
+  // chains of dependent instructions would fill the processor's queues before it could run several at
+  // once. The products are formed twice, inside other operations: to round them to sixteenths, and for
+  // the remainder. The latter is finite whatever the product, within the limits above. vscalefps takes
+  // the place of a shift, an addition and the limit that these would need.
+  static void decay_abreast(R step, const T* rates, R (&a)[kAbreast]) {
+    R rate[kAbreast];
     R root[kAbreast];
     R whole[kAbreast];
     R p[kAbreast];
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) root[k] = _mm512_add_ps(t[k], set(kMagic));
+    for (int k = 0; k < kAbreast; ++k) rate[k] = load(rates + k * kLanes);
+#pragma GCC unroll 8
+    for (int k = 0; k < kAbreast; ++k) root[k] = _mm512_fmadd_ps(step, rate[k], set(kMagic));
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) whole[k] = _mm512_sub_ps(root[k], set(kMagic));
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_sub_ps(t[k], whole[k]);
+    for (int k = 0; k < kAbreast; ++k) a[k] = _mm512_fmsub_ps(step, rate[k], whole[k]);
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) root[k] = root_of(root[k]);
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) whole[k] = _mm512_scalef_ps(root[k], whole[k]);
 #pragma GCC unroll 8
     for (int k = 0; k < kAbreast; ++k) {
-      p[k] = _mm512_fmadd_ps(set(0.05550347f), t[k], set(0.24023428f));
+      p[k] = _mm512_fmadd_ps(set(0.05550347f), a[k], set(0.24023428f));
     }
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_fmadd_ps(p[k], t[k], set(0.693147182f));
+    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_fmadd_ps(p[k], a[k], set(0.693147182f));
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_mul_ps(p[k], t[k]);
+    for (int k = 0; k < kAbreast; ++k) p[k] = _mm512_mul_ps(p[k], a[k]);
 #pragma GCC unroll 8
-    for (int k = 0; k < kAbreast; ++k) t[k] = _mm512_fmadd_ps(whole[k], p[k], whole[k]);
+    for (int k = 0; k < kAbreast; ++k) a[k] = _mm512_fmadd_ps(whole[k], p[k], whole[k]);
   }
 
  private:
@@ -119,14 +133,9 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(p, r, set(0.693147182f));
   }
 
-  // 2^(t + extra), extra counted when `Extra`. With t = n / 16 + r: 2^(n mod 16 / 16) from a table,
-  // 2^(n div 16) by vscalefps, 2^r by a cubic.
-  template <bool Extra>
-  static R exp2_sum(R t, R extra) {
-    const R shifted = _mm512_add_ps(t, set(kMagic));
-    const R whole = _mm512_sub_ps(shifted, set(kMagic));
-    R r = _mm512_sub_ps(t, whole);
-    if (Extra) r = _mm512_add_ps(r, extra);
+  // 2^(whole + r), |r| <= 1/32. With whole = n / 16: 2^(n mod 16 / 16) from a table, 2^(n div 16) by
+  // vscalefps, 2^r by a cubic. `shifted` holds n in its low bits.
+  static R exp2_sum(R shifted, R whole, R r) {
     const R scale = _mm512_scalef_ps(root_of(shifted), whole);
     return _mm512_fmadd_ps(scale, _mm512_mul_ps(cubic(r), r), scale);
   }

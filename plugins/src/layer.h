@@ -49,7 +49,7 @@ struct Packed {
 
 struct PackedLayer {
   LayerSizes sizes;
-  LayerWeights weights;  // those that are read unpacked; products are null
+  LayerWeights weights;  // those that are read unpacked, conv_weight as [taps, channels]; products are null
   Packed u_proj, z_proj, x_proj, dt_proj, out_proj;
   const float* decay;  // A log2(e), packed
 };

@@ -14,13 +14,15 @@ template <class V, class P>
 struct LayerKernel : Blocks<V> {
   using R = typename V::R;
   using T = float;
+  using Conv = ConvKernel<V>;
+  using Scan = ScanKernel<V>;
   static constexpr int W = V::kLanes;
   using Blocks<V>::load;
   using Blocks<V>::store;
 
   struct Buffers {
-    float* x;      // [chunk, features], the chunk's tokens
     float* normed; // [features]
+    float* before; // [taps - 1, channels], the last rows of u of the previous chunk; then u
     float* u;      // [chunk, channels]; later the scan's output
     float* conv;   // [chunk, channels]
     float* z;      // [chunk, channels]
@@ -30,6 +32,15 @@ struct LayerKernel : Blocks<V> {
     float* C;      // [chunk, states]
     float* scale;  // [chunk]
     float* rows;   // activations of a product
+    float* state;  // of the scan, packed
+    const float** sequence;  // rows of `before` and u
+    void* scan;
+  };
+
+  // Where the rows of a chunk start on the map.
+  struct Chunk {
+    int64_t tokens;
+    int64_t at[kLayerChunk];
   };
 
   // Size of one row of activations, for the product that needs most: their precisions differ.
@@ -47,17 +58,32 @@ struct LayerKernel : Blocks<V> {
     const LayerSizes& s = l.sizes;
     const int64_t n = kLayerChunk;
     const int64_t widest = s.channels > s.features ? s.channels : s.features;
-    const int64_t words = widest_row(l);
-    const int64_t sizes[] = {n * s.features, widest,        n * s.channels, n * s.channels,
-                             n * s.channels, n * widest,    n * s.projections(), n * s.states,
-                             n * s.states,   n,             n * words};
-    size_t bytes = 0;
-    for (const int64_t size : sizes) bytes += Arrays<float>::bytes(size);
-    Arrays<float> arrays(scratch.reserve(bytes));
     Buffers b;
-    float** const fields[] = {&b.x, &b.normed, &b.u, &b.conv, &b.z, &b.dt, &b.low,
-                              &b.B, &b.C, &b.scale, &b.rows};
-    for (int i = 0; i < 11; ++i) *fields[i] = arrays.take(sizes[i]);
+    const struct {
+      float** field;
+      int64_t size;
+    } arrays[] = {{&b.normed, widest},
+                  {&b.before, (s.taps - 1 + n) * s.channels},
+                  {&b.conv, n * s.channels},
+                  {&b.z, n * s.channels},
+                  {&b.dt, n * widest},
+                  {&b.low, n * s.projections()},
+                  {&b.B, n * s.states},
+                  {&b.C, n * s.states},
+                  {&b.scale, n},
+                  {&b.rows, n * widest_row(l)},
+                  {&b.state, Scan::state_size(s.channels, s.states)}};
+    size_t bytes = 0;
+    for (const auto& array : arrays) bytes += Arrays<float>::bytes(array.size);
+    const size_t pointers = Arrays<const float*>::bytes(s.taps - 1 + n);
+    char* memory =
+        static_cast<char*>(scratch.reserve(bytes + pointers + Scan::buffer_bytes(s.channels)));
+    Arrays<float> taken(memory);
+    for (const auto& array : arrays) *array.field = taken.take(array.size);
+    b.u = b.before + (s.taps - 1) * s.channels;
+    b.sequence = reinterpret_cast<const float**>(memory + bytes);
+    for (int64_t i = 0; i < s.taps - 1 + n; ++i) b.sequence[i] = b.before + i * s.channels;
+    b.scan = memory + bytes + pointers;
     return b;
   }
 
@@ -86,13 +112,29 @@ struct LayerKernel : Blocks<V> {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
 
-  // Tokens first to first + n - 1 of a cell, as a map of one column.
-  static void run_chunk(const PackedLayer& l, int64_t n, bool first, const LayerProblem& p,
-                        int64_t conv_at, int64_t scan_at, Buffers& b, Scratch& scratch) {
+  static void load_state(const PackedLayer& l, const float* conv, const float* scan, Buffers& b) {
     const LayerSizes& s = l.sizes;
+    for (int64_t c = 0; c < s.channels; ++c) {
+      for (int64_t k = 0; k < s.taps - 1; ++k) b.before[k * s.channels + c] = *conv++;
+    }
+    Scan::pack(scan, s.channels, s.states, 1.0f, b.state);
+  }
+
+  static void store_state(const PackedLayer& l, const Buffers& b, float* conv, float* scan) {
+    const LayerSizes& s = l.sizes;
+    for (int64_t c = 0; c < s.channels; ++c) {
+      for (int64_t k = 0; k < s.taps - 1; ++k) *conv++ = b.before[k * s.channels + c];
+    }
+    Scan::unpack(b.state, s.channels, s.states, scan);
+  }
+
+  // The products, convolution and scan of a chunk, as a map of one column; the result is in `dt`.
+  static void run_chunk(const PackedLayer& l, const float* x, const Chunk& chunk, Buffers& b) {
+    const LayerSizes& s = l.sizes;
+    const int64_t n = chunk.tokens;
     const int64_t words = P::row_words(s.features, l.u_proj.precision);
     for (int64_t t = 0; t < n; ++t) {
-      normalise(b.x + t * s.features, l.weights.norm, s.features, b.normed);
+      normalise(x + chunk.at[t], l.weights.norm, s.features, b.normed);
       b.scale[t] = P::convert(b.normed, s.features, l.u_proj.precision, b.rows + t * words);
     }
     P::multiply(b.rows, b.scale, n, l.u_proj, b.u, s.channels);
@@ -100,10 +142,10 @@ struct LayerKernel : Blocks<V> {
     const auto tokens = static_cast<int32_t>(n);
     const WindowGrid column{{tokens, tokens, 0}, {1, 1, 0}};
     const Item whole{0, 0, 0, s.channels};
-    float* conv = p.next_conv_state + conv_at;
-    ConvKernel<V>::run({column, 1, s.channels, s.taps, b.u, l.weights.conv_weight,
-                        l.weights.conv_bias, first ? p.conv_state + conv_at : conv, b.conv, conv},
-                       whole, scratch);
+    Conv::convolve_cell({column, 1, s.channels, s.taps, nullptr, nullptr, l.weights.conv_bias, nullptr,
+                         b.conv, nullptr},
+                        whole, {n, b.sequence, l.weights.conv_weight, nullptr});
+    copy(b.before + n * s.channels, (s.taps - 1) * s.channels, b.before);
     convert(b.conv, s.channels, n, l.x_proj, b);
     P::multiply(b.rows, b.scale, n, l.x_proj, b.low, s.projections());
     for (int64_t t = 0; t < n; ++t) {
@@ -113,42 +155,40 @@ struct LayerKernel : Blocks<V> {
     }
     convert(b.low, s.projections(), n, l.dt_proj, b);
     P::multiply(b.rows, b.scale, n, l.dt_proj, b.dt, s.channels);
-    float* scan = p.next_scan_state + scan_at;
-    ScanKernel<V>::run({column, 1, s.channels, s.states, b.conv, b.dt, l.weights.dt_bias,
-                        l.weights.A, b.B, b.C, l.weights.skip, b.z,
-                        first ? p.scan_state + scan_at : scan, b.u, scan, l.decay},
-                       whole, scratch);
+    Scan::scan_cell({column, 1, s.channels, s.states, b.conv, b.dt, l.weights.dt_bias, l.weights.A, b.B,
+                     b.C, l.weights.skip, b.z, nullptr, b.u, nullptr, l.decay},
+                    whole, b.state, b.scan);
     convert(b.u, s.channels, n, l.out_proj, b);
     P::multiply(b.rows, b.scale, n, l.out_proj, b.dt, s.features);
   }
 
-  static void run(const LayerProblem& p, const Item& item, Scratch& buffers, Scratch& scratch) {
+  static void run(const LayerProblem& p, const Item& item, Scratch& scratch) {
     const PackedLayer& l = *p.layer;
     const LayerSizes& s = l.sizes;
-    Buffers b = open(l, buffers);
+    Buffers b = open(l, scratch);
     const Cell cell = p.grid.cell(item.cell);
     const int64_t place = item.batch * p.grid.cells() + item.cell;
     const int64_t conv_at = place * s.channels * (s.taps - 1);
     const int64_t scan_at = place * s.channels * s.states;
     const int64_t map = item.batch * p.grid.tokens() * s.features;
     TokenCursor cursor(cell, p.grid.cols.extent);
-    int64_t at[kLayerChunk];
-    for (int64_t t = 0; t < cell.tokens(); t += kLayerChunk) {
-      const int64_t n = cell.tokens() - t < kLayerChunk ? cell.tokens() - t : kLayerChunk;
-      for (int64_t i = 0; i < n; ++i) {
-        at[i] = map + cursor.next() * s.features;
-        copy(p.x + at[i], s.features, b.x + i * s.features);
-      }
-      run_chunk(l, n, t == 0, p, conv_at, scan_at, b, scratch);
-      for (int64_t i = 0; i < n; ++i) {
+    load_state(l, p.conv_state + conv_at, p.scan_state + scan_at, b);
+    Chunk chunk;
+    for (int64_t left = cell.tokens(); left > 0; left -= chunk.tokens) {
+      chunk.tokens = left < kLayerChunk ? left : kLayerChunk;
+      for (int64_t i = 0; i < chunk.tokens; ++i) chunk.at[i] = map + cursor.next() * s.features;
+      run_chunk(l, p.x, chunk, b);
+      for (int64_t i = 0; i < chunk.tokens; ++i) {
+        const float* x = p.x + chunk.at[i];
+        float* y = p.y + chunk.at[i];
         const float* delta = b.dt + i * s.features;
         for (int64_t e = 0; e < s.features; e += W) {
-          const int64_t left = s.features - e;
-          store(p.y + at[i] + e, V::add(load(b.x + i * s.features + e, left), load(delta + e, left)),
-                left);
+          const int64_t rest = s.features - e;
+          store(y + e, V::add(load(x + e, rest), load(delta + e, rest)), rest);
         }
       }
     }
+    store_state(l, b, p.next_conv_state + conv_at, p.next_scan_state + scan_at);
   }
 };
 

@@ -22,11 +22,6 @@ Scratch& thread_scratch() {
   return scratch;
 }
 
-Scratch& layer_buffers() {
-  thread_local Scratch buffers;
-  return buffers;
-}
-
 void require(bool holds, const std::string& message) {
   if (!holds) throw InvalidArgument(message);
 }
@@ -259,7 +254,13 @@ LayerPack::LayerPack(const LayerSizes& s, const LayerWeights& w, Precision preci
   layer_.out_proj = pack(w.out_proj, s.channels, s.features, precision);
   LayerWeights& kept = layer_.weights;
   kept.norm = keep(w.norm, s.features);
-  kept.conv_weight = keep(w.conv_weight, s.channels * s.taps);
+  std::vector<float> taps(static_cast<size_t>(s.channels * s.taps));
+  for (int64_t c = 0; c < s.channels; ++c) {
+    for (int64_t k = 0; k < s.taps; ++k) {
+      taps[static_cast<size_t>(k * s.channels + c)] = w.conv_weight[c * s.taps + k];
+    }
+  }
+  kept.conv_weight = keep(taps.data(), s.channels * s.taps);
   kept.conv_bias = keep(w.conv_bias, s.channels);
   kept.dt_bias = keep(w.dt_bias, s.channels);
   kept.A = keep(w.A, s.channels * s.states);
@@ -291,7 +292,7 @@ void windowed_mamba_layer(LayerProblem p, const LayerPack& pack, const Executor&
   p.layer = &pack.layer();
   const auto& table = pack.kernels();
   run_items(cell_items(p.grid, p.batch, 1, 1), executor, [&](const Item& item) {
-    table.layer(p, item, layer_buffers(), thread_scratch());
+    table.layer(p, item, thread_scratch());
   });
 }
 

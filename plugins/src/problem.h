@@ -122,8 +122,8 @@ struct KernelTable {
   void (*scan)(const ScanProblem<T>&, const Item&, Scratch&);
   void (*scan_backward)(const ScanProblem<T>&, const ScanGradients<T>&, const Item&, Scratch&);
   void (*upsample_argmax)(const ArgmaxProblem&, const Item&, Scratch&);
-  // Those below are null for double. `layer` keeps its buffers in the first scratch.
-  void (*layer)(const LayerProblem&, const Item&, Scratch&, Scratch&);
+  // Those below are null for double.
+  void (*layer)(const LayerProblem&, const Item&, Scratch&);
   size_t (*packed_bytes)(int64_t depth, int64_t columns, Precision precision);
   int64_t (*padded_columns)(int64_t columns);
   void (*pack_product)(const float* weight, int64_t depth, int64_t columns, Precision precision,

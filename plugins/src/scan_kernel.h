@@ -9,13 +9,13 @@ namespace {
 // Tokens processed together: their steps, inputs and sums stay in the first-level cache.
 constexpr int kChunk = 16;
 
-// 2^t for `K` registers at once.
+// Decays of `K` blocks of rates in one step: 2^(step rate).
 template <class V, int K>
-inline void exp2_abreast(typename V::R (&t)[K]) {
+inline void decay_abreast(typename V::R step, const typename V::T* rates, typename V::R (&a)[K]) {
   if constexpr (K == V::kAbreast && K > 1) {
-    V::exp2_abreast(t);
+    V::decay_abreast(step, rates, a);
   } else {
-    for (int k = 0; k < K; ++k) t[k] = V::exp2(t[k]);
+    for (int k = 0; k < K; ++k) a[k] = V::exp2(V::mul(step, V::load(rates + k * V::kLanes)));
   }
 }
 
@@ -34,6 +34,14 @@ struct ScanKernel : Blocks<V> {
 
   static void pack_decay(const T* A, int64_t channels, int64_t states, T* out) {
     pack(A, channels, states, static_cast<T>(kLog2E), out);
+    if constexpr (V::kAbreast > 1) {
+      for (int64_t i = 0; i < state_size(channels, states); ++i) out[i] = V::limit_rate(out[i]);
+    }
+  }
+
+  static R limit_step(R step) {
+    if constexpr (V::kAbreast > 1) return V::limit_step(step);
+    return step;
   }
 
   // Rows of a chunk: token numbers and buffers.
@@ -79,9 +87,7 @@ struct ScanKernel : Blocks<V> {
 #pragma GCC unroll 32
       for (int i = 0; i < Group; i += K) {
         R a[K];
-#pragma GCC unroll 8
-        for (int k = 0; k < K; ++k) a[k] = V::mul(dt, V::load(decay + (i + k) * W));
-        exp2_abreast<V, K>(a);
+        decay_abreast<V, K>(dt, decay + i * W, a);
 #pragma GCC unroll 8
         for (int k = 0; k < K; ++k) {
           s[i + k] = advance<V>(s[i + k], a[k], input, V::set(b[i + k]));
@@ -128,7 +134,7 @@ struct ScanKernel : Blocks<V> {
         const int64_t left = count - c;
         const R dt = softplus<V>(V::add(load(dt_row + c, left),
                                         load(p.dt_bias + item.begin + c, left)));
-        V::store(chunk.dt + t * chunk.stride + c, dt);
+        V::store(chunk.dt + t * chunk.stride + c, limit_step(dt));
         V::store(chunk.input + t * chunk.stride + c, V::mul(dt, load(u_row + c, left)));
       }
     }
@@ -149,20 +155,26 @@ struct ScanKernel : Blocks<V> {
     }
   }
 
-  static void run(const ScanProblem<T>& p, const Item& item, Scratch& scratch) {
+  // Memory of a scan besides the state, for this many channels.
+  static size_t buffer_bytes(int64_t channels) {
+    return 3 * Arrays<T>::bytes(kChunk * blocks(channels) * W);
+  }
+
+  // Numbers of a packed state.
+  static int64_t state_size(int64_t channels, int64_t states) {
+    return blocks(channels) * W * states;
+  }
+
+  // The tokens of a cell, from and to its packed state.
+  static void scan_cell(const ScanProblem<T>& p, const Item& item, T* state, void* buffers) {
     const int64_t count = item.end - item.begin;
-    const int64_t stride = blocks(count) * W;
     const Cell cell = p.grid.cell(item.cell);
-    Arrays<T> arrays(scratch.reserve(3 * Arrays<T>::bytes(kChunk * stride) +
-                                     Arrays<T>::bytes(stride * p.states)));
+    Arrays<T> arrays(buffers);
     Chunk chunk;
-    chunk.dt = arrays.take(kChunk * stride);
-    chunk.input = arrays.take(kChunk * stride);
-    chunk.sum = arrays.take(kChunk * stride);
-    chunk.stride = stride;
-    T* state = arrays.take(stride * p.states);
-    const int64_t offset = state_offset(p, item) * p.states;
-    pack(p.state + offset, count, p.states, T(1), state);
+    chunk.stride = blocks(count) * W;
+    chunk.dt = arrays.take(kChunk * chunk.stride);
+    chunk.input = arrays.take(kChunk * chunk.stride);
+    chunk.sum = arrays.take(kChunk * chunk.stride);
     const T* decay = p.decay + item.begin * p.states;
     TokenCursor cursor(cell, p.grid.cols.extent);
     const int64_t length = cell.tokens();
@@ -179,6 +191,17 @@ struct ScanKernel : Blocks<V> {
       }
       close_chunk(p, item, chunk);
     }
+  }
+
+  static void run(const ScanProblem<T>& p, const Item& item, Scratch& scratch) {
+    const int64_t count = item.end - item.begin;
+    const size_t bytes = buffer_bytes(count);
+    char* memory = static_cast<char*>(
+        scratch.reserve(bytes + Arrays<T>::bytes(state_size(count, p.states))));
+    T* state = reinterpret_cast<T*>(memory + bytes);
+    const int64_t offset = state_offset(p, item) * p.states;
+    pack(p.state + offset, count, p.states, T(1), state);
+    scan_cell(p, item, state, memory);
     unpack(state, count, p.states, p.next_state + offset);
   }
 };

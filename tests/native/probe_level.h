@@ -35,6 +35,8 @@ float measure_floor(int64_t vectors, int kind) {
     s[i] = V::set(0.5f);
     t[i] = V::set(-0.01f * static_cast<float>(i + 1));
   }
+  float rates[kStreams * V::kLanes];
+  for (int i = 0; i < kStreams; ++i) V::store(rates + i * V::kLanes, t[i]);
   R dt = V::set(0.1f);
   const R c = V::set(0.25f);
   const R step = V::set(1.0009765625f);
@@ -53,9 +55,7 @@ float measure_floor(int64_t vectors, int kind) {
 #pragma GCC unroll 32
       for (int i = 0; i < kStreams; i += V::kAbreast) {
         R a[V::kAbreast];
-#pragma GCC unroll 8
-        for (int k = 0; k < V::kAbreast; ++k) a[k] = V::mul(dt, t[i + k]);
-        exp2_abreast<V, V::kAbreast>(a);
+        decay_abreast<V, V::kAbreast>(dt, rates + i * V::kLanes, a);
 #pragma GCC unroll 8
         for (int k = 0; k < V::kAbreast; ++k) {
           s[i + k] = V::fma(a[k], s[i + k], V::mul(dt, c));
