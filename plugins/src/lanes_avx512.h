@@ -47,7 +47,7 @@ struct Avx512Lanes {
     best_label = _mm512_mask_mov_ps(best_label, larger, label);
   }
 
-  // 2^t for t <= 0; 0 below the range of float32.
+  // 2^t for finite t <= 0; 0 below the range of float32.
   static R exp2(R t) {
     const R shifted = _mm512_add_ps(t, set(kMagic));
     const R whole = _mm512_sub_ps(shifted, set(kMagic));
@@ -75,15 +75,16 @@ struct Avx512Lanes {
     return _mm512_fmadd_ps(s, set(2.0f), _mm512_mul_ps(s, _mm512_mul_ps(v, p)));
   }
 
-  // Steps beyond 2^30 decay like 2^30, and rates below -2^36 like -2^36: see `decay_abreast`.
-  static R limit_step(R step) { return _mm512_min_ps(set(1073741824.0f), step); }
-  static T limit_rate(T rate) { return rate < -68719476736.0f ? -68719476736.0f : rate; }
+  static bool can_decay_abreast(R product) {
+    return _mm512_cmp_ps_mask(product, set(1.15292150e18f), _CMP_NLT_UQ) == 0;
+  }
 
   // 2^(step rate) for several registers of rates, at most 0, interleaved. One after another, their
   // chains of dependent instructions would fill the processor's queues before it could run several at
   // once. The products are formed twice, inside other operations: to round them to sixteenths, and for
-  // the remainder. The latter is finite whatever the product, within the limits above. vscalefps takes
-  // the place of a shift, an addition and the limit that these would need.
+  // the remainder, which counts the product's own rounding error; so the product must be small enough
+  // for the cube of that error. vscalefps takes the place of a shift, an addition and the limit that
+  // these would need.
   static void decay_abreast(R step, const T* rates, R (&a)[kAbreast]) {
     R rate[kAbreast];
     R root[kAbreast];

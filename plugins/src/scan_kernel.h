@@ -15,7 +15,12 @@ inline void decay_abreast(typename V::R step, const typename V::T* rates, typena
   if constexpr (K == V::kAbreast && K > 1) {
     V::decay_abreast(step, rates, a);
   } else {
-    for (int k = 0; k < K; ++k) a[k] = V::exp2(V::mul(step, V::load(rates + k * V::kLanes)));
+    for (int k = 0; k < K; ++k) {
+      a[k] = V::mul(step, V::load(rates + k * V::kLanes));
+      // Infinity less itself, as in `exp2`, is not a number.
+      if constexpr (V::kAbreast > 1) a[k] = V::max(V::set(-1e30f), a[k]);
+      a[k] = V::exp2(a[k]);
+    }
   }
 }
 
@@ -34,14 +39,6 @@ struct ScanKernel : Blocks<V> {
 
   static void pack_decay(const T* A, int64_t channels, int64_t states, T* out) {
     pack(A, channels, states, static_cast<T>(kLog2E), out);
-    if constexpr (V::kAbreast > 1) {
-      for (int64_t i = 0; i < state_size(channels, states); ++i) out[i] = V::limit_rate(out[i]);
-    }
-  }
-
-  static R limit_step(R step) {
-    if constexpr (V::kAbreast > 1) return V::limit_step(step);
-    return step;
   }
 
   // Rows of a chunk: token numbers and buffers.
@@ -53,6 +50,7 @@ struct ScanKernel : Blocks<V> {
     T* input;  // dt u
     T* sum;    // C S
     int64_t stride;
+    T* steepest;  // [stride], largest rate of the states of a channel, without its sign
   };
 
   // Advance `Group` states of one block of channels over a chunk; they stay in registers.
@@ -116,9 +114,20 @@ struct ScanKernel : Blocks<V> {
     }
   }
 
+  // Whether the products of a block's steps and rates suit `decay_abreast`.
+  static bool can_group(const Chunk& chunk, int64_t c) {
+    if constexpr (V::kAbreast > 1) {
+      R step = V::load(chunk.dt + c);
+      for (int t = 1; t < chunk.tokens; ++t) step = V::max(step, V::load(chunk.dt + t * chunk.stride + c));
+      return V::can_decay_abreast(V::mul(step, V::load(chunk.steepest + c)));
+    }
+    return true;
+  }
+
   static void scan_block(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
                          const T* decay, T* state) {
     int64_t n = 0;
+    if (!can_group(chunk, c)) return scan_groups<1>(p, item, chunk, c, n, decay, state);
     scan_groups<V::kGroup>(p, item, chunk, c, n, decay, state);
     scan_groups<4>(p, item, chunk, c, n, decay, state);
     scan_groups<1>(p, item, chunk, c, n, decay, state);
@@ -134,7 +143,7 @@ struct ScanKernel : Blocks<V> {
         const int64_t left = count - c;
         const R dt = softplus<V>(V::add(load(dt_row + c, left),
                                         load(p.dt_bias + item.begin + c, left)));
-        V::store(chunk.dt + t * chunk.stride + c, limit_step(dt));
+        V::store(chunk.dt + t * chunk.stride + c, dt);
         V::store(chunk.input + t * chunk.stride + c, V::mul(dt, load(u_row + c, left)));
       }
     }
@@ -157,7 +166,8 @@ struct ScanKernel : Blocks<V> {
 
   // Memory of a scan besides the state, for this many channels.
   static size_t buffer_bytes(int64_t channels) {
-    return 3 * Arrays<T>::bytes(kChunk * blocks(channels) * W);
+    return 3 * Arrays<T>::bytes(kChunk * blocks(channels) * W) +
+           Arrays<T>::bytes(blocks(channels) * W);
   }
 
   // Numbers of a packed state.
@@ -175,7 +185,15 @@ struct ScanKernel : Blocks<V> {
     chunk.dt = arrays.take(kChunk * chunk.stride);
     chunk.input = arrays.take(kChunk * chunk.stride);
     chunk.sum = arrays.take(kChunk * chunk.stride);
+    chunk.steepest = arrays.take(chunk.stride);
     const T* decay = p.decay + item.begin * p.states;
+    for (int64_t c = 0; c < count; c += W) {
+      R rate = V::set(0);
+      for (int64_t n = 0; n < p.states; ++n) {
+        rate = V::max(rate, V::abs(V::load(decay + (c * p.states + n * W))));
+      }
+      V::store(chunk.steepest + c, rate);
+    }
     TokenCursor cursor(cell, p.grid.cols.extent);
     const int64_t length = cell.tokens();
     for (int64_t t = 0; t < length; t += kChunk) {

@@ -311,6 +311,20 @@ def test_exp_is_exact_at_zero_and_within_two_ulp(ops: NativeOps) -> None:
         assert float((np.abs(got - exact) / ulp).max()) <= 2.0
 
 
+def test_steps_and_rates_of_any_size_decay_the_state(ops: NativeOps) -> None:
+    """The products of steps and rates leave the range of float32; the state must not become NaN."""
+    steps = np.array([-80, 0, 40, 1e6, 1e9, 1e20, 3e38], np.float32)
+    rates = -np.array([0, 1e-3, 1, 1e6, 1e10, 1e20, 3e38, 0.5], np.float32)
+    geometry = WindowGeometry(1, 1, 1, 1, 0, 0)
+    inputs = scan_inputs(geometry, 1, len(steps), len(rates), 0)
+    inputs[0][:], inputs[1][:], inputs[2][:], inputs[3][:] = 0, steps, 0, rates
+    inputs[8][:] = 1
+    state = ops.selective_scan(*inputs, geometry=astuple(geometry))[1]
+    wide_steps = np.logaddexp(0, steps.astype(np.float64))
+    want = np.exp(wide_steps[:, None] * rates.astype(np.float64))
+    assert np.abs(state[0, 0] - want).max() <= 4e-7
+
+
 def test_nan_is_passed_on(ops: NativeOps) -> None:
     nothing = np.full(19, np.nan, np.float32)
     for base2 in (False, True):
