@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,15 +157,22 @@ def _calibrate(source: Path, target: Path, size: tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class Unit:
-    """The streamseg whose float32 in ONNX Runtime is the unit, if it is not this one.
+    """An older streamseg whose float32 in ONNX Runtime is the unit.
 
     Attributes:
+        name: of its commit.
         source: folder that holds its package ``streamseg``.
-        bundles: float32 bundles that it exported, named like ours.
+        bundles: float32 bundles that it exported, named like ours; networks that it lacks are
+            compared with this commit's.
     """
 
+    name: str
     source: Path
     bundles: Path
+
+    def has(self, work: Work) -> bool:
+        """Whether it exported the network."""
+        return bundle_of(work, UNIT, self.bundles).exists()
 
 
 @contextmanager
@@ -185,7 +193,7 @@ def peers_of(
 
 
 def _open_peer(work: Work, path: str, folder: Path, threads: int, unit: Unit | None) -> Peer:
-    if unit is not None and path == UNIT:
+    if unit is not None and path == UNIT and unit.has(work):
         bundle = bundle_of(work, path, unit.bundles)
         opening = {"bundle": str(bundle), "threads": threads, "native": True}
         return Peer(opening, source=unit.source)
@@ -318,8 +326,12 @@ def is_even(bundle: Path) -> bool:
 
 def format_table(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    unit = f"{UNIT}, with the native operators, of {result['unit']}"
-    lines = [f"{describe_head(machine)}. Unit: {unit}.", ""]
+    units = defaultdict(list)
+    for entry in result["works"]:
+        units[entry["unit"] or "this commit"].append(entry["name"])
+    lines = [f"{describe_head(machine)}. Unit: {UNIT}, with the native operators."]
+    lines += [f"The unit is of {unit} for {', '.join(names)}." for unit, names in units.items()]
+    lines.append("")
     lines += ["| work | path | median ms | p95 ms | times the unit | share of peak |"]
     lines += ["|---|---|---|---|---|---|"]
     for entry in result["works"]:
@@ -364,7 +376,7 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, help="folder of CamVid with test and testannot")
     parser.add_argument("--unit-source", type=Path, help="package folder of the unit's streamseg")
     parser.add_argument("--unit-bundles", type=Path, help="bundles that it exported")
-    parser.add_argument("--unit-name", default="this commit", help="what the unit is called")
+    parser.add_argument("--unit-name", default="", help="the unit's commit")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundles or Path(scratch)
@@ -378,13 +390,15 @@ def main() -> None:
 
 def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -> None:
     result: dict[str, Any] = {"machine": describe_machine(options.threads), "works": []}
-    result["unit"] = options.unit_name
-    unit = Unit(options.unit_source, options.unit_bundles) if options.unit_source else None
+    unit = None
+    if options.unit_source is not None:
+        unit = Unit(options.unit_name, options.unit_source, options.unit_bundles)
     for work in chosen:
         print(f"measuring {work.name}", flush=True)
         paths = measure_work(work, folder, options.threads, options.rounds, unit)
         entry = {"name": work.name, "size": work.size, "gmacs": gmacs_of(work), "paths": paths}
         entry["even"] = is_even(bundle_of(work, UNIT, folder))
+        entry["unit"] = unit.name if unit is not None and unit.has(work) else ""
         result["works"].append(entry)
     street = bundle_of(works()[1], UNIT, folder)
     result["start_s"] = measure_start(street, options.threads, 3) if street.exists() else {}

@@ -29,14 +29,19 @@ from streamseg.evaluation.subjects import open_segmenter
 from streamseg.export import bundles, load_checkpoint
 
 REFERENCE = "ONNX Runtime, float32"
-# Bundle and backend, by the name of the path.
-PATHS = {
-    REFERENCE: ("fp32", "onnxruntime"),
-    "ONNX Runtime, bf16 layers": ("bf16", "onnxruntime"),
-    "ONNX Runtime, int8 layers": ("int8-dynamic", "onnxruntime"),
-    "ONNX Runtime, INT8 encoder, int8 layers": ("int8", "onnxruntime"),
-    "OpenVINO, float32, int8 layers": ("int8-dynamic", "openvino"),
-    "OpenVINO, float32, INT8 encoder, int8 layers": ("int8", "openvino"),
+# Bundle, and how it is opened, by the name of the path.
+ORT = {"backend": "onnxruntime", "native": True}
+OPENVINO = {"backend": "openvino", "native": True, "precision": "fp32"}
+BFLOAT16 = {**OPENVINO, "precision": "bf16"}
+PATHS: dict[str, tuple[str, dict[str, Any]]] = {
+    REFERENCE: ("fp32", ORT),
+    "ONNX Runtime, bf16 layers": ("bf16", ORT),
+    "ONNX Runtime, int8 layers": ("int8-dynamic", ORT),
+    "ONNX Runtime, INT8 encoder, int8 layers": ("int8", ORT),
+    "OpenVINO, float32, int8 layers": ("int8-dynamic", OPENVINO),
+    "OpenVINO, float32, INT8 encoder, int8 layers": ("int8", OPENVINO),
+    "OpenVINO, bfloat16": ("fp32", BFLOAT16),
+    "OpenVINO, bfloat16, bf16 layers": ("bf16", BFLOAT16),
 }
 
 
@@ -55,7 +60,7 @@ def export(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def options(path: str, threads: int) -> SegmenterOptions:
-    return SegmenterOptions(backend=PATHS[path][1], native=True, threads=threads)
+    return SegmenterOptions(**PATHS[path][1], threads=threads)
 
 
 def drift(path: str, folder: Path, clip: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamseg.errors import BundleError
-from streamseg.option_fields import option
+from streamseg.option_fields import option, precision_option
 from streamseg.runtime.backends import BACKENDS
-from streamseg.runtime.backends.interface import native_option, threads_option
+from streamseg.runtime.backends.interface import (
+    OPENVINO_PRECISIONS,
+    native_option,
+    threads_option,
+)
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.stream import Stream, open_stream
 from streamseg.runtime.video.resize import Placement, whole_placement
@@ -28,14 +32,17 @@ Scaled = Literal["labels", "logits"]
 class SegmenterOptions:
     """How to open what is evaluated.
 
-    ``backend``, ``native`` and ``threads`` concern bundles, as in ``streamseg.open``; ``size``
-    (H, W), ``settings`` and ``override`` concern checkpoints (see ``load_checkpoint``). ``scaled``
-    says what is brought to the labels' size: ``None`` takes the labels of a bundle, which are what
-    it delivers, and the logits of a checkpoint, as papers do.
+    ``backend``, ``native``, ``precision`` and ``threads`` concern bundles, as in
+    ``streamseg.open``; ``size`` (H, W), ``settings`` and ``override`` concern checkpoints (see
+    ``load_checkpoint``). ``scaled`` says what is brought to the labels' size: ``None`` takes the
+    labels of a bundle, which are what it delivers, and the logits of a checkpoint, as papers do.
     """
 
     backend: str = option("Backend that runs the graphs.", default="auto", choices=BACKENDS)
     native: bool | None = native_option()
+    precision: str | None = precision_option(
+        default=None, choices=OPENVINO_PRECISIONS, unset="auto with OpenVINO"
+    )
     size: tuple[int, int] | None = option("Frame size of the model.", default=None)
     settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = threads_option()
@@ -132,7 +139,11 @@ class BundleSegmenter(Segmenter):
         self.name = str(path)
         self.path = path
         self._stream = open_stream(
-            path, backend=options.backend, native=options.native, threads=options.threads
+            path,
+            backend=options.backend,
+            native=options.native,
+            precision=options.precision,
+            threads=options.threads,
         )
         self._scaled: Scaled = options.scaled or "labels"
         graphs = self._stream.manifest.graphs.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from streamseg.evaluation.segmenter import BundleSegmenter, Segmenter, Segmenter
 from streamseg.installation import install_command
 
 HUB = "hf:"
+_FOR_BUNDLES = ("backend", "native", "precision")
+_UNSET = SegmenterOptions()
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -80,13 +83,24 @@ def open_segmenter(path: Path, options: SegmenterOptions) -> Segmenter:
     return CheckpointSegmenter(path, options, size)
 
 
-def require_subject(text: str, options: SegmenterOptions) -> None:
-    """Check that a subject exists and has its options, before anything large is imported.
+def require_subjects(texts: Sequence[str], options: SegmenterOptions) -> None:
+    """Check that the subjects exist and have their options, before anything large is imported.
 
     Raises:
-        BundleError, CheckpointError: as ``open_segmenter``.
+        BundleError, CheckpointError: as ``open_segmenter``; or a backend, native operators or a
+            precision are chosen for checkpoints, which PyTorch runs.
     """
-    _check(*parse_subject(text, options))
+    parsed = [parse_subject(text, options) for text in texts]
+    for path, chosen in parsed:
+        _check(path, chosen)
+    any_bundle = any(is_bundle(path) for path, _ in parsed)
+    for path, chosen in parsed:
+        named = [name for name in _FOR_BUNDLES if getattr(chosen, name) != getattr(_UNSET, name)]
+        if named and not is_bundle(path) and not (any_bundle and chosen == options):
+            raise CheckpointError(
+                f"{path} is a checkpoint, which PyTorch runs: --{named[0]} is for bundles. "
+                f"Leave it out, or export {path.name} first"
+            )
 
 
 def _check(path: Path, options: SegmenterOptions) -> tuple[int, int] | None:

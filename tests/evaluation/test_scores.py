@@ -14,7 +14,7 @@ from streamseg.errors import BundleError, CheckpointError, DatasetError
 from streamseg.evaluation.datasets import Dataset, open_dataset
 from streamseg.evaluation.scores import EvaluationOptions, evaluate
 from streamseg.evaluation.segmenter import Output, Segmenter, SegmenterOptions
-from streamseg.evaluation.subjects import open_segmenter, parse_subject
+from streamseg.evaluation.subjects import open_segmenter, parse_subject, require_subjects
 from streamseg.runtime.bundle.manifest import ClassInfo
 from streamseg.runtime.video.resize import Placement, place_frame, whole_placement
 from tests.conftest import SHARED
@@ -182,6 +182,31 @@ def test_subject_may_name_how_a_bundle_is_run(tmp_path):
     odd = tmp_path / "a@b"
     odd.mkdir()
     assert parse_subject(str(odd), options) == (odd, options)
+
+
+@pytest.mark.parametrize(
+    ("subject", "options", "named"),
+    [
+        ("c.pth", SegmenterOptions(size=(64, 64), backend="openvino"), "--backend"),
+        ("c.pth", SegmenterOptions(size=(64, 64), precision="bf16"), "--precision"),
+        ("c.pth", SegmenterOptions(size=(64, 64), native=False), "--native"),
+        ("c.pth@native", SegmenterOptions(size=(64, 64)), "--native"),
+    ],
+)
+def test_options_of_bundles_are_rejected_for_a_checkpoint(
+    subject, options, named, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("c.pth").write_bytes(b"x")
+    Path("bundle").mkdir()
+    Path("bundle/manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{named} is for bundles"):
+        require_subjects([subject], options)
+    if "@" in subject:  # an option of both is for the bundle, a suffix for its own subject
+        with pytest.raises(CheckpointError, match=f"{named} is for bundles"):
+            require_subjects([subject, "bundle"], options)
+    else:
+        require_subjects([subject, "bundle"], options)
 
 
 def test_missing_target_is_rejected(tmp_path):

@@ -27,7 +27,7 @@ from streamseg.evaluation.drift import Comparison, ComparisonOptions, compare
 from streamseg.evaluation.plots import draw_drift_and_frame, require_matplotlib, save_figure
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.segmenter import SegmenterOptions
-from streamseg.evaluation.subjects import open_pair, require_subject
+from streamseg.evaluation.subjects import open_pair, require_subjects
 from streamseg.redaction import printable
 from streamseg.runtime.bundle.claims import describe_assumed
 
@@ -126,8 +126,7 @@ def command(
     if plot is not None:
         require_matplotlib()
     options = replace(options, settings=settings)
-    for subject in (a, b):
-        require_subject(subject, options)
+    require_subjects([a, b], options)
     drawn = source.startswith("synthetic:")
     clip = open_dataset(source if drawn else f"footage:{source}", labels=False).clips[0]
     with ExitStack() as stack:

@@ -32,7 +32,7 @@ from streamseg.evaluation.percentages import percent
 from streamseg.evaluation.plots import write_image
 from streamseg.evaluation.progress import frame_progress
 from streamseg.evaluation.segmenter import SegmenterOptions
-from streamseg.evaluation.subjects import open_segmenter, require_subject
+from streamseg.evaluation.subjects import open_segmenter, require_subjects
 from streamseg.evaluation.submission import write_submission
 from streamseg.redaction import printable
 
@@ -106,7 +106,9 @@ def check(root: Path, options: CheckOptions, plot: Path | None, json_path: Path 
 @dataclass_options(MatchingOptions, "matching", "Data")
 @dataclass_options(SegmenterOptions, "checkpoint", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")
-@dataclass_options(SegmenterOptions, "options", "Backend", only=("backend", "native", "threads"))
+@dataclass_options(
+    SegmenterOptions, "options", "Backend", only=("backend", "native", "precision", "threads")
+)
 def submit(
     subject: Path,
     clips: DatasetOptions,
@@ -118,7 +120,7 @@ def submit(
 ) -> None:
     """Write SUBJECT's predictions on VSPW as PNGs, VIDEO/FRAME.png with the values of its masks."""
     chosen = replace(options, size=checkpoint.size, settings=settings)
-    require_subject(str(subject), chosen)
+    require_subjects([str(subject)], chosen)
     opened = clips.open(labels=False)
     with (
         open_segmenter(subject, chosen) as segmenter,

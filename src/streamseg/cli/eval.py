@@ -48,7 +48,7 @@ from streamseg.evaluation.resampling import PairedTest, compare_pairs
 from streamseg.evaluation.score_page import render_scores
 from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Segmenter, SegmenterOptions
-from streamseg.evaluation.subjects import open_pair, open_segmenter, require_subject
+from streamseg.evaluation.subjects import open_pair, open_segmenter, require_subjects
 from streamseg.files import check_place, make_folder, whole_file
 from streamseg.option_fields import option
 
@@ -128,7 +128,9 @@ class StudyOptions:
 @dataclass_options(SegmenterOptions, "scaling", "Scores", only=("scaled",))
 @dataclass_options(SegmenterOptions, "checkpoint", "Checkpoints", only=("size",))
 @setting_options("Checkpoints")
-@dataclass_options(SegmenterOptions, "options", "Backend", only=("backend", "native", "threads"))
+@dataclass_options(
+    SegmenterOptions, "options", "Backend", only=("backend", "native", "precision", "threads")
+)
 def command(
     subject: Path,
     clips: DatasetOptions,
@@ -152,8 +154,7 @@ def command(
     study.check()
     against = study.against
     chosen = replace(options, size=checkpoint.size, settings=settings, scaled=scaling.scaled)
-    for text in (str(subject), *([] if against is None else [against])):
-        require_subject(text, chosen)
+    require_subjects([str(subject), *([] if against is None else [against])], chosen)
     metrics = replace(metrics, windows=tuple(sorted(set(metrics.windows))))
     lengths = None if study.history is None else parse_lengths(study.history)
     opened = clips.open()
