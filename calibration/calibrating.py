@@ -35,7 +35,7 @@ from streamseg.evaluation.progress import Progress, no_progress
 from streamseg.evaluation.scores import Evaluation, EvaluationOptions, evaluate, match_dataset
 from streamseg.evaluation.segmenter import Array, Output, Segmenter, SegmenterOptions
 from streamseg.evaluation.subjects import open_segmenter
-from streamseg.export.fusion import LAYER_PRECISIONS
+from streamseg.export.fusion import FUSED_PARTS, LAYER_PRECISIONS
 from streamseg.export.parity import measure_derived, moving_pattern
 from streamseg.runtime.bundle.bundle import (
     Bundle,
@@ -187,7 +187,9 @@ def calibrate(
         paths = [source, draft.folder, *also]
         meter = LoadMeter()
         subjects = _measure(columns, paths, segments, test, options, watch)
-        record = {**ranges.record, "method": options.method, "kept float": kept}
+        precision = draft.manifest.precision
+        parts = {part: precision[part] for part in FUSED_PARTS if part in precision}
+        record = {**ranges.record, "method": options.method, "kept float": kept, **parts}
         page = Report(
             title=f"{target.name}: INT8 calibration",
             subjects=subjects,

@@ -21,7 +21,7 @@ from streamseg.calibration.qdq import insert_qdq
 from streamseg.calibration.replay import Image, Replayer
 from streamseg.errors import BundleError
 from streamseg.evaluation.progress import Progress, no_progress
-from streamseg.export.fusion import LAYER_PRECISIONS
+from streamseg.export.fusion import FUSED_PARTS
 from streamseg.runtime.backends import BackendOptions
 from streamseg.runtime.bundle.bundle import MANIFEST, Bundle, digest, new_bundle
 from streamseg.runtime.bundle.manifest import Manifest
@@ -231,10 +231,9 @@ def write_int8_bundle(
 def describe_precision(
     quantised: QuantisedGraphs, method: Method, source: Manifest
 ) -> dict[str, Any]:
-    """What the manifest says about precision; fused temporal layers keep the source's own."""
-    fused = source.precision_name
+    """What the manifest says about precision; fused operators keep the source's own."""
     return {
-        **({"temporal": fused} if fused in LAYER_PRECISIONS else {}),
+        **{part: source.precision[part] for part in FUSED_PARTS if part in source.precision},
         "layers": "int8",
         "rest": "float32",
         "weights": "per channel, symmetric",

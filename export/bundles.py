@@ -43,7 +43,7 @@ PARITY_FRAMES = 4
 PARITY_LIMIT = 5e-3
 # Of float16, relative: rounding alone costs up to 6e-3, an overflow or a wrong cast far more.
 HALF_PARITY_LIMIT = 2e-2
-# Relative, of bundles whose temporal layers are fused with rounded products.
+# Relative, of bundles whose temporal layers and attention are fused with rounded products.
 LAYER_PARITY_LIMITS = {"bf16": 2e-2, "int8-dynamic": 1e-1}
 # Ties aside, labels are equal; a graph that no state shows would be caught here.
 AGREEMENT_LIMIT = 0.95
@@ -81,7 +81,8 @@ def export_bundle(
         logits: also output float32 logits ``[1, K, H, W]``.
         resize: how the runtime fits frames, ``stretch`` or ``letterbox``.
         precision: ``fp32`` or ``fp16``, baked into the graphs; ``bf16`` or ``int8-dynamic`` have
-            the temporal layers as one operator each, with products of that kind on the CPU.
+            the temporal layers and attention as one operator each, with products of that kind on
+            the CPU.
         phase: called with the name of each phase as it begins.
     Raises:
         ExportError: the size is not possible, the exporter failed, or the bundle's outputs differ
@@ -105,10 +106,11 @@ def export_bundle(
         full: dict[str, bytes] = {}
         for name in model.graphs(size):
             phase(f"tracing the graph '{name}'")
-            traced[name] = trace_step(model, size, graph=name, logits=logits)
-            if precision in LAYER_PRECISIONS:
+            kind = LAYER_PRECISIONS.get(precision, "")
+            traced[name] = trace_step(model, size, graph=name, logits=logits, attention=kind)
+            if traced[name].fused is not None:
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
-                fused = fuse_layers(traced[name].model, LAYER_PRECISIONS[precision])
+                fused = fuse_layers(traced[name].fused, kind)
                 traced[name] = replace(traced[name], model=fused)
             if precision == "fp16":
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
@@ -123,10 +125,10 @@ def export_bundle(
                 precision={"layers": "float16", "rest": "float32"},
             )
         if precision in LAYER_PRECISIONS:
-            manifest = replace(
-                manifest,
-                precision={"layers": "float32", "rest": "float32", "temporal": precision},
-            )
+            parts = {"layers": "float32", "rest": "float32", "temporal": precision}
+            if any(graph.attentions for graph in traced.values()):
+                parts["attention"] = LAYER_PRECISIONS[precision]
+            manifest = replace(manifest, precision=parts)
         _write_manifest(folder, manifest)
         phase("comparing the bundle with PyTorch")
         parity = measure_parity(model, folder, size=size)

@@ -29,6 +29,8 @@ _NORM = ("Mul", "Div", "Sqrt", "Add", "ReduceMean", "Pow")
 _EPSILON = 1e-5
 # Precision of an export -> of the layers' products.
 LAYER_PRECISIONS = {"bf16": "bf16", "int8-dynamic": "int8"}
+# What fused operators compute, as the manifest names it.
+FUSED_PARTS = ("temporal", "attention")
 
 
 def fuse_layers(model: ModelProto, precision: str) -> ModelProto:

@@ -18,6 +18,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from streamseg.errors import ExportError
+from streamseg.export.attention_fusion import fuse_attention
 from streamseg.export.attention_strips import cut_attention
 from streamseg.export.exporter_failures import (
     explain,
@@ -58,10 +59,15 @@ class StepGraph(nn.Module):
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """An ONNX step graph and the names of its outputs other than state."""
+    """An ONNX step graph and the names of its outputs other than state.
+
+    ``fused`` has attention as operators, ``attentions`` of them, where that was requested.
+    """
 
     model: ModelProto
     outputs: tuple[str, ...]
+    fused: ModelProto | None = None
+    attentions: int = 0
 
     @property
     def nodes(self) -> int:
@@ -70,9 +76,22 @@ class TracedGraph:
 
 
 def trace_step(
-    model: StepModel, size: Size, *, graph: str = "step", logits: bool = False
+    model: StepModel,
+    size: Size,
+    *,
+    graph: str = "step",
+    logits: bool = False,
+    attention: str = "",
 ) -> TracedGraph:
     """Export one graph of ``model`` at frame size ``(H, W)``.
+
+    Args:
+        model: any ``StepModel``.
+        size: of frames.
+        graph: its name.
+        logits: whether it puts out logits.
+        attention: also make the graph with attention as operators whose products have this
+            precision.
 
     Raises:
         ExportError: the exporter failed or produced another opset than requested.
@@ -94,9 +113,16 @@ def trace_step(
         output_names=[*outputs, *written],
     )
     _name_outputs(exported, [*outputs, *written])
-    finished = _finish(exported, graph)
+    prepared = _prepare(exported, graph)
+    fused, count = None, 0
+    if attention:
+        fused = ModelProto()
+        fused.CopyFrom(prepared)
+        count = fuse_attention(fused, attention)
+        fused = _finish(fused)
+    finished = _finish(prepared)
     _check_names(finished, inputs, [*outputs, *written])
-    return TracedGraph(finished, outputs)
+    return TracedGraph(finished, outputs, fused, count)
 
 
 def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any) -> ModelProto:
@@ -138,8 +164,8 @@ def _quiet() -> Iterator[io.StringIO]:
             entry.setLevel(level)
 
 
-def _finish(model: ModelProto, name: str) -> ModelProto:
-    """Set versions, strip the exporter's notes, rearrange, attach the lowering, check."""
+def _prepare(model: ModelProto, name: str) -> ModelProto:
+    """Set versions, strip the exporter's notes, rearrange."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
         raise ExportError(f"the exporter wrote opset {versions.get('')}, expected {OPSET}")
@@ -158,10 +184,15 @@ def _finish(model: ModelProto, name: str) -> ModelProto:
     model.graph.name = name
     _compute_constant_outputs(model)
     drop_copies(model)
+    return model
+
+
+def _finish(model: ModelProto) -> ModelProto:
+    """Cut large attention, attach the lowering, check."""
     cut_attention(model)
     if any(node.domain == DOMAIN for node in model.graph.node):
         attach_lowering(model)
-        if DOMAIN not in versions:
+        if all(entry.domain != DOMAIN for entry in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     kept = {"", *(node.domain for node in model.graph.node)}
     for entry in [entry for entry in model.opset_import if entry.domain not in kept]:
@@ -221,4 +252,4 @@ def trace_module(
     exported = _run_exporter(
         module.eval(), tuple(arguments), input_names=inputs, output_names=outputs
     )
-    return _finish(exported, type(module).__name__)
+    return _finish(_prepare(exported, type(module).__name__))

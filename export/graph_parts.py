@@ -14,12 +14,20 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from streamseg.errors import ExportError
-from streamseg.plugins.table import CAUSAL_CONV, DOMAIN, GEOMETRY, MAMBA_LAYER, SELECTIVE_SCAN
+from streamseg.plugins.table import (
+    ATTENTION,
+    CAUSAL_CONV,
+    DOMAIN,
+    GEOMETRY,
+    MAMBA_LAYER,
+    SELECTIVE_SCAN,
+)
 
 CONSTANTS = {
     operator.name: tuple(operator.input_names[i] for i in operator.positions("weight"))
     for operator in (CAUSAL_CONV, SELECTIVE_SCAN)
 }
+_FUSED = (ATTENTION.name, MAMBA_LAYER.name)
 OPERANDS = {operator.name: operator.input_names for operator in (CAUSAL_CONV, SELECTIVE_SCAN)}
 
 
@@ -82,7 +90,7 @@ class _Splitter:
 
     def parts(self) -> list[Part]:
         """Every part; the last one puts out what the graph does."""
-        fused = [node.name for node in self._graph.node if node.op_type == MAMBA_LAYER.name]
+        fused = [node.name for node in self._graph.node if node.op_type in _FUSED]
         if fused:
             raise ExportError(
                 f"the graph has fused layers ('{fused[0]}'), expected their parts: export the "

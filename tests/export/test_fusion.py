@@ -13,12 +13,13 @@ from onnx import ModelProto, numpy_helper
 
 from streamseg.errors import ExportError, PluginNotFound
 from streamseg.export import export_bundle
-from streamseg.export.fusion import fuse_layers
+from streamseg.export.fusion import LAYER_PRECISIONS, fuse_layers
 from streamseg.export.graph import trace_step
 from streamseg.export.graph_parts import split_graph
 from streamseg.export.tensorrt_graph import plugin_graph
 from streamseg.plugins.loader import find_library
 from streamseg.runtime.bundle.bundle import read_bundle
+from tests.export.test_checkpoint import MIT
 from tests.export.tiny import FAMILIES, SIZE
 
 FRAMES = 3
@@ -95,6 +96,10 @@ def test_bundle_records_its_precision_and_measures_it(tmp_path: Path, precision:
     report = export_bundle(FAMILIES["tv3s"](), tmp_path / "b", size=SIZE, precision=precision)
     manifest = read_bundle(tmp_path / "b").manifest
     assert manifest.precision_name == precision
+    assert manifest.precision["attention"] == LAYER_PRECISIONS[precision]
+    kinds = [node.op_type for node in onnx.load(tmp_path / "b/step.onnx").graph.node]
+    assert kinds.count("MultiHeadAttention") == sum(MIT.encoder.depths)
+    assert "Softmax" not in kinds
     assert "native kernels" in report.parity["with"]
     assert 0 < report.parity["state_relative"] <= report.parity["limit"]
     assert report.parity["limit_of"] == "relative"
