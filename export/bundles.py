@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from streamseg._version import __version__
 from streamseg.errors import ExportError
 from streamseg.export.contract import check_contract
-from streamseg.export.fusion import LAYER_PRECISIONS, fuse_layers
+from streamseg.export.fusion import FUSED_PARTS, LAYER_PRECISIONS, fuse_layers
 from streamseg.export.graph import TracedGraph, trace_step
 from streamseg.export.parity import ParityMeter, moving_pattern, noise
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
 from streamseg.export.step import Size, StepModel
 from streamseg.export.torch_replay import Replay, outline
+from streamseg.plugins.table import ATTENTION, MAMBA_LAYER
 from streamseg.runtime.bundle.bundle import (
     MANIFEST,
     digest,
@@ -125,10 +126,7 @@ def export_bundle(
                 precision={"layers": "float16", "rest": "float32"},
             )
         if precision in LAYER_PRECISIONS:
-            parts = {"layers": "float32", "rest": "float32", "temporal": precision}
-            if any(graph.attentions for graph in traced.values()):
-                parts["attention"] = LAYER_PRECISIONS[precision]
-            manifest = replace(manifest, precision=parts)
+            manifest = replace(manifest, precision=_describe_fused(traced.values(), precision))
         _write_manifest(folder, manifest)
         phase("comparing the bundle with PyTorch")
         parity = measure_parity(model, folder, size=size)
@@ -144,6 +142,19 @@ def export_bundle(
         warnings=warnings,
         seconds=time.perf_counter() - started,
     )
+
+
+def _describe_fused(graphs: Iterable[TracedGraph], precision: str) -> dict[str, str]:
+    """The manifest's precision; ``ExportError`` where nothing was fused."""
+    kinds = {node.op_type for graph in graphs for node in graph.model.graph.node}
+    operators = dict(zip(FUSED_PARTS, (MAMBA_LAYER, ATTENTION), strict=True))
+    parts = {part: precision for part, entry in operators.items() if entry.name in kinds}
+    if not parts:
+        raise ExportError(
+            "the network has no temporal layers, and no attention without a mask or bias, to fuse; "
+            f"export it without --precision {precision}"
+        )
+    return {"layers": "float32", "rest": "float32", **parts}
 
 
 def _halve(traced: TracedGraph, table: tuple[StateSpec, ...]) -> TracedGraph:
@@ -198,8 +209,8 @@ def measure_parity(
 
     The clip reaches every row of the schedule; given states hold seeded noise.
 
-    Where temporal layers are fused, the graph is compared by its lowering, which is float32
-    throughout, and then once more as it runs here; those figures are returned.
+    Where temporal layers or attention are fused, the graph is compared by its lowering, which is
+    float32 throughout, and then once more as it runs here; those figures are returned.
 
     Returns:
         For the manifest: frames, what it was compared with, the largest absolute and relative
@@ -229,9 +240,9 @@ def measure_parity(
     found = measure(native=False)
     half = manifest.precision_name == "fp16"
     result = _judge(found, "relative" if half else "max_abs", HALF_PARITY_LIMIT if half else None)
-    layers = str(manifest.precision.get("temporal", ""))
-    if layers:
-        result = _judge(measure(native=None), "relative", LAYER_PARITY_LIMITS[layers])
+    fused = manifest.fused_precision
+    if fused:
+        result = _judge(measure(native=None), "relative", LAYER_PARITY_LIMITS[fused])
     return result
 
 

@@ -34,13 +34,13 @@ FUSED_PARTS = ("temporal", "attention")
 
 
 def fuse_layers(model: ModelProto, precision: str) -> ModelProto:
-    """A copy of ``model`` with every temporal layer as one node.
+    """A copy of ``model`` with every temporal layer as one node; unchanged where it has none.
 
     Args:
         model: a float32 step graph with its lowerings; not modified.
         precision: of the layers' products: ``fp32``, ``bf16`` or ``int8``.
     Raises:
-        ExportError: there is no temporal layer, or one differs from what the operator computes.
+        ExportError: a temporal layer differs from what the operator computes.
     """
     if precision not in PRECISIONS:
         raise ExportError(f"precision is '{precision}', expected one of: {', '.join(PRECISIONS)}")
@@ -49,10 +49,7 @@ def fuse_layers(model: ModelProto, precision: str) -> ModelProto:
     graph = _Graph(fused)
     convs = [node for node in fused.graph.node if node.op_type == CAUSAL_CONV.name]
     if not convs:
-        raise ExportError(
-            "the graph has no temporal layer (WindowedCausalConv) to fuse; export it without "
-            "--precision bf16 or int8-dynamic"
-        )
+        return fused
     made = {}
     for conv in convs:
         node = _layer_node(graph, conv, PRECISIONS.index(precision))

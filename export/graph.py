@@ -61,13 +61,12 @@ class StepGraph(nn.Module):
 class TracedGraph:
     """An ONNX step graph and the names of its outputs other than state.
 
-    ``fused`` has attention as operators, ``attentions`` of them, where that was requested.
+    ``fused`` has attention as operators, where that was requested.
     """
 
     model: ModelProto
     outputs: tuple[str, ...]
     fused: ModelProto | None = None
-    attentions: int = 0
 
     @property
     def nodes(self) -> int:
@@ -114,15 +113,15 @@ def trace_step(
     )
     _name_outputs(exported, [*outputs, *written])
     prepared = _prepare(exported, graph)
-    fused, count = None, 0
+    fused = None
     if attention:
         fused = ModelProto()
         fused.CopyFrom(prepared)
-        count = fuse_attention(fused, attention)
+        fuse_attention(fused, attention)
         fused = _finish(fused)
     finished = _finish(prepared)
     _check_names(finished, inputs, [*outputs, *written])
-    return TracedGraph(finished, outputs, fused, count)
+    return TracedGraph(finished, outputs, fused)
 
 
 def _run_exporter(module: nn.Module, arguments: tuple[Tensor, ...], **names: Any) -> ModelProto:

@@ -138,14 +138,19 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def precision_name(self) -> str:
-        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused layers have.
+    def fused_precision(self) -> str:
+        """``bf16`` or ``int8-dynamic`` where temporal layers or attention are operators."""
+        return str(self.precision.get("temporal", self.precision.get("attention", "")))
 
-        Calibrated around fused layers: ``int8+`` and their precision.
+    @property
+    def precision_name(self) -> str:
+        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused operators have.
+
+        Calibrated around fused operators: ``int8+`` and their precision.
         """
-        if "temporal" in self.precision:
-            calibrated = "int8+" if self.precision.get("layers") == "int8" else ""
-            return calibrated + str(self.precision["temporal"])
+        fused = self.fused_precision
+        if fused:
+            return f"int8+{fused}" if self.precision.get("layers") == "int8" else fused
         names = {"float32": "fp32", "float16": "fp16"}
         layers = str(self.precision.get("layers", "float32"))
         rest = str(self.precision.get("rest", "float32"))

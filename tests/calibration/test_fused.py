@@ -35,7 +35,7 @@ def test_layers_keep_their_precision_and_the_rest_becomes_int8(tmp_path: Path) -
     calibrate(source, target, clips, CalibrationOptions(clips=1, clip_frames=4), report=False)
     manifest = read_bundle(target).manifest
     assert manifest.precision_name == "int8+int8-dynamic"
-    assert manifest.precision["attention"] == "int8"
+    assert manifest.precision["attention"] == "int8-dynamic"
     assert manifest.parity["with"].startswith("onnxruntime")
     kinds = [
         [node.op_type for node in onnx.load(path / "step.onnx").graph.node]

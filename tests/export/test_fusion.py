@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from streamseg.errors import ExportError, PluginNotFound
 from streamseg.export import export_bundle
-from streamseg.export.fusion import LAYER_PRECISIONS, fuse_layers
+from streamseg.export.fusion import fuse_layers
 from streamseg.export.graph import trace_step
 from streamseg.export.graph_parts import split_graph
 from streamseg.export.tensorrt_graph import plugin_graph
@@ -96,7 +96,7 @@ def test_bundle_records_its_precision_and_measures_it(tmp_path: Path, precision:
     report = export_bundle(FAMILIES["tv3s"](), tmp_path / "b", size=SIZE, precision=precision)
     manifest = read_bundle(tmp_path / "b").manifest
     assert manifest.precision_name == precision
-    assert manifest.precision["attention"] == LAYER_PRECISIONS[precision]
+    assert manifest.precision["attention"] == precision
     kinds = [node.op_type for node in onnx.load(tmp_path / "b/step.onnx").graph.node]
     assert kinds.count("MultiHeadAttention") == sum(MIT.encoder.depths)
     assert "Softmax" not in kinds
@@ -106,9 +106,21 @@ def test_bundle_records_its_precision_and_measures_it(tmp_path: Path, precision:
     assert "parent" in report.parity
 
 
-def test_model_without_temporal_layers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="the graph has no temporal layer"):
-        export_bundle(FAMILIES["segformer"](), tmp_path / "b", size=SIZE, precision="bf16")
+def test_network_without_temporal_layers_has_its_attention_fused(tmp_path: Path) -> None:
+    library()
+    report = export_bundle(
+        FAMILIES["segformer"](), tmp_path / "b", size=SIZE, precision="int8-dynamic"
+    )
+    manifest = read_bundle(tmp_path / "b").manifest
+    assert manifest.precision_name == manifest.precision["attention"] == "int8-dynamic"
+    assert "temporal" not in manifest.precision
+    assert "native kernels" in report.parity["with"]
+    assert report.parity["limit_of"] == "relative"
+
+
+def test_network_with_nothing_to_fuse_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no temporal layers, and no attention without a mask"):
+        export_bundle(FAMILIES["upernet-convnext"](), tmp_path / "b", size=SIZE, precision="bf16")
     assert not (tmp_path / "b").exists()
 
 

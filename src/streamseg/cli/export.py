@@ -112,7 +112,7 @@ def command(checkpoint: str, out: Path, options: ExportOptions, settings: dict[s
     streams.
 
     Precision fp16 is for GPUs; state, norms and softmax stay float32. bf16 and int8-dynamic are for
-    CPUs: products of TV3S's temporal layers and of attention.
+    CPUs: products of attention, and of TV3S's temporal layers.
     """
     if (Path(checkpoint) / MANIFEST).is_file():
         export_again(Path(checkpoint), out, options, settings)
