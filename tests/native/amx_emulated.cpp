@@ -29,7 +29,7 @@ Unit unit;
 
 void demand(bool holds, const char* rule) {
   if (holds) return;
-  std::printf("FAILED: AMX: %s\n", rule);
+  std::fprintf(stderr, "FAILED: AMX: %s\n", rule);
   std::abort();
 }
 
