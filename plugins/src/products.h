@@ -90,6 +90,8 @@ struct Products {
   static R round_halves(R x) {
     alignas(64) float numbers[W];
     V::store(numbers, x);
+    // Unrolled, the compiler would not vectorise it.
+#pragma GCC unroll 1
     for (int j = 0; j < W; ++j) numbers[j] = round_bfloat16(numbers[j]);
     return V::load(numbers);
   }
