@@ -87,7 +87,6 @@ struct AttentionKernel : Blocks<V> {
     float* weight;  // [queries], of this block's part of the result
     float* part;    // [queries, depth]
     int64_t row_words;
-    int64_t share_words;
     int64_t stride;
   };
 
@@ -105,7 +104,6 @@ struct AttentionKernel : Blocks<V> {
                               &b.top,  &b.sum,   &b.keep,   &b.weight, &b.part};
     for (int i = 0; i < 9; ++i) *fields[i] = arrays.take(sizes[i]);
     b.row_words = words;
-    b.share_words = share_words;
     b.stride = stride;
     return b;
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -16,13 +17,15 @@ from transformers import SegformerConfig, SegformerModel
 
 from streamseg.errors import ExportError, PluginNotFound
 from streamseg.export.attention_fusion import fuse_attention
-from streamseg.export.graph import trace_module
+from streamseg.export.attention_strips import cut_attention
+from streamseg.export.graph import trace_module, trace_step
 from streamseg.export.graph_parts import split_graph
 from streamseg.export.lowering import DOMAIN_VERSION, attach_lowering
 from streamseg.export.models.mit import MiTConfig, MiTEncoder
 from streamseg.export.tensorrt_graph import plugin_graph
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.table import ATTENTION, DOMAIN
+from tests.export.tiny import FAMILIES, SIZE
 
 Array = NDArray[np.float32]
 # Norm of the error as a share of the norm of the result.
@@ -193,6 +196,17 @@ def test_encoder_with_fused_attention_is_transformers() -> None:
         assert kinds(made)["Softmax"] == 0
         assert error(run(made, image, native=False), wanted) <= 1e-5
         assert error(run(made, image, native=True), wanted) <= tolerance
+
+
+def test_large_attention_is_fused_whole_and_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "streamseg.export.graph.cut_attention", functools.partial(cut_attention, limit=1 << 12)
+    )
+    found = trace_step(FAMILIES["segformer"](), SIZE, attention="int8")
+    assert found.fused is not None
+    assert kinds(found.model)["Softmax"] > 4
+    assert kinds(found.fused)["Softmax"] == kinds(found.fused)["Split"] == 0
+    assert kinds(found.fused)[ATTENTION.name] == 4
 
 
 def test_graphs_for_tensorrt_and_the_web_refuse_fused_attention() -> None:
