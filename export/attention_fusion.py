@@ -140,14 +140,15 @@ def _is_movement(graph: ShapedGraph, node: NodeProto) -> bool:
 
 
 def _places(shape: Shape) -> Places:
-    return np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    places: Places = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    return places
 
 
 def _moved(graph: ShapedGraph, node: NodeProto, places: Places) -> Places:
     if node.op_type == "Reshape":
         return places.reshape(graph.shapes[node.output[0]])
     order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
-    return places.transpose(order)
+    return np.transpose(places, order)
 
 
 def _replace(graph: ShapedGraph, made: NodeProto) -> None:

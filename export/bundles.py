@@ -109,10 +109,10 @@ def export_bundle(
             phase(f"tracing the graph '{name}'")
             kind = LAYER_PRECISIONS.get(precision, "")
             traced[name] = trace_step(model, size, graph=name, logits=logits, attention=kind)
-            if traced[name].fused is not None:
+            attended = traced[name].fused
+            if attended is not None:
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
-                fused = fuse_layers(traced[name].fused, kind)
-                traced[name] = replace(traced[name], model=fused)
+                traced[name] = replace(traced[name], model=fuse_layers(attended, kind))
             if precision == "fp16":
                 full[name] = traced[name].model.SerializeToString(deterministic=True)
                 traced[name] = _halve(traced[name], model.state_spec(size))

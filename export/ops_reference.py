@@ -158,9 +158,10 @@ def multi_head_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int) 
         y like q.
     Source: Vaswani et al. (arXiv 1706.03762) section 3.2.
     """
-    split = [tensor.unflatten(-1, (heads, -1)).transpose(1, 2) for tensor in (q, k, v)]
-    scores = split[0] @ split[1].transpose(-1, -2) / split[0].shape[-1] ** 0.5
-    return (torch.softmax(scores, -1) @ split[2]).transpose(1, 2).flatten(2)
+    depth = q.shape[-1] // heads
+    split = [t.reshape(*t.shape[:-1], heads, depth).transpose(1, 2) for t in (q, k, v)]
+    scores = split[0] @ split[1].transpose(-1, -2) / depth**0.5
+    return torch.matmul(torch.softmax(scores, -1), split[2]).transpose(1, 2).flatten(2)
 
 
 def upsample_argmax_reference(scores: Tensor, height: int, width: int) -> Tensor:
