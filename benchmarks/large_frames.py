@@ -2,6 +2,7 @@
 
 python benchmarks/large_frames.py                   # writes benchmarks/results/large_frames.*
 python benchmarks/large_frames.py --bundles DIR     # keeps the bundles there and reuses them
+python benchmarks/large_frames.py --lowering        # adds rows without the native operators
 
 The two sizes take turns. Seeded weights for TV3S-B1; the street sample has its own. The check
 against PyTorch, which would take several GB at this size, is left to smaller exports.
@@ -10,9 +11,11 @@ against PyTorch, which would take several GB at this size, is left to smaller ex
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +31,8 @@ from streamseg.export.step import StepModel
 
 SIZES = ((512, 1024), (1024, 2048))
 BACKENDS = {"onnxruntime": ({},), "openvino": ({"precision": "fp32"}, {"precision": "bf16"})}
+LOWERED = {"onnxruntime": ({},), "openvino": ({"precision": "fp32"},)}
+RESULTS = Path(__file__).resolve().parent / "results/large_frames.json"
 LIMIT_MB, LIMIT_RATIO = 1000, 5.3
 STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
 
@@ -57,21 +62,22 @@ def weights_mb(name: str) -> float:
     return sum(parameter.numel() for parameter in models()[name].parameters()) * 4 / 1e6
 
 
-def peak_mb(path: Path, threads: int, options: dict[str, str]) -> float:
+def peak_mb(path: Path, threads: int, options: dict[str, Any]) -> float:
     """Peak resident MB of a process of its own, after two steps."""
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), str(path), str(threads)]
-    command += [f"{name}={value}" for name, value in options.items()]
+    command += [f"{name}={value}" for name, value in options.items() if name != "native"]
+    command += ["lowering"] if options.get("native") is False else []
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1]) * 1024**2 / 1e6
 
 
 def measure(
-    paths: dict[tuple[int, int], Path], threads: int, rounds: int, options: dict[str, str]
+    paths: dict[tuple[int, int], Path], threads: int, rounds: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     peers = {}
     random = np.random.default_rng(0)
     for size, path in paths.items():
-        stream = streamseg.open(path, threads=threads, **options)  # type: ignore[arg-type]
+        stream = streamseg.open(path, threads=threads, **options)
         frame = random.integers(0, 256, (*size, 3), dtype=np.uint8)
         peers[f"{size[0]}x{size[1]}"] = lambda stream=stream, frame=frame: stream.step(frame)
     times = time_interleaved(peers, rounds=rounds, warm_up=1)
@@ -79,10 +85,17 @@ def measure(
     return {"times": times, "ratio": large / small}
 
 
+def describe_lowering(rows: list[dict[str, Any]]) -> str:
+    """Where rows without the native operators come from, which a run of their own measures."""
+    commits = sorted({row["commit"] for row in rows if "lowering" in row["backend"]})
+    return f"Rows of the lowering: commit {', '.join(commits)}." if commits else ""
+
+
 def make_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     lines = [
         f"{describe_head(machine)}. Medians of steps in turn; peak resident memory of a process of "
-        f"its own, less the weights. Limits for TV3S-B1: {LIMIT_MB} MB and {LIMIT_RATIO} times.",
+        f"its own, less the weights. Limits for TV3S-B1: {LIMIT_MB} MB and {LIMIT_RATIO} times. "
+        + describe_lowering(rows),
         "",
         "| network | backend | ms at 512x1024 | ms at 1024x2048 | times | peak at 512x1024, MB | "
         "peak at 1024x2048, MB |",
@@ -98,11 +111,35 @@ def make_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_rows(
+    found: dict[str, dict[tuple[int, int], Path]], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """A row for every network, backend and precision."""
+    lowered: dict[str, Any] = {"native": False} if arguments.lowering else {}
+    for name, paths in found.items():
+        weights = weights_mb(name)
+        for backend, variants in (LOWERED if arguments.lowering else BACKENDS).items():
+            for precision in variants:
+                options = {"backend": backend, **precision, **lowered}
+                row = measure(paths, arguments.threads, arguments.rounds, options)
+                peaks = [peak_mb(path, arguments.threads, options) for path in paths.values()]
+                label = " ".join([backend, *precision.values(), *(["lowering"] if lowered else [])])
+                yield {
+                    "network": name,
+                    "backend": label,
+                    "peak_beyond_weights_mb": [peak - weights for peak in peaks],
+                    **row,
+                }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bundles", type=Path, help="keep the bundles here and reuse them")
+    parser.add_argument(
+        "--lowering", action="store_true", help="measure the lowering; other rows stay"
+    )
     parser.add_argument("--prepare", action="store_true", help="only export")
     arguments = parser.parse_args()
     rows = []
@@ -111,17 +148,13 @@ def main() -> None:
         if arguments.prepare:
             return
         machine = describe_machine(arguments.threads)
-        for name, paths in found.items():
-            weights = weights_mb(name)
-            for backend, variants in BACKENDS.items():
-                for precision in variants:
-                    options = {"backend": backend, **precision}
-                    row = measure(paths, arguments.threads, arguments.rounds, options)
-                    peaks = [peak_mb(path, arguments.threads, options) for path in paths.values()]
-                    row["peak_beyond_weights_mb"] = [peak - weights for peak in peaks]
-                    label = " ".join([backend, *precision.values()])
-                    rows.append({"network": name, "backend": label, **row})
-                    print(make_table(rows[-1:], machine).splitlines()[-1], flush=True)
+        for row in run_rows(found, arguments):
+            rows.append({**row, "commit": machine["commit"]})
+            print(make_table([row], machine).splitlines()[-1], flush=True)
+    if arguments.lowering:
+        before = json.loads(RESULTS.read_text())
+        kept = [row for row in before["rows"] if "lowering" not in row["backend"]]
+        machine, rows = before["machine"], kept + rows
     write_results("large_frames", {"machine": machine, "rows": rows}, make_table(rows, machine))
     missed = [
         f"{row['network']}, {row['backend']}"

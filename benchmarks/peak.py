@@ -1,6 +1,6 @@
 """Peak resident MB of a bundle in a process that contains only the runtime, after a whole period.
 
-python benchmarks/peak.py BUNDLE THREADS [backend=NAME precision=NAME]
+python benchmarks/peak.py BUNDLE THREADS [backend=NAME precision=NAME lowering]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,9 @@ import streamseg
 from streamseg.runtime.bundle.manifest import Manifest
 
 
-def open_steady(path: Path, threads: int, **options: str) -> streamseg.Stream:
+def open_steady(path: Path, threads: int, **options: Any) -> streamseg.Stream:
     """A stream whose next step is one of the steady schedule, past any warm-up."""
-    stream = streamseg.open(path, threads=threads, **options)  # type: ignore[arg-type]
+    stream = streamseg.open(path, threads=threads, **options)
     random = np.random.default_rng(0)
     for spec in stream.manifest.state:
         if spec.kind == "given":
@@ -35,7 +36,11 @@ def period(manifest: Manifest) -> int:
 
 def main() -> None:
     """Run every graph of the steady schedule and print the peak."""
-    options = dict(argument.split("=") for argument in sys.argv[3:])
+    options: dict[str, Any] = dict(
+        argument.split("=") for argument in sys.argv[3:] if argument != "lowering"
+    )
+    if "lowering" in sys.argv[3:]:
+        options["native"] = False
     stream = open_steady(Path(sys.argv[1]), int(sys.argv[2]), **options)
     spec = stream.manifest.frame
     random = np.random.default_rng(0)
