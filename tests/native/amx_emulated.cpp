@@ -25,7 +25,7 @@ struct Unit {
   bool configured = false;
   Tile tiles[8];
 };
-Unit unit;
+thread_local Unit unit;
 
 void demand(bool holds, const char* rule) {
   if (holds) return;

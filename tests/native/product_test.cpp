@@ -2,6 +2,7 @@
 // bit for bit, the others within the error of their roundings.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <set>
@@ -253,6 +254,51 @@ void test_trials(const KernelTable<float>& right, const KernelTable<float>& trus
   }
 }
 
+// Attention of two blocks of keys, the second partial; memory is full of NaN before.
+std::vector<float> attend(const KernelTable<float>& table, Precision precision) {
+  streamseg::AttentionProblem p{1, 2, 37, 600, 40, precision, nullptr, nullptr, nullptr, nullptr, nullptr};
+  std::mt19937 random(3);
+  const auto q = random_numbers(random, p.queries * p.features());
+  const auto k = random_numbers(random, p.keys * p.features());
+  const auto v = random_numbers(random, p.keys * p.features());
+  std::vector<float> y(q.size());
+  std::vector<char> packed(table.attention_bytes(p) + 64, '\xff');
+  p.q = q.data();
+  p.k = k.data();
+  p.v = v.data();
+  p.y = y.data();
+  p.packed = packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64);
+  streamseg::Scratch scratch;
+  constexpr size_t kEnough = 1 << 22;
+  std::memset(scratch.reserve(kEnough), 0xff, kEnough);
+  for (int64_t head = 0; head < p.heads; ++head) {
+    table.pack_attention(p, {0, head, 0, streamseg::kKeyBlock}, scratch);
+    table.pack_attention(p, {0, head, streamseg::kKeyBlock, p.keys}, scratch);
+    std::memset(scratch.reserve(kEnough), 0xff, kEnough);
+    table.attention(p, {0, head, 0, p.queries}, scratch);
+  }
+  return y;
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0;
+  double size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+// Its integers are those of avx512vnni; its bfloat16 sums may round a share to another neighbour.
+void test_attention(const KernelTable<float>& table, const KernelTable<float>& trusted) {
+  for (const Precision precision : {Precision::kFloat32, Precision::kInt8}) {
+    expect(attend(table, precision) == attend(trusted, precision), "attention is the same on tiles");
+  }
+  const double error = distance(attend(table, Precision::kBfloat16), attend(trusted, Precision::kBfloat16));
+  expect(error <= 0x1p-9, "attention in bfloat16 on tiles differs by " + std::to_string(error));
+}
+
 // AMX's products over emulated tiles, where the processor has the instructions around them.
 void test_emulated_amx() {
   if (streamseg::available_levels().find("avx512bf16") == std::string::npos) {
@@ -264,6 +310,7 @@ void test_emulated_amx() {
   expect(streamseg::emulated_tiles_are_released(), "tiles are released");
   expect(streamseg_select_level("avx512vnni") == 0, "level is selected");
   test_trials(table, streamseg::active_kernels());
+  test_attention(table, streamseg::active_kernels());
 }
 
 }  // namespace
