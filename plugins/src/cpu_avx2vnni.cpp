@@ -6,7 +6,8 @@
 #include "products_avx2.h"
 
 const streamseg::KernelTable<float>* streamseg::avx2vnni_kernels() {
-  return kernel_table<Avx2Lanes, QuadProducts<Avx2Lanes, Avx2Quads>>("avx2vnni");
+  using Quads = QuadProducts<Avx2Lanes, Avx2Quads>;
+  return kernel_table<Avx2Lanes, ShortProducts<Quads, Avx2Lanes, Avx2Shorts>>("avx2vnni");
 }
 #else
 const streamseg::KernelTable<float>* streamseg::avx2vnni_kernels() { return nullptr; }

@@ -6,7 +6,8 @@
 #include "products_avx512.h"
 
 const streamseg::KernelTable<float>* streamseg::avx512vnni_kernels() {
-  return kernel_table<Avx512Lanes, QuadProducts<Avx512Lanes, Avx512Quads>>("avx512vnni");
+  using Quads = QuadProducts<Avx512Lanes, Avx512Quads>;
+  return kernel_table<Avx512Lanes, ShortProducts<Quads, Avx512Lanes, Avx512Shorts>>("avx512vnni");
 }
 #else
 const streamseg::KernelTable<float>* streamseg::avx512vnni_kernels() { return nullptr; }

@@ -32,7 +32,8 @@ const KernelTable<float>* kernel_table(const char* name) {
                                            AttentionKernel<V, P>::run,
                                            P::row_words,
                                            P::convert,
-                                           P::multiply};
+                                           P::multiply,
+                                           P::kSmall};
   return &table;
 }
 
@@ -56,7 +57,8 @@ const KernelTable<double>* wide_kernel_table(const char* name) {
                                             nullptr,
                                             nullptr,
                                             nullptr,
-                                            nullptr};
+                                            nullptr,
+                                            Precision::kFloat32};
   return &table;
 }
 

@@ -8,8 +8,9 @@
 
 namespace streamseg {
 
-// Of the five matrix products; everything else is float32.
-enum class Precision : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
+// Of the five matrix products; everything else is float32. int16 is for the small products of int8
+// layers where `KernelTable::small` says so.
+enum class Precision : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt16 = 3 };
 
 constexpr float kNormEpsilon = 1e-5f;
 

@@ -245,7 +245,7 @@ LayerPack::LayerPack(const LayerSizes& s, const LayerWeights& w, Precision preci
   }
   // The small products feed the step size and the scan: rounding them to 8 bits loses accuracy and
   // saves little time.
-  const Precision small = precision == Precision::kInt8 ? Precision::kBfloat16 : precision;
+  const Precision small = precision == Precision::kInt8 ? kernels_->small : precision;
   layer_.sizes = s;
   layer_.u_proj = pack(w.u_proj, s.features, s.channels, precision);
   layer_.z_proj = pack(w.z_proj, s.features, s.channels, precision);

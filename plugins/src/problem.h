@@ -136,6 +136,7 @@ struct KernelTable {
   float (*convert_row)(const float* x, int64_t depth, Precision precision, float* out);
   void (*multiply)(const float* rows, const float* row_scale, int64_t count, const Packed& weight,
                    float* c, int64_t stride);
+  Precision small;  // of the small products of int8 layers
 };
 
 const KernelTable<float>* scalar_kernels();

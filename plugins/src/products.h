@@ -51,6 +51,7 @@ struct Products {
   using R = typename V::R;
   static constexpr int W = V::kLanes;
   static constexpr int kPanel = 2 * W;  // columns
+  static constexpr Precision kSmall = Precision::kBfloat16;  // of an int8 layer's small products
   static constexpr int kRows = V::kLanes >= 16 ? 8 : V::kLanes >= 8 ? 6 : 2;
 
   // Size of one row of activations with `depth` columns, in numbers.

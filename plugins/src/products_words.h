@@ -157,23 +157,27 @@ struct QuadProducts : Products<V> {
     return V::sum(total);
   }
 
-  static float convert(const float* x, int64_t depth, Precision precision, float* out) {
-    if (precision != Precision::kInt8) return Generic::convert(x, depth, precision, out);
-    const auto row = [&](int64_t k) {
-      return k < depth ? Blocks<V>::load(x + k, depth - k) : V::set(0);
-    };
+  // Scale of a row whose largest integer becomes `integer`. NaN if a number is not finite.
+  static float row_scale(const float* x, int64_t depth, float integer) {
     auto top = V::set(0);
     auto poison = V::set(0);
     for (int64_t k = 0; k < depth; k += W) {
-      top = V::max(top, V::abs(row(k)));
-      poison = V::fma(row(k), V::set(0), poison);
+      const auto row = Blocks<V>::load(x + k, depth - k);
+      top = V::max(top, V::abs(row));
+      poison = V::fma(row, V::set(0), poison);
     }
     const float largest = Q::largest(top);
-    const float scale = (largest > kSmallest ? largest / 127.0f : 1.0f) + V::sum(poison);
+    return (largest > kSmallest ? largest / integer : 1.0f) + V::sum(poison);
+  }
+
+  static float convert(const float* x, int64_t depth, Precision precision, float* out) {
+    if (precision != Precision::kInt8) return Generic::convert(x, depth, precision, out);
+    const float scale = row_scale(x, depth, 127.0f);
     const auto inverse = V::set(1.0f / scale);
     char* bytes = reinterpret_cast<char*>(out);
     for (int64_t k = 0; k < 4 * row_words(depth, precision); k += W) {
-      Q::store_bytes(bytes + k, V::mul(row(k), inverse));
+      const auto row = k < depth ? Blocks<V>::load(x + k, depth - k) : V::set(0);
+      Q::store_bytes(bytes + k, V::mul(row, inverse));
     }
     return scale;
   }

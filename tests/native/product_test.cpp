@@ -26,7 +26,7 @@ struct Sizes {
 };
 
 std::string describe(const KernelTable<float>& table, Precision precision, const Sizes& s) {
-  const char* names[] = {"float32", "bfloat16", "int8"};
+  const char* names[] = {"float32", "bfloat16", "int8", "int16"};
   return std::string(table.name) + " " + names[static_cast<size_t>(precision)] + " " +
          std::to_string(s.rows) + "x" + std::to_string(s.depth) + "x" + std::to_string(s.columns);
 }
@@ -74,14 +74,25 @@ float largest_of(const std::vector<float>& x, int64_t first, int64_t step, int64
   return largest;
 }
 
-// Straight from the definition: the largest number of a row or column becomes 127.
-std::vector<float> integer_product(const Sizes& s, const std::vector<float>& a,
+// The scale of a column: 8-bit integers reach 127; 16-bit ones reach 32767 unless a sum with
+// activations of 8191 could leave 32 bits.
+float column_scale(Precision precision, const Sizes& s, const std::vector<float>& b, int64_t column) {
+  const float largest = largest_of(b, column, s.columns, s.depth);
+  if (precision == Precision::kInt8) return largest / 127.0f;
+  float sum = 0;
+  for (int64_t k = 0; k < s.depth; ++k) sum += std::fabs(b[static_cast<size_t>(k * s.columns + column)]);
+  return std::fmax(largest / 32767.0f, sum / (260000.0f - static_cast<float>(s.depth) / 2));
+}
+
+// Straight from the definition: the largest number of a row becomes 127, or 8191 of 16-bit integers.
+std::vector<float> integer_product(Precision precision, const Sizes& s, const std::vector<float>& a,
                                    const std::vector<float>& b) {
   std::vector<float> c;
   for (int64_t i = 0; i < s.rows; ++i) {
-    const float row = largest_of(a, i * s.depth, 1, s.depth) / 127.0f;
+    const float row =
+        largest_of(a, i * s.depth, 1, s.depth) / (precision == Precision::kInt8 ? 127.0f : 8191.0f);
     for (int64_t j = 0; j < s.columns; ++j) {
-      const float column = largest_of(b, j, s.columns, s.depth) / 127.0f;
+      const float column = column_scale(precision, s, b, j);
       int64_t sum = 0;
       for (int64_t k = 0; k < s.depth; ++k) {
         const float inverse = 1.0f / row;
@@ -136,14 +147,24 @@ std::vector<float> random_numbers(std::mt19937& random, int64_t count) {
   return numbers;
 }
 
+std::vector<Precision> precisions(const KernelTable<float>& table) {
+  std::vector<Precision> all = {Precision::kFloat32, Precision::kBfloat16, Precision::kInt8};
+  if (table.small == Precision::kInt16) all.push_back(Precision::kInt16);
+  return all;
+}
+
+bool is_integer(Precision precision) {
+  return precision == Precision::kInt8 || precision == Precision::kInt16;
+}
+
 void test_product(const KernelTable<float>& table, const Sizes& s, std::mt19937& random) {
   const auto a = random_numbers(random, s.rows * s.depth);
   const auto b = random_numbers(random, s.depth * s.columns);
-  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kInt8}) {
+  for (const Precision precision : precisions(table)) {
     const std::string name = describe(table, precision, s);
     const auto c = multiply(table, precision, s, a, b);
-    if (precision == Precision::kInt8) {
-      expect(c == integer_product(s, a, b), name + " is exact");
+    if (is_integer(precision)) {
+      expect(c == integer_product(precision, s, a, b), name + " is exact");
     } else {
       expect_close(name, precision, s, a, b, c);
     }
@@ -168,7 +189,7 @@ void test_sizes(const KernelTable<float>& table) {
   test_product(table, {5, 1040, 33}, random);  // the longest whose integer sums float32 holds
 }
 
-// All activations and weights at the end of the 8-bit range: sums at the end of the 32-bit range.
+// All activations and weights at the end of their range: sums at the end of the 32-bit range.
 void test_largest_sums(const KernelTable<float>& table) {
   const std::set<std::string> floats = {"scalar", "avx2", "avx512", "neon"};
   const Sizes s{2, 65536, 2};
@@ -176,18 +197,21 @@ void test_largest_sums(const KernelTable<float>& table) {
   std::vector<float> b(static_cast<size_t>(s.depth * s.columns), 1.0f);
   std::fill(a.begin() + s.depth, a.end(), -1.0f);
   for (int64_t k = 0; k < s.depth; ++k) b[static_cast<size_t>(k * s.columns)] = -1.0f;
-  const auto c = multiply(table, Precision::kInt8, s, a, b);
-  const auto wanted = integer_product(s, a, b);
-  for (size_t i = 0; i < c.size(); ++i) {
-    const float limit = floats.count(table.name) != 0 ? 4e-3f * std::fabs(wanted[i]) : 0.0f;
-    expect(std::fabs(c[i] - wanted[i]) <= limit, std::string(table.name) + " largest sums");
+  for (const Precision precision : precisions(table)) {
+    if (!is_integer(precision)) continue;
+    const auto c = multiply(table, precision, s, a, b);
+    const auto wanted = integer_product(precision, s, a, b);
+    for (size_t i = 0; i < c.size(); ++i) {
+      const float limit = floats.count(table.name) != 0 ? 4e-3f * std::fabs(wanted[i]) : 0.0f;
+      expect(std::fabs(c[i] - wanted[i]) <= limit, describe(table, precision, s) + " largest sums");
+    }
   }
 }
 
 void test_special_numbers(const KernelTable<float>& table) {
   const Sizes s{5, 21, 19};
   std::mt19937 random(2);
-  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kInt8}) {
+  for (const Precision precision : precisions(table)) {
     const std::string name = describe(table, precision, s);
     for (const float value : {std::numeric_limits<float>::quiet_NaN(), HUGE_VALF, -HUGE_VALF}) {
       auto a = random_numbers(random, s.rows * s.depth);
@@ -210,7 +234,7 @@ void test_special_numbers(const KernelTable<float>& table) {
     const std::vector<float> nothing(static_cast<size_t>(s.rows * s.depth));
     const auto c = multiply(table, precision, s, nothing, random_numbers(random, s.depth * s.columns));
     expect(c == std::vector<float>(c.size(), 0.0f), name + " of zeros is zero");
-    if (precision == Precision::kInt8) continue;
+    if (is_integer(precision)) continue;
     auto tiny = random_numbers(random, s.rows * s.depth);
     for (auto& x : tiny) x *= 1e-38f;
     const auto b = random_numbers(random, s.depth * s.columns);
