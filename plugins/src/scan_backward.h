@@ -62,7 +62,9 @@ struct ScanBackward : Blocks<V> {
         T* s_next = states + (t + 1) * row;
         R sum = V::set(0);
         for (int64_t n = 0; n < N; ++n) {
-          const R a = V::exp2(V::mul(dt, V::load(decay + c * N + n * W)));
+          // Infinity less itself, as in `exp2`, is not a number.
+          const R power = V::mul(dt, V::load(decay + c * N + n * W));
+          const R a = V::exp2(V::max(V::set(T(-256)), power));
           const R advanced = advance<V>(V::load(s + n * W), a, input, V::set(B[token * N + n]));
           V::store(decays + t * row + n * W, a);
           V::store(s_next + n * W, advanced);

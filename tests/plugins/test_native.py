@@ -323,6 +323,10 @@ def test_steps_and_rates_of_any_size_decay_the_state(ops: NativeOps) -> None:
     wide_steps = np.logaddexp(0, steps.astype(np.float64))
     want = np.exp(wide_steps[:, None] * rates.astype(np.float64))
     assert np.abs(state[0, 0] - want).max() <= 4e-7
+    incoming = np.zeros_like(inputs[0]), np.ones_like(inputs[8])
+    gradients = ops.selective_scan_backward(inputs, *incoming, geometry=astuple(geometry))
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert np.abs(gradients[8][0, 0] - want).max() <= 4e-7
 
 
 def test_nan_is_passed_on(ops: NativeOps) -> None:
