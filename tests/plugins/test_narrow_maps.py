@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,16 @@ def run_onnxruntime(content: bytes, arrays: dict[str, Array]) -> list[Array]:
     return [np.asarray(array) for array in session.run(None, feed)]
 
 
-def run_openvino(content: bytes, arrays: dict[str, Array]) -> list[Array]:
+def find_extension() -> Path:
+    """OpenVINO's extension; the test is skipped where it is missing."""
     try:
-        library = find_openvino_library(release_of(import_openvino()))
+        return find_openvino_library(release_of(import_openvino()))
     except (BackendError, PluginNotFound) as reason:
         pytest.skip(str(reason))
-    core = shared_core(library)
+
+
+def run_openvino(content: bytes, arrays: dict[str, Array]) -> list[Array]:
+    core = shared_core(find_extension())
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
     compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", config)
     feed = {port.get_any_name(): arrays[port.get_any_name()] for port in compiled.inputs}
