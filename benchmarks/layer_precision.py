@@ -136,14 +136,16 @@ def main() -> None:
             "checkpoint": arguments.checkpoint.name,
             "size": arguments.size,
             "frames": arguments.frames,
-            "drift": [
-                drift(path, folder, clip, arguments) for clip in arguments.clip for path in others
-            ],
-            "accuracy": {
-                path: score(path, folder, arguments.camvid, arguments.threads) for path in PATHS
-            },
+            "drift": [],
+            "accuracy": {},
         }
-    write_results("layer_precision", content, table(content))
+        # Written after every path: all of them take an hour.
+        for path in PATHS:
+            content["accuracy"][path] = score(path, folder, arguments.camvid, arguments.threads)
+            write_results("layer_precision", content, table(content))
+        for path in others:
+            content["drift"] += [drift(path, folder, clip, arguments) for clip in arguments.clip]
+            write_results("layer_precision", content, table(content))
 
 
 if __name__ == "__main__":
