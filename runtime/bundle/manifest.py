@@ -144,19 +144,13 @@ class Manifest:
 
     @property
     def precision_name(self) -> str:
-        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``, or what fused operators have.
-
-        Calibrated around fused operators: ``int8+`` and their precision.
-        """
-        fused = self.fused_precision
-        if fused:
+        """``fp32``, ``fp16``, ``int8``, ``int8+fp16``; ``[int8+]PRECISION`` of fused operators."""
+        if fused := self.fused_precision:
             return f"int8+{fused}" if self.precision.get("layers") == "int8" else fused
-        names = {"float32": "fp32", "float16": "fp16"}
-        layers = str(self.precision.get("layers", "float32"))
-        rest = str(self.precision.get("rest", "float32"))
+        layers, rest = (str(self.precision.get(part, "float32")) for part in ("layers", "rest"))
         if layers == "int8" and rest == "float16":
             return "int8+fp16"
-        return names.get(layers, layers)
+        return {"float32": "fp32", "float16": "fp16"}.get(layers, layers)
 
     def state_named(self, name: str) -> StateSpec:
         """The row of the state table called ``name``."""
