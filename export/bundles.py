@@ -25,7 +25,6 @@ from streamseg.export.parity import ParityMeter, moving_pattern, noise
 from streamseg.export.precision import PRECISIONS, half_graph, half_state
 from streamseg.export.step import Size, StepModel
 from streamseg.export.torch_replay import Replay, outline
-from streamseg.plugins.table import ATTENTION, MAMBA_LAYER
 from streamseg.runtime.bundle.bundle import (
     MANIFEST,
     digest,
@@ -147,8 +146,7 @@ def export_bundle(
 def _describe_fused(graphs: Iterable[TracedGraph], precision: str) -> dict[str, str]:
     """The manifest's precision; ``ExportError`` where nothing was fused."""
     kinds = {node.op_type for graph in graphs for node in graph.model.graph.node}
-    operators = dict(zip(FUSED_PARTS, (MAMBA_LAYER, ATTENTION), strict=True))
-    parts = {part: precision for part, entry in operators.items() if entry.name in kinds}
+    parts = {part: precision for part, entry in FUSED_PARTS.items() if entry.name in kinds}
     if not parts:
         raise ExportError(
             "the network has no temporal layers, and no attention without a mask or bias, to fuse; "

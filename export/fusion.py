@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from streamseg.errors import ExportError
 from streamseg.export.lowering import LAYER_FUNCTION
 from streamseg.plugins.table import (
+    ATTENTION,
     CAUSAL_CONV,
     DOMAIN,
     GEOMETRY,
@@ -29,8 +30,8 @@ _NORM = ("Mul", "Div", "Sqrt", "Add", "ReduceMean", "Pow")
 _EPSILON = 1e-5
 # Precision of an export -> of the layers' products.
 LAYER_PRECISIONS = {"bf16": "bf16", "int8-dynamic": "int8"}
-# What fused operators compute, as the manifest names it.
-FUSED_PARTS = ("temporal", "attention")
+# Fused operators by what they compute, as the manifest names it.
+FUSED_PARTS = {"temporal": MAMBA_LAYER, "attention": ATTENTION}
 
 
 def fuse_layers(model: ModelProto, precision: str) -> ModelProto:

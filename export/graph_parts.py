@@ -93,7 +93,7 @@ class _Splitter:
         fused = [node.name for node in self._graph.node if node.op_type in _FUSED]
         if fused:
             raise ExportError(
-                f"the graph has fused layers ('{fused[0]}'), expected their parts: export the "
+                f"the graph has fused operators ('{fused[0]}'), expected their parts: export the "
                 "checkpoint with --precision fp32"
             )
         kernels = [node for node in self._graph.node if _is_kernel(node)]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.errors import BackendError
+from streamseg.errors import BackendError, PluginNotFound
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.table import (
     ATTENTION,
@@ -48,7 +48,7 @@ def load(path: str | Path | None = None) -> NativeOps:
     """The operators of the library that ``find_library`` finds; loaded once.
 
     Raises:
-        PluginNotFound: see ``find_library``.
+        PluginNotFound: see ``find_library``; or the library is another streamseg's.
     """
     return NativeOps(find_library(path))
 
@@ -74,8 +74,14 @@ class NativeOps:
     def __init__(self, library: Path) -> None:
         self.library = library
         self._c = ctypes.CDLL(str(library))
-        for name in ("version", "last_error", "levels", "level", "rejected_level"):
-            getattr(self._c, f"streamseg_{name}").restype = ctypes.c_char_p
+        try:
+            for name in ("version", "last_error", "levels", "level", "rejected_level"):
+                getattr(self._c, f"streamseg_{name}").restype = ctypes.c_char_p
+        except AttributeError as error:
+            raise PluginNotFound(
+                f"{library} belongs to another streamseg ({error}). Build it again by make native, "
+                "or install streamseg again"
+            ) from None
 
     @property
     def version(self) -> str:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerModel
 
 from streamseg.errors import ExportError, PluginNotFound
 from streamseg.export.attention_fusion import fuse_attention
@@ -21,10 +20,11 @@ from streamseg.export.attention_strips import cut_attention
 from streamseg.export.graph import trace_module, trace_step
 from streamseg.export.graph_parts import split_graph
 from streamseg.export.lowering import DOMAIN_VERSION, attach_lowering
-from streamseg.export.models.mit import MiTConfig, MiTEncoder
+from streamseg.export.models.mit import MiTConfig
 from streamseg.export.tensorrt_graph import plugin_graph
 from streamseg.plugins.loader import find_library
 from streamseg.plugins.table import ATTENTION, DOMAIN
+from tests.export.mit_pair import encoder_pair
 from tests.export.tiny import FAMILIES, SIZE
 
 Array = NDArray[np.float32]
@@ -172,35 +172,11 @@ def test_softmax_that_others_read_stays_as_it_is() -> None:
     assert fused(model, "int8")[1] == 0
 
 
-class Coarsest(nn.Module):
-    """An encoder's last map."""
-
-    def __init__(self, encoder: MiTEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.encoder(pixels)[-1]
-        return found
-
-
 def test_encoder_with_fused_attention_is_transformers() -> None:
-    torch.manual_seed(0)
-    sizes = MiTConfig((8, 16, 40, 64), (1, 2, 1, 1), norm_eps=(1e-5, 1e-5))
-    ours = MiTEncoder(sizes)
-    config = SegformerConfig(
-        hidden_sizes=list(sizes.widths),
-        depths=list(sizes.depths),
-        num_attention_heads=list(sizes.heads),
-        sr_ratios=list(sizes.reductions),
-        mlp_ratios=list(sizes.mlp_ratios),
-    )
-    theirs = SegformerModel(config).requires_grad_(False).eval()
-    names = theirs.stages.state_dict()
-    theirs.stages.load_state_dict(dict(zip(names, ours.stages.state_dict().values(), strict=True)))
+    ours, theirs = encoder_pair(MiTConfig((8, 16, 40, 64), (1, 2, 1, 1), norm_eps=(1e-5, 1e-5)))
     image = torch.randn(1, 3, 72, 104)
     wanted = theirs(image).last_hidden_state.numpy()
-    model = trace_module(Coarsest(ours), [image], ["pixels"], ["map"])
+    model = trace_module(ours, [image], ["pixels"], ["map"])
     assert kinds(model)["Softmax"] == 5
     for precision, tolerance in TOLERANCE.items():
         made, count = fused(model, precision)
@@ -225,5 +201,5 @@ def test_graphs_for_tensorrt_and_the_web_refuse_fused_attention() -> None:
     made, _ = fused(traced(Attention(2, 3), 1, 4, 5)[0], "int8")
     with pytest.raises(ExportError, match="has no TensorRT plugin"):
         plugin_graph(made)
-    with pytest.raises(ExportError, match="the graph has fused layers"):
+    with pytest.raises(ExportError, match="the graph has fused operators"):
         split_graph(made)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerModel
 
 from streamseg.export.attention_strips import cut_attention, find_attention
 from streamseg.export.graph import trace_module
-from streamseg.export.models.mit import MiTConfig, MiTEncoder
+from streamseg.export.models.mit import MiTConfig
 from streamseg.export.precision import half_graph
 from streamseg.export.shaped_graph import ShapedGraph
+from tests.export.mit_pair import encoder_pair
 
 Array = NDArray[np.float32]
 FLOAT = TensorProto.FLOAT
@@ -149,18 +149,6 @@ def test_fused_attention_of_pytorch_is_cut_too() -> None:
     np.testing.assert_allclose(run(model, *(t.numpy() for t in tensors)), wanted, atol=1e-6)
 
 
-class Coarsest(nn.Module):
-    """An encoder's last map."""
-
-    def __init__(self, encoder: MiTEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.encoder(pixels)[-1]
-        return found
-
-
 @pytest.mark.parametrize(("size", "limit"), [((64, 96), 1 << 12), ((72, 104), 1 << 10)])
 def test_encoder_in_strips_is_transformers(
     size: tuple[int, int], limit: int, monkeypatch: pytest.MonkeyPatch
@@ -168,22 +156,9 @@ def test_encoder_in_strips_is_transformers(
     monkeypatch.setattr(
         "streamseg.export.graph.cut_attention", functools.partial(cut_attention, limit=limit)
     )
-    torch.manual_seed(0)
-    sizes = MiTConfig((8, 16, 40, 64), (1, 1, 1, 1), norm_eps=(1e-5, 1e-5))
-    ours = MiTEncoder(sizes)
-    config = SegformerConfig(
-        hidden_sizes=list(sizes.widths),
-        depths=list(sizes.depths),
-        num_attention_heads=list(sizes.heads),
-        sr_ratios=list(sizes.reductions),
-        mlp_ratios=list(sizes.mlp_ratios),
-    )
-    theirs = SegformerModel(config).requires_grad_(False)
-    names = theirs.stages.state_dict()
-    theirs.stages.load_state_dict(dict(zip(names, ours.stages.state_dict().values(), strict=True)))
-    theirs.train(False)
+    ours, theirs = encoder_pair(MiTConfig((8, 16, 40, 64), (1, 1, 1, 1), norm_eps=(1e-5, 1e-5)))
     image = torch.randn(1, 3, *size)
-    model = trace_module(Coarsest(ours), [image], ["pixels"], ["map"])
+    model = trace_module(ours, [image], ["pixels"], ["map"])
     assert kinds(model)["Split"] > 0
     assert kinds(model)["Softmax"] > 6
     wanted = theirs(image).last_hidden_state.numpy()

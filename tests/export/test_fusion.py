@@ -162,5 +162,5 @@ def test_graphs_for_tensorrt_and_the_web_refuse_fused_layers(plain: ModelProto) 
     fused = fuse_layers(plain, "bf16")
     with pytest.raises(ExportError, match="has no TensorRT plugin"):
         plugin_graph(fused)
-    with pytest.raises(ExportError, match="the graph has fused layers"):
+    with pytest.raises(ExportError, match="the graph has fused operators"):
         split_graph(fused)

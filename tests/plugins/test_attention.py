@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,6 @@ try:
     OPS = load()
 except PluginNotFound as reason:
     pytest.skip(str(reason), allow_module_level=True)
-
-
-@pytest.fixture(params=OPS.levels)
-def ops(request: pytest.FixtureRequest) -> Iterator[NativeOps]:
-    OPS.select_level(request.param)
-    yield OPS
-    OPS.select_level(None)
 
 
 def operands(size: tuple[int, ...], *, seed: int = 0, spread: float = 1.0) -> list[Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any
 
@@ -30,13 +29,6 @@ try:
     OPS = load()
 except PluginNotFound as reason:
     pytest.skip(str(reason), allow_module_level=True)
-
-
-@pytest.fixture(params=OPS.levels)
-def ops(request: pytest.FixtureRequest) -> Iterator[NativeOps]:
-    OPS.select_level(request.param)
-    yield OPS
-    OPS.select_level(None)
 
 
 def layer_inputs(

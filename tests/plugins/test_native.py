@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _ctypes
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,6 @@ try:
     OPS = load()
 except PluginNotFound as reason:
     pytest.skip(str(reason), allow_module_level=True)
-
-
-@pytest.fixture(params=OPS.levels)
-def ops(request: pytest.FixtureRequest) -> Iterator[NativeOps]:
-    OPS.select_level(request.param)
-    yield OPS
-    OPS.select_level(None)
 
 
 @st.composite
@@ -327,6 +320,11 @@ def test_steps_and_rates_of_any_size_decay_the_state(ops: NativeOps) -> None:
     gradients = ops.selective_scan_backward(inputs, *incoming, geometry=astuple(geometry))
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     assert np.abs(gradients[8][0, 0] - want).max() <= 4e-7
+
+
+def test_library_of_another_streamseg_is_refused() -> None:
+    with pytest.raises(PluginNotFound, match=r"another streamseg .*Build it again"):
+        NativeOps(Path(_ctypes.__file__))
 
 
 def test_nan_is_passed_on(ops: NativeOps) -> None:
