@@ -46,6 +46,7 @@ SEVERAL = {
     "export/test_reference_frames.py": "schedules of three networks",
     "export/test_rtx_builds.py": "every family through TensorRT-RTX",
     "export/test_triton_batches.py": "repositories of bundles for several streams a step",
+    "plugins/test_forced_levels.py": "every instruction set in both CPU runtimes",
     "plugins/test_lean_runtimes.py": "the library in real TensorRT runtimes",
     "plugins/test_ort.py": "ort_ops.cpp inside ONNX Runtime",
     "plugins/test_ort_cuda.py": "cuda/ort_ops.cpp on the CPU twin",
