@@ -5,19 +5,20 @@ r"""The cost of bf16 and int8 layers: labels, logits and state against float32 o
 Plays each clip, looped with the state kept, through ONNX Runtime in float32 and, beside it, through
 every other path; then scores every path on CamVid: mIoU on the test split, and consistency on the
 dense validation run. The INT8 encoder is calibrated on the training split.
-Writes benchmarks/results/layer_precision.{json,md}.
+Writes benchmarks/results/layer_precision.{json,md}. With ``--only`` the rows of other paths stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from bars import calibrate_on
-from measuring import describe_head, describe_machine, write_results
+from measuring import RESULTS, describe_commit, describe_head, describe_machine, write_results
 from precision import summarise
 
 from streamseg.evaluation.datasets import open_dataset
@@ -38,11 +39,17 @@ PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "ONNX Runtime, bf16 layers": ("bf16", ORT),
     "ONNX Runtime, int8 layers": ("int8-dynamic", ORT),
     "ONNX Runtime, INT8 encoder, int8 layers": ("int8", ORT),
+    "ONNX Runtime, INT8 encoder": ("int8-encoder", ORT),
+    "OpenVINO, float32, bf16 layers": ("bf16", OPENVINO),
     "OpenVINO, float32, int8 layers": ("int8-dynamic", OPENVINO),
     "OpenVINO, float32, INT8 encoder, int8 layers": ("int8", OPENVINO),
+    "OpenVINO, float32, INT8 encoder": ("int8-encoder", OPENVINO),
     "OpenVINO, bfloat16": ("fp32", BFLOAT16),
     "OpenVINO, bfloat16, bf16 layers": ("bf16", BFLOAT16),
+    "OpenVINO, bfloat16, int8 layers": ("int8-dynamic", BFLOAT16),
+    "OpenVINO, bfloat16, INT8 encoder, int8 layers": ("int8", BFLOAT16),
 }
+SETTINGS = ("checkpoint", "size", "frames")
 
 
 def export(arguments: argparse.Namespace, folder: Path) -> None:
@@ -56,7 +63,8 @@ def export(arguments: argparse.Namespace, folder: Path) -> None:
             bundles.export_bundle(
                 model, folder / precision, size=(height, width), logits=True, precision=precision
             )
-    calibrate_on(arguments.camvid / "train", folder / "int8-dynamic", folder / "int8")
+    for source, target in (("int8-dynamic", "int8"), ("fp32", "int8-encoder")):
+        calibrate_on(arguments.camvid / "train", folder / source, folder / target)
 
 
 def options(path: str, threads: int) -> SegmenterOptions:
@@ -91,6 +99,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         f"{describe_head(content['machine'])}. {content['checkpoint']} at {content['size']}, "
         f"against {REFERENCE}, state carried over {content['frames']} frames; clips are looped.",
+        *(f"Of commit {commit}: {paths}." for commit, paths in added_later(content).items()),
         "",
         "| path | clip | labels equal, mean | worst frame | last 100 | logits, max | rms | "
         "state error, worst tensor: median | worst frame | last frame | over the run |",
@@ -117,6 +126,55 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def added_later(content: dict[str, Any]) -> dict[str, str]:
+    """Paths that were measured at another commit than the head's, by commit."""
+    commits = {run["path"]: run["commit"] for run in content["drift"] if "commit" in run}
+    return {
+        commit: "; ".join(path for path in PATHS if commits.get(path) == commit)
+        for commit in dict.fromkeys(commits.values())
+        if commit != content["machine"]["commit"]
+    }
+
+
+def start_content(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The table to fill: empty, or with ``--only`` the one that exists, of the same settings."""
+    settings = (arguments.checkpoint.name, arguments.size, arguments.frames)
+    content = dict(zip(SETTINGS, settings, strict=True))
+    if not arguments.only:
+        return {
+            "machine": describe_machine(arguments.threads),
+            **content,
+            "drift": [],
+            "accuracy": {},
+        }
+    kept: dict[str, Any] = json.loads((RESULTS / "layer_precision.json").read_text())
+    found = {name: kept[name] for name in SETTINGS}
+    if found != content:
+        raise SystemExit(f"layer_precision.json holds {found}, not {content}; run without --only")
+    return kept
+
+
+def in_order(content: dict[str, Any]) -> dict[str, Any]:
+    """Rows in the order of ``PATHS``."""
+    order = list(PATHS)
+    accuracy = content["accuracy"]
+    content["drift"].sort(key=lambda run: order.index(run["path"]))
+    return {**content, "accuracy": {path: accuracy[path] for path in order if path in accuracy}}
+
+
+def measure(
+    path: str, folder: Path, arguments: argparse.Namespace, content: dict[str, Any]
+) -> None:
+    """Score a path and play the clips through it; its rows replace those of an earlier run."""
+    commit = describe_commit()
+    scores = score(path, folder, arguments.camvid, arguments.threads)
+    content["accuracy"][path] = {**scores, "commit": commit}
+    if path == REFERENCE:
+        return
+    runs = [{**drift(path, folder, clip, arguments), "commit": commit} for clip in arguments.clip]
+    content["drift"] = [run for run in content["drift"] if run["path"] != path] + runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -126,25 +184,16 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=list(PATHS), help="measure these paths")
     arguments = parser.parse_args()
+    content = start_content(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(arguments, folder)
-        others = [path for path in PATHS if path != REFERENCE]
-        content: dict[str, Any] = {
-            "machine": describe_machine(arguments.threads),
-            "checkpoint": arguments.checkpoint.name,
-            "size": arguments.size,
-            "frames": arguments.frames,
-            "drift": [],
-            "accuracy": {},
-        }
-        # Written after every path: all of them take an hour.
-        for path in PATHS:
-            content["accuracy"][path] = score(path, folder, arguments.camvid, arguments.threads)
-            write_results("layer_precision", content, table(content))
-        for path in others:
-            content["drift"] += [drift(path, folder, clip, arguments) for clip in arguments.clip]
+        # Written after every path: all of them take two hours.
+        for path in arguments.only or PATHS:
+            measure(path, folder, arguments, content)
+            content = in_order(content)
             write_results("layer_precision", content, table(content))
 
 

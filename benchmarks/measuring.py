@@ -47,7 +47,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         **({"board": board} if (board := board_state()) else {}),
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": describe_commit(),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
@@ -116,6 +116,11 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def describe_commit() -> str:
+    """The checkout's commit."""
+    return _git("rev-parse", "--short", "HEAD")
 
 
 def _git(*arguments: str) -> str:
