@@ -74,6 +74,12 @@ struct Blocks {
   // [channels, depth] to blocks of [depth, lanes]; lanes past the last channel hold 0.
   static void pack(const T* from, int64_t channels, int64_t depth, T scale, T* to) {
     for (int64_t c0 = 0; c0 < channels; c0 += W, to += depth * W) {
+      if (is_square(channels - c0, depth)) {
+        for (int64_t n = 0; n < depth; n += W) {
+          transpose(from + c0 * depth + n, depth, scale, to + n * W, W);
+        }
+        continue;
+      }
       for (int64_t lane = 0; lane < W; ++lane) {
         const T* row = from + (c0 + lane) * depth;
         for (int64_t n = 0; n < depth; ++n) {
@@ -85,10 +91,33 @@ struct Blocks {
 
   static void unpack(const T* from, int64_t channels, int64_t depth, T* to) {
     for (int64_t c0 = 0; c0 < channels; c0 += W, from += depth * W) {
+      if (is_square(channels - c0, depth)) {
+        for (int64_t n = 0; n < depth; n += W) {
+          transpose(from + n * W, W, T(1), to + c0 * depth + n, depth);
+        }
+        continue;
+      }
       for (int64_t lane = 0; lane < W && c0 + lane < channels; ++lane) {
         T* row = to + (c0 + lane) * depth;
         for (int64_t n = 0; n < depth; ++n) row[n] = from[n * W + lane];
       }
+    }
+  }
+
+  // Whether a block of channels is made of whole squares of registers.
+  static bool is_square(int64_t channels, int64_t depth) {
+    return V::kTransposes && channels >= W && depth % W == 0;
+  }
+
+  // One square; rows are `stride` apart.
+  static void transpose(const T* from, int64_t from_stride, T scale, T* to, int64_t to_stride) {
+    if constexpr (V::kTransposes) {
+      R x[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) x[i] = V::load(from + i * from_stride);
+      V::transpose(x);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) V::store(to + i * to_stride, V::mul(x[i], V::set(scale)));
     }
   }
 

@@ -15,6 +15,7 @@ struct Avx2Lanes {
   static constexpr int kGroup = 8;
   static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = true;
+  static constexpr bool kTransposes = false;
 
   static R set(T x) { return _mm256_set1_ps(x); }
   static R load(const T* p) { return _mm256_loadu_ps(p); }

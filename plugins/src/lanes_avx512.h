@@ -15,6 +15,7 @@ struct Avx512Lanes {
   static constexpr int kGroup = 16;
   static constexpr int kAbreast = 4;
   static constexpr bool kPermutes = true;
+  static constexpr bool kTransposes = true;
 
   static R set(T x) { return _mm512_set1_ps(x); }
   static R load(const T* p) { return _mm512_loadu_ps(p); }
@@ -31,6 +32,34 @@ struct Avx512Lanes {
   static R max(R a, R b) { return _mm512_max_ps(a, b); }
   static R abs(R x) { return _mm512_abs_ps(x); }
   static T sum(R x) { return _mm512_reduce_add_ps(x); }
+
+  // Sixteen rows of sixteen numbers, in place.
+  static void transpose(R (&x)[kLanes]) {
+    R y[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i += 2) {  // pairs of rows, element by element
+      y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+      y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i += 4) {  // four rows: x[i + j] has column j of every quarter
+      x[i] = low_pairs(y[i], y[i + 2]);
+      x[i + 1] = high_pairs(y[i], y[i + 2]);
+      x[i + 2] = low_pairs(y[i + 1], y[i + 3]);
+      x[i + 3] = high_pairs(y[i + 1], y[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {  // quarters
+      const R even0 = _mm512_shuffle_f32x4(x[j], x[4 + j], 0x88);
+      const R odd0 = _mm512_shuffle_f32x4(x[j], x[4 + j], 0xdd);
+      const R even1 = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0x88);
+      const R odd1 = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0xdd);
+      x[j] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+      x[4 + j] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+      x[8 + j] = _mm512_shuffle_f32x4(even0, even1, 0xdd);
+      x[12 + j] = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+    }
+  }
 
   static R gather(const T* p, const int32_t* index) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(index), p, 4);
@@ -115,6 +144,13 @@ struct Avx512Lanes {
   }
 
  private:
+  static R low_pairs(R a, R b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static R high_pairs(R a, R b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+
   // 1.5 * 2^19: adding it rounds to sixteenths and leaves their number n in the low bits.
   static constexpr float kMagic = 786432.0f;
 

@@ -15,6 +15,7 @@ struct NeonLanes {
   static constexpr int kGroup = 8;
   static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
+  static constexpr bool kTransposes = false;
 
   static R set(T x) { return vdupq_n_f32(x); }
   static R load(const T* p) { return vld1q_f32(p); }

@@ -20,6 +20,7 @@ struct ScalarLanes<float> {
   static constexpr int kGroup = 4;
   static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
+  static constexpr bool kTransposes = false;
 
   static R set(T x) { return x; }
   static R load(const T* p) { return *p; }
@@ -106,6 +107,7 @@ struct ScalarLanes<double> {
   static constexpr int kGroup = 4;
   static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
+  static constexpr bool kTransposes = false;
 
   static R set(T x) { return x; }
   static R load(const T* p) { return *p; }

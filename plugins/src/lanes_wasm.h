@@ -15,6 +15,7 @@ struct WasmLanes {
   static constexpr int kGroup = 8;
   static constexpr int kAbreast = 1;
   static constexpr bool kPermutes = false;
+  static constexpr bool kTransposes = false;
 
   static R set(T x) { return wasm_f32x4_splat(x); }
   static R load(const T* p) { return wasm_v128_load(p); }

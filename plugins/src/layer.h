@@ -13,6 +13,7 @@ namespace streamseg {
 enum class Precision : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt16 = 3 };
 
 constexpr float kNormEpsilon = 1e-5f;
+constexpr int64_t kLayerChunk = 80;  // tokens that a layer multiplies together
 
 struct LayerSizes {
   int64_t features;

@@ -1,4 +1,5 @@
-// One Mamba layer of one cell, from RMSNorm to the residual, in chunks of tokens that stay in cache.
+// One Mamba layer of consecutive cells, from RMSNorm to the residual, in chunks of tokens that stay in
+// cache.
 #pragma once
 
 #include "conv_kernel.h"
@@ -7,8 +8,6 @@
 
 namespace streamseg {
 namespace {
-
-constexpr int64_t kLayerChunk = 80;
 
 template <class V, class P>
 struct LayerKernel : Blocks<V> {
@@ -22,7 +21,7 @@ struct LayerKernel : Blocks<V> {
 
   struct Buffers {
     float* normed; // [features]
-    float* before; // [taps - 1, channels], the last rows of u of the previous chunk; then u
+    float* before; // [taps - 1, channels], rows of u before those of the chunk, of the cell at hand
     float* u;      // [chunk, channels]; later the scan's output
     float* conv;   // [chunk, channels]
     float* z;      // [chunk, channels]
@@ -33,14 +32,65 @@ struct LayerKernel : Blocks<V> {
     float* scale;  // [chunk]
     float* rows;   // activations of a product
     float* state;  // of the scan, packed
-    const float** sequence;  // rows of `before` and u
+    const float** sequence;  // rows of `before`, then the rows of u of one cell
     void* scan;
   };
 
-  // Where the rows of a chunk start on the map.
+  // Rows of a chunk that belong to one cell.
+  struct Part {
+    int64_t cell;
+    int64_t row;  // the first
+    int64_t tokens;
+    bool begins;  // with the cell's first token
+    bool ends;    // with its last
+  };
+
+  // Tokens that are multiplied together: a part of a large cell, or several small cells.
   struct Chunk {
     int64_t tokens;
-    int64_t at[kLayerChunk];
+    int64_t parts;
+    int64_t at[kLayerChunk];  // where the rows start on the map
+    Part part[kLayerChunk];
+  };
+
+  // Cuts the tokens of consecutive cells into chunks.
+  class Walk {
+   public:
+    Walk(const WindowGrid& grid, int64_t begin, int64_t end)
+        : grid_(grid), number_(begin), end_(end), cell_(grid.cell(begin)),
+          cursor_(cell_, grid.cols.extent), left_(cell_.tokens()) {}
+
+    // False if no tokens are left.
+    bool next(int64_t map, int64_t features, Chunk& chunk) {
+      chunk.tokens = 0;
+      chunk.parts = 0;
+      while (number_ < end_ && chunk.tokens < kLayerChunk) {
+        const int64_t room = kLayerChunk - chunk.tokens;
+        const int64_t taken = left_ < room ? left_ : room;
+        chunk.part[chunk.parts++] = {number_, chunk.tokens, taken, left_ == cell_.tokens(),
+                                     left_ == taken};
+        for (int64_t i = 0; i < taken; ++i) {
+          chunk.at[chunk.tokens++] = map + cursor_.next() * features;
+        }
+        left_ -= taken;
+        if (left_ == 0 && ++number_ < end_) open();
+      }
+      return chunk.tokens > 0;
+    }
+
+   private:
+    void open() {
+      cell_ = grid_.cell(number_);
+      cursor_ = TokenCursor(cell_, grid_.cols.extent);
+      left_ = cell_.tokens();
+    }
+
+    const WindowGrid& grid_;
+    int64_t number_;
+    int64_t end_;
+    Cell cell_;
+    TokenCursor cursor_;
+    int64_t left_;
   };
 
   // Size of one row of activations, for the product that needs most: their precisions differ.
@@ -63,7 +113,8 @@ struct LayerKernel : Blocks<V> {
       float** field;
       int64_t size;
     } arrays[] = {{&b.normed, widest},
-                  {&b.before, (s.taps - 1 + n) * s.channels},
+                  {&b.before, (s.taps - 1) * s.channels},
+                  {&b.u, n * s.channels},
                   {&b.conv, n * s.channels},
                   {&b.z, n * s.channels},
                   {&b.dt, n * widest},
@@ -80,9 +131,8 @@ struct LayerKernel : Blocks<V> {
         static_cast<char*>(scratch.reserve(bytes + pointers + Scan::buffer_bytes(s.channels)));
     Arrays<float> taken(memory);
     for (const auto& array : arrays) *array.field = taken.take(array.size);
-    b.u = b.before + (s.taps - 1) * s.channels;
     b.sequence = reinterpret_cast<const float**>(memory + bytes);
-    for (int64_t i = 0; i < s.taps - 1 + n; ++i) b.sequence[i] = b.before + i * s.channels;
+    for (int64_t i = 0; i < s.taps - 1; ++i) b.sequence[i] = b.before + i * s.channels;
     b.scan = memory + bytes + pointers;
     return b;
   }
@@ -112,40 +162,83 @@ struct LayerKernel : Blocks<V> {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
 
-  static void load_state(const PackedLayer& l, const float* conv, const float* scan, Buffers& b) {
-    const LayerSizes& s = l.sizes;
-    for (int64_t c = 0; c < s.channels; ++c) {
-      for (int64_t k = 0; k < s.taps - 1; ++k) b.before[k * s.channels + c] = *conv++;
+  // [channels, depth] and its transpose.
+  template <int Depth>
+  static void split(const float* from, int64_t channels, int64_t depth, float* to) {
+    const int64_t number = Depth > 0 ? Depth : depth;
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t k = 0; k < number; ++k) to[k * channels + c] = from[c * number + k];
     }
-    Scan::pack(scan, s.channels, s.states, 1.0f, b.state);
   }
 
-  static void store_state(const PackedLayer& l, const Buffers& b, float* conv, float* scan) {
-    const LayerSizes& s = l.sizes;
-    for (int64_t c = 0; c < s.channels; ++c) {
-      for (int64_t k = 0; k < s.taps - 1; ++k) *conv++ = b.before[k * s.channels + c];
+  template <int Depth>
+  static void join(const float* const* rows, int64_t channels, int64_t depth, float* to) {
+    const int64_t number = Depth > 0 ? Depth : depth;
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t k = 0; k < number; ++k) to[c * number + k] = rows[k][c];
     }
-    Scan::unpack(b.state, s.channels, s.states, scan);
   }
 
-  // The products, convolution and scan of a chunk, as a map of one column; the result is in `dt`.
-  static void run_chunk(const PackedLayer& l, const float* x, const Chunk& chunk, Buffers& b) {
+  // The convolution of one cell's rows; `state` and `next` are the cell's.
+  static void convolve(const PackedLayer& l, const Part& part, const float* state, float* next,
+                       Buffers& b) {
+    const LayerSizes& s = l.sizes;
+    const int64_t history = s.taps - 1;
+    const int64_t at = part.row * s.channels;
+    if (part.begins) {
+      (history == 3 ? split<3> : split<0>)(state, s.channels, history, b.before);
+    }
+    for (int64_t t = 0; t < part.tokens; ++t) b.sequence[history + t] = b.u + at + t * s.channels;
+    const Item whole{0, 0, 0, s.channels};
+    Conv::convolve_cell({column(part.tokens), 1, s.channels, s.taps, nullptr, nullptr,
+                         l.weights.conv_bias, nullptr, b.conv + at, nullptr},
+                        whole, {part.tokens, b.sequence, l.weights.conv_weight, nullptr});
+    const float* const* last = b.sequence + part.tokens;
+    if (part.ends) {
+      (history == 3 ? join<3> : join<0>)(last, s.channels, history, next);
+    } else {
+      for (int64_t k = 0; k < history; ++k) copy(last[k], s.channels, b.before + k * s.channels);
+    }
+  }
+
+  // The scan of one cell's rows, into `u`.
+  static void scan(const PackedLayer& l, const Part& part, const float* state, float* next,
+                   typename Scan::Chunk& chunk, Buffers& b) {
+    const LayerSizes& s = l.sizes;
+    const int64_t at = part.row * s.channels;
+    const int64_t row = part.row * s.states;
+    if (part.begins) Scan::pack(state, s.channels, s.states, 1.0f, b.state);
+    Scan::scan_cell({column(part.tokens), 1, s.channels, s.states, b.conv + at, b.dt + at,
+                     l.weights.dt_bias, l.weights.A, b.B + row, b.C + row, l.weights.skip, b.z + at,
+                     nullptr, b.u + at, nullptr, l.decay},
+                    {0, 0, 0, s.channels}, b.state, chunk);
+    if (part.ends) Scan::unpack(b.state, s.channels, s.states, next);
+  }
+
+  // Tokens as a map of one column.
+  static WindowGrid column(int64_t count) {
+    const auto tokens = static_cast<int32_t>(count);
+    return {{tokens, tokens, 0}, {1, 1, 0}};
+  }
+
+  // What the layer adds to the tokens of a chunk, into `dt`. `place` is the number of the batch row's
+  // first cell.
+  static void run_chunk(const LayerProblem& p, int64_t place, const Chunk& chunk,
+                        typename Scan::Chunk& steps, Buffers& b) {
+    const PackedLayer& l = *p.layer;
     const LayerSizes& s = l.sizes;
     const int64_t n = chunk.tokens;
     const int64_t words = P::row_words(s.features, l.u_proj.precision);
     for (int64_t t = 0; t < n; ++t) {
-      normalise(x + chunk.at[t], l.weights.norm, s.features, b.normed);
+      normalise(p.x + chunk.at[t], l.weights.norm, s.features, b.normed);
       b.scale[t] = P::convert(b.normed, s.features, l.u_proj.precision, b.rows + t * words);
     }
     P::multiply(b.rows, b.scale, n, l.u_proj, b.u, s.channels);
     P::multiply(b.rows, b.scale, n, l.z_proj, b.z, s.channels);
-    const auto tokens = static_cast<int32_t>(n);
-    const WindowGrid column{{tokens, tokens, 0}, {1, 1, 0}};
-    const Item whole{0, 0, 0, s.channels};
-    Conv::convolve_cell({column, 1, s.channels, s.taps, nullptr, nullptr, l.weights.conv_bias, nullptr,
-                         b.conv, nullptr},
-                        whole, {n, b.sequence, l.weights.conv_weight, nullptr});
-    copy(b.before + n * s.channels, (s.taps - 1) * s.channels, b.before);
+    for (int64_t i = 0; i < chunk.parts; ++i) {
+      const int64_t at = (place + chunk.part[i].cell) * s.channels * (s.taps - 1);
+      convolve(l, chunk.part[i], p.conv_state + at, p.next_conv_state + at, b);
+    }
     convert(b.conv, s.channels, n, l.x_proj, b);
     P::multiply(b.rows, b.scale, n, l.x_proj, b.low, s.projections());
     for (int64_t t = 0; t < n; ++t) {
@@ -155,29 +248,25 @@ struct LayerKernel : Blocks<V> {
     }
     convert(b.low, s.projections(), n, l.dt_proj, b);
     P::multiply(b.rows, b.scale, n, l.dt_proj, b.dt, s.channels);
-    Scan::scan_cell({column, 1, s.channels, s.states, b.conv, b.dt, l.weights.dt_bias, l.weights.A, b.B,
-                     b.C, l.weights.skip, b.z, nullptr, b.u, nullptr, l.decay},
-                    whole, b.state, b.scan);
+    for (int64_t i = 0; i < chunk.parts; ++i) {
+      const int64_t at = (place + chunk.part[i].cell) * s.channels * s.states;
+      scan(l, chunk.part[i], p.scan_state + at, p.next_scan_state + at, steps, b);
+    }
     convert(b.u, s.channels, n, l.out_proj, b);
     P::multiply(b.rows, b.scale, n, l.out_proj, b.dt, s.features);
   }
 
+  // Cells [begin, end).
   static void run(const LayerProblem& p, const Item& item, Scratch& scratch) {
     const PackedLayer& l = *p.layer;
     const LayerSizes& s = l.sizes;
     Buffers b = open(l, scratch);
-    const Cell cell = p.grid.cell(item.cell);
-    const int64_t place = item.batch * p.grid.cells() + item.cell;
-    const int64_t conv_at = place * s.channels * (s.taps - 1);
-    const int64_t scan_at = place * s.channels * s.states;
+    typename Scan::Chunk steps = Scan::open_buffers(l.decay, s.channels, s.states, b.scan);
     const int64_t map = item.batch * p.grid.tokens() * s.features;
-    TokenCursor cursor(cell, p.grid.cols.extent);
-    load_state(l, p.conv_state + conv_at, p.scan_state + scan_at, b);
+    Walk walk(p.grid, item.begin, item.end);
     Chunk chunk;
-    for (int64_t left = cell.tokens(); left > 0; left -= chunk.tokens) {
-      chunk.tokens = left < kLayerChunk ? left : kLayerChunk;
-      for (int64_t i = 0; i < chunk.tokens; ++i) chunk.at[i] = map + cursor.next() * s.features;
-      run_chunk(l, p.x, chunk, b);
+    while (walk.next(map, s.features, chunk)) {
+      run_chunk(p, item.batch * p.grid.cells(), chunk, steps, b);
       for (int64_t i = 0; i < chunk.tokens; ++i) {
         const float* x = p.x + chunk.at[i];
         float* y = p.y + chunk.at[i];
@@ -188,7 +277,6 @@ struct LayerKernel : Blocks<V> {
         }
       }
     }
-    store_state(l, b, p.next_conv_state + conv_at, p.next_scan_state + scan_at);
   }
 };
 

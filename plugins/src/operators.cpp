@@ -87,6 +87,30 @@ std::vector<Item> cell_items(const WindowGrid& grid, int64_t batch, int64_t chan
   return items;
 }
 
+// Consecutive cells with up to `most` tokens together, largest first; a larger cell is alone.
+std::vector<Item> group_items(const WindowGrid& grid, int64_t batch, int64_t most) {
+  struct Group {
+    int64_t tokens;
+    Item item;
+  };
+  std::vector<Group> groups;
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t cell = 0; cell < grid.cells(); ++cell) {
+      const int64_t tokens = grid.cell(cell).tokens();
+      if (cell == 0 || groups.back().tokens + tokens > most) {
+        groups.push_back({0, {b, 0, cell, cell}});
+      }
+      groups.back().tokens += tokens;
+      groups.back().item.end = cell + 1;
+    }
+  }
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const Group& a, const Group& b) { return a.tokens > b.tokens; });
+  std::vector<Item> items;
+  for (const Group& group : groups) items.push_back(group.item);
+  return items;
+}
+
 // Blocks of tokens of all heads.
 std::vector<Item> head_items(const AttentionProblem& p, int64_t tokens, int64_t block) {
   std::vector<Item> items;
@@ -291,9 +315,9 @@ Packed LayerPack::pack(const float* weight, int64_t depth, int64_t columns, Prec
 void windowed_mamba_layer(LayerProblem p, const LayerPack& pack, const Executor& executor) {
   p.layer = &pack.layer();
   const auto& table = pack.kernels();
-  run_items(cell_items(p.grid, p.batch, 1, 1), executor, [&](const Item& item) {
-    table.layer(p, item, thread_scratch());
-  });
+  const int64_t share = p.batch * p.grid.tokens() / (4 * executor.width());
+  run_items(group_items(p.grid, p.batch, std::min(kLayerChunk, share)), executor,
+            [&](const Item& item) { table.layer(p, item, thread_scratch()); });
 }
 
 AttentionProblem attention_problem(const Sizes& sizes, int64_t heads, Precision precision) {

@@ -87,8 +87,8 @@ struct ArgmaxProblem {
   const float* fraction;
 };
 
-// A piece of work: channels [begin, end) of one cell, rows [begin, end) of one image, or tokens
-// [begin, end) of one head, whose number is `cell`.
+// A piece of work: channels [begin, end) of one cell, cells [begin, end) of a layer, rows [begin, end)
+// of one image, or tokens [begin, end) of one head, whose number is `cell`.
 struct Item {
   int64_t batch;
   int64_t cell;

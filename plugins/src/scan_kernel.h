@@ -175,25 +175,30 @@ struct ScanKernel : Blocks<V> {
     return blocks(channels) * W * states;
   }
 
-  // The tokens of a cell, from and to its packed state.
-  static void scan_cell(const ScanProblem<T>& p, const Item& item, T* state, void* buffers) {
-    const int64_t count = item.end - item.begin;
-    const Cell cell = p.grid.cell(item.cell);
-    Arrays<T> arrays(buffers);
+  // A chunk's buffers, in memory of `buffer_bytes`, and the steepest rates of these channels.
+  static Chunk open_buffers(const T* decay, int64_t channels, int64_t states, void* memory) {
+    Arrays<T> arrays(memory);
     Chunk chunk;
-    chunk.stride = blocks(count) * W;
+    chunk.stride = blocks(channels) * W;
     chunk.dt = arrays.take(kChunk * chunk.stride);
     chunk.input = arrays.take(kChunk * chunk.stride);
     chunk.sum = arrays.take(kChunk * chunk.stride);
     chunk.steepest = arrays.take(chunk.stride);
-    const T* decay = p.decay + item.begin * p.states;
-    for (int64_t c = 0; c < count; c += W) {
+    for (int64_t c = 0; c < channels; c += W) {
       R rate = V::set(0);
-      for (int64_t n = 0; n < p.states; ++n) {
-        rate = V::max(rate, V::abs(V::load(decay + (c * p.states + n * W))));
+      for (int64_t n = 0; n < states; ++n) {
+        rate = V::max(rate, V::abs(V::load(decay + (c * states + n * W))));
       }
       V::store(chunk.steepest + c, rate);
     }
+    return chunk;
+  }
+
+  // The tokens of a cell, from and to its packed state.
+  static void scan_cell(const ScanProblem<T>& p, const Item& item, T* state, Chunk& chunk) {
+    const int64_t count = item.end - item.begin;
+    const Cell cell = p.grid.cell(item.cell);
+    const T* decay = p.decay + item.begin * p.states;
     TokenCursor cursor(cell, p.grid.cols.extent);
     const int64_t length = cell.tokens();
     for (int64_t t = 0; t < length; t += kChunk) {
@@ -219,7 +224,8 @@ struct ScanKernel : Blocks<V> {
     T* state = reinterpret_cast<T*>(memory + bytes);
     const int64_t offset = state_offset(p, item) * p.states;
     pack(p.state + offset, count, p.states, T(1), state);
-    scan_cell(p, item, state, memory);
+    Chunk chunk = open_buffers(p.decay + item.begin * p.states, count, p.states, memory);
+    scan_cell(p, item, state, chunk);
     unpack(state, count, p.states, p.next_state + offset);
   }
 };

@@ -22,6 +22,7 @@ TOLERANCE = {"fp32": (2e-6, 2e-6), "bf16": (6e-3, 1e-2), "int8": (4e-2, 4e-2)}
 GEOMETRIES = (
     WindowGeometry(7, 9, 3, 4, 1, 2),
     WindowGeometry(13, 12, 12, 11, 0, 0),  # cells of more than one chunk
+    WindowGeometry(15, 22, 2, 2, 1, 1),  # many cells to a chunk, of one to four tokens
     WindowGeometry(1, 1, 1, 1, 0, 0),
 )
 SIZES = {"small": (21, 37, 5, 3), "whole": (96, 192, 16, 6)}  # features, channels, states, rank
@@ -131,6 +132,23 @@ def test_threads_do_not_change_the_result(ops: NativeOps, precision: str) -> Non
     inputs = layer_inputs(geometry, SIZES["small"])
     one, three = (run(ops, inputs, geometry, precision, threads) for threads in (1, 3))
     assert all(np.array_equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_small_cells_are_computed_as_if_alone(ops: NativeOps, precision: str) -> None:
+    """They are multiplied together; a cell that is not finite leaves the others as they were."""
+    geometry, alone = WindowGeometry(8, 12, 2, 2, 0, 0), WindowGeometry(2, 2, 2, 2, 0, 0)
+    inputs = layer_inputs(geometry, SIZES["small"])
+    inputs[0][:, 0, 3] = np.nan
+    whole = run(ops, inputs, geometry, precision)
+    for cell in range(1, geometry.cells):
+        top, left = 2 * (cell // 6), 2 * (cell % 6)
+        tokens = [row * 12 + column for row in (top, top + 1) for column in (left, left + 1)]
+        ours = [inputs[0][:, tokens], *inputs[1:12], inputs[12][:, [cell]], inputs[13][:, [cell]]]
+        y, conv, scan = run(ops, ours, alone, precision)
+        assert np.array_equal(whole[0][:, tokens], y)
+        assert np.array_equal(whole[1][:, [cell]], conv)
+        assert np.array_equal(whole[2][:, [cell]], scan)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
