@@ -1,24 +1,72 @@
-"""Whether OpenVINO multiplies faster in bfloat16 than in float32: measured once, then remembered.
+"""Whether OpenVINO is faster in bfloat16 than in float32: measured once, then remembered.
 
 A processor that has bfloat16 products need not be faster with them: cores with AVX512_BF16 take
-from 0.4 to 1.9 times as long as in float32, and those with AMX a fraction.
+from 0.4 to 1.9 times as long as in float32, and those with AMX a fraction. A product of each
+decides for a bundle that multiplies in floating point. Where most products are INT8, the maps
+between them weigh more, which bfloat16 halves: steps of the bundle itself decide.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from streamseg.runtime.backends import choices
+from streamseg.runtime.backends.interface import BackendOptions, Executable
+from streamseg.runtime.backends.step_times import Measurement, measure
+from streamseg.runtime.bundle.bundle import Bundle
 
 PRECISIONS = ("f32", "bf16")
+OPTIONS = ("fp32", "bf16")
 ROWS, DEPTH, COLUMNS = 1024, 512, 512
 ROUNDS = 7
 WARM_UP = 2
+
+
+def compare_products(core: Any, threads: int | None) -> tuple[bool, str]:
+    """Whether this processor multiplies faster in bfloat16, and the words for it."""
+    times = product_times(core, threads)
+    gain = times["f32"] / times["bf16"]
+    factor = f"{gain:.1f} times as fast" if gain > 1 else f"{1 / gain:.1f} times as slowly"
+    return gain > 1, f"the processor multiplies bfloat16 {factor}"
+
+
+def compare_steps(
+    bundle: Bundle, options: BackendOptions, load: Callable[[Bundle, BackendOptions], Executable]
+) -> tuple[bool, str]:
+    """Whether steps of this bundle are faster in bfloat16, and the words for it.
+
+    Args:
+        bundle: what runs.
+        options: how it is opened; the precision is ignored.
+        load: loads it with a precision that is named.
+    """
+    version = importlib.import_module("openvino").__version__
+    facts = ["precision", bundle.identity, version, str(options.native), str(options.library)]
+    place = choices.place_of([*facts, str(options.threads), str(options.parallel)])
+    kept = choices.recall(place, OPTIONS)
+    found = _measure_steps(bundle, options, load) if kept is None else Measurement(kept)
+    if kept is None:
+        choices.remember(place, found.medians)
+    return found.fastest == "bf16", f"chosen by measurement: {found.describe()}"
+
+
+def _measure_steps(
+    bundle: Bundle, options: BackendOptions, load: Callable[[Bundle, BackendOptions], Executable]
+) -> Measurement:
+    loaded: dict[str, Executable] = {}
+    try:
+        for name in OPTIONS:
+            loaded[name] = load(bundle, replace(options, precision=name))
+        return measure(loaded, bundle.manifest)
+    finally:
+        for executable in loaded.values():
+            executable.close()
 
 
 def product_times(core: Any, threads: int | None) -> Mapping[str, float]:
@@ -32,12 +80,12 @@ def product_times(core: Any, threads: int | None) -> Mapping[str, float]:
     place = choices.place_of(["products", str(version), str(threads)])
     known = choices.recall(place, PRECISIONS)
     if known is None:
-        known = _measure(core, threads)
+        known = _measure_products(core, threads)
         choices.remember(place, known)
     return known
 
 
-def _measure(core: Any, threads: int | None) -> dict[str, float]:
+def _measure_products(core: Any, threads: int | None) -> dict[str, float]:
     """The shortest of some rounds: other work on the machine only makes one longer."""
     requests = {name: _product(core, name, threads) for name in PRECISIONS}
     times: dict[str, list[float]] = {name: [] for name in PRECISIONS}

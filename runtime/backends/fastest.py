@@ -5,48 +5,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
-
-import numpy as np
 
 from streamseg.errors import BackendError, StreamsegError
 from streamseg.installation import install_command
 from streamseg.runtime.backends import choices
-from streamseg.runtime.backends.interface import BackendOptions, Executable, plan_step
+from streamseg.runtime.backends.interface import BackendOptions, Executable
 from streamseg.runtime.backends.onnxruntime import load_onnxruntime
 from streamseg.runtime.backends.openvino import load_openvino
+from streamseg.runtime.backends.step_times import Measurement, measure
 from streamseg.runtime.bundle.bundle import Bundle
-from streamseg.runtime.bundle.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-# Steps of one backend: enough to tell which is faster, few enough not to be noticed.
-ROUNDS = 7
-WARM_UP = 2
-SECONDS = 4.0
 _LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino}
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Median milliseconds of a step of each backend."""
-
-    medians: Mapping[str, float]
-
-    @property
-    def fastest(self) -> str:
-        """Name of the backend with the smallest median."""
-        return min(self.medians, key=lambda name: self.medians[name])
-
-    def describe(self) -> str:
-        """``openvino 25.3 ms a step, onnxruntime 40.1``."""
-        order = sorted(self.medians, key=lambda name: self.medians[name])
-        first, *others = (f"{name} {self.medians[name]:.1f}" for name in order)
-        return ", ".join([f"{first} ms a step", *others])
 
 
 def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
@@ -110,33 +83,6 @@ def _named(executable: Executable, found: Measurement) -> Executable:
     executable.description += f"; chosen by measurement: {found.describe()}"
     logger.info("chosen by measurement: %s", found.describe())
     return executable
-
-
-def measure(executables: Mapping[str, Executable], manifest: Manifest) -> Measurement:
-    """Time steps of several backends in turn, on noise and scratch state.
-
-    Args:
-        executables: by name; each gets a lane that is closed in the end.
-        manifest: of the bundle that all have loaded.
-    """
-    lanes = {name: executable.new_lane() for name, executable in executables.items()}
-    noise = np.random.default_rng(0).integers(0, 256, manifest.frame.shape[1:], dtype=np.uint8)
-    times: dict[str, list[float]] = {name: [] for name in lanes}
-    end = time.monotonic() + SECONDS
-    try:
-        for step in range(WARM_UP + ROUNDS):
-            for name, lane in lanes.items():
-                lane.frame[...] = noise
-                start = time.perf_counter()
-                lane.start(plan_step(manifest, step))
-                lane.finish()
-                times[name].append((time.perf_counter() - start) * 1e3)
-            if step > WARM_UP and time.monotonic() > end:
-                break
-    finally:
-        for lane in lanes.values():
-            lane.close()
-    return Measurement({name: median(taken[WARM_UP:]) for name, taken in times.items()})
 
 
 def _record_of(bundle: Bundle, options: BackendOptions) -> Path:

@@ -87,7 +87,7 @@ class BackendOptions:
         engine: TensorRT engine file, or folder of them; ``None`` searches the cache.
         device: OpenVINO's name of a device, such as ``CPU`` or ``GPU.1``; ``None``: the CPU.
         precision: OpenVINO's arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bfloat16 where
-            the processor multiplies it. ``None``: ``auto`` with the backend ``openvino``, ``fp32``
+            it is measured to be faster. ``None``: ``auto`` with the backend ``openvino``, ``fp32``
             where the backend is chosen.
         parallel: steps of different streams that run at once, each on ``threads`` threads; only
             on the CPU. ``None``: one.

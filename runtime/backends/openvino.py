@@ -11,7 +11,7 @@ import functools
 import importlib
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from streamseg.counting import count_of
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.installation import install_command, package_command
 from streamseg.plugins.loader import find_openvino_library
-from streamseg.runtime.backends.bfloat16 import product_times
+from streamseg.runtime.backends.bfloat16 import compare_products, compare_steps
 from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
 from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
@@ -111,7 +111,7 @@ def load_openvino(bundle: Bundle, options: BackendOptions) -> Executable:
         PluginNotFound: ``native=True`` and there is no extension for this OpenVINO.
     """
     cautions: list[str] = []
-    setup = set_up(options, cautions.append)
+    setup = set_up(options, cautions.append, bundle)
     compiled = {}
     for name, content in bundle.graphs.items():
         compiled[name] = _load_graph(setup, name, content, bundle)
@@ -151,12 +151,13 @@ def shared_core(library: Path | None = None) -> Any:
     return core
 
 
-def set_up(options: BackendOptions, report: Callable[[str], None]) -> OpenVinoSetup:
+def set_up(options: BackendOptions, report: Callable[[str], None], bundle: Bundle) -> OpenVinoSetup:
     """Set OpenVINO up: device, extension, precision, threads.
 
     Args:
         options: how to load.
         report: gets the reason where the lowering runs for want of the extension.
+        bundle: what will run; the precision may depend on it.
     """
     runtime = import_openvino()
     require_threads(options)
@@ -164,9 +165,13 @@ def set_up(options: BackendOptions, report: Callable[[str], None]) -> OpenVinoSe
     library = _find_extension(runtime, device, options, report)
     core = shared_core(library)
     _require_device(core, device)
-    precision, reason = choose_precision(
-        core, device, options.precision, lambda: product_times(core, options.threads)
-    )
+
+    def compare() -> tuple[bool, str]:
+        if "int8" in bundle.manifest.precision_name:
+            return compare_steps(bundle, options, load_openvino)
+        return compare_products(core, options.threads)
+
+    precision, reason = choose_precision(core, device, options.precision, compare)
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if precision:
         config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
@@ -183,7 +188,7 @@ def set_up(options: BackendOptions, report: Callable[[str], None]) -> OpenVinoSe
 
 
 def choose_precision(
-    core: Any, device: str, wish: str | None, times: Callable[[], Mapping[str, float]]
+    core: Any, device: str, wish: str | None, compare: Callable[[], tuple[bool, str]]
 ) -> tuple[str, str]:
     """The precision to ask OpenVINO for, and why: a wish needs no reason.
 
@@ -194,7 +199,7 @@ def choose_precision(
         core: OpenVINO's.
         device: OpenVINO's name of it.
         wish: the option's value.
-        times: measures a product in ``f32`` and ``bf16``; called only where that decides.
+        compare: whether bfloat16 is faster, and the reason; called only where that decides.
     """
     wish = wish or "auto"
     if wish not in OPENVINO_PRECISIONS:
@@ -204,13 +209,15 @@ def choose_precision(
         return wish, ""
     if device != "CPU":
         return "", "the device's default"
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if not multiplies_bfloat16(core):
         return "fp32", "the processor does not multiply bfloat16"
-    measured = times()
-    gain = measured["f32"] / measured["bf16"]
-    if gain > 1:
-        return "bf16", f"the processor multiplies bfloat16 {gain:.1f} times as fast"
-    return "fp32", f"the processor multiplies bfloat16 {1 / gain:.1f} times as slowly"
+    faster, reason = compare()
+    return "bf16" if faster else "fp32", reason
+
+
+def multiplies_bfloat16(core: Any) -> bool:
+    """Whether OpenVINO's CPU has bfloat16 products."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
@@ -294,7 +301,7 @@ def build_openvino(bundle: Bundle, options: BackendOptions) -> list[Path]:
     Raises:
         BackendError: as for ``load_openvino``; or a file cannot be written.
     """
-    setup = set_up(options, logger.warning)
+    setup = set_up(options, logger.warning, bundle)
     paths = []
     for name, content in bundle.graphs.items():
         compiled = _compile_named(setup, name, content, bundle)

@@ -216,14 +216,16 @@ def _openvino() -> Finding:
         runtime = backend.import_openvino()
         core = backend.shared_core()
         devices = ", ".join(core.available_devices)
-        precision = backend.choose_precision(
-            core, "CPU", "auto", lambda: products.product_times(core, None)
+        precision, why = backend.choose_precision(
+            core, "CPU", "auto", lambda: products.compare_products(core, None)
         )
+        if backend.multiplies_bfloat16(core):
+            why += "; for INT8 bundles their own steps decide"
     except (BackendError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         return Finding("OpenVINO", False, reason, install_command("openvino"))
     version = backend.release_of(runtime)
-    return Finding("OpenVINO", True, f"{version} ({devices}); auto is {': '.join(precision)}")
+    return Finding("OpenVINO", True, f"{version} ({devices}); auto is {precision}: {why}")
 
 
 def _openvino_extension() -> Finding:

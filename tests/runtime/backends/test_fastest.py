@@ -12,7 +12,7 @@ import pytest
 
 from streamseg.errors import BackendError, PluginNotFound
 from streamseg.runtime.backends import CPU_BACKEND, fastest
-from streamseg.runtime.backends.fastest import Measurement
+from streamseg.runtime.backends.step_times import Measurement
 from streamseg.runtime.stream import Stream, open_stream
 from tests.conftest import NO_OPENVINO
 from tests.runtime.toy import write_toy_bundle
@@ -142,9 +142,3 @@ def test_missing_kernels_are_reported_for_the_chosen_backend_alone(
         assert stream.execution.startswith(chosen)
     reported = [line for line in caplog.messages if "no kernels for OpenVINO" in line]
     assert len(reported) == (chosen == "openvino")
-
-
-def test_medians_are_listed_fastest_first() -> None:
-    found = Measurement({"onnxruntime": 40.12, "openvino": 25.3})
-    assert found.fastest == "openvino"
-    assert found.describe() == "openvino 25.3 ms a step, onnxruntime 40.1"

@@ -15,14 +15,11 @@ import pytest
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins import loader
 from streamseg.runtime.backends import BackendOptions, compiled_files, load_executable
-from streamseg.runtime.backends.bfloat16 import product_times
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.openvino import (
     build_openvino,
-    choose_precision,
     import_openvino,
     release_of,
-    shared_core,
 )
 from streamseg.runtime.bundle.bundle import read_bundle
 from streamseg.runtime.stream import open_stream
@@ -36,52 +33,6 @@ pytestmark = NO_OPENVINO
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return write_toy_bundle(tmp_path / "toy")
-
-
-class Processor:
-    """A core that says what its CPU can."""
-
-    def __init__(self, *capabilities: str) -> None:
-        self._capabilities = list(capabilities)
-
-    def get_property(self, device: str, name: str) -> list[str]:
-        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
-        return self._capabilities
-
-
-def chosen(core: Processor, device: str, wish: str | None, bf16: float = 1.0) -> tuple[str, str]:
-    return choose_precision(core, device, wish, lambda: {"f32": 2.0, "bf16": bf16})
-
-
-def test_auto_takes_bfloat16_only_where_the_processor_has_it_and_is_faster() -> None:
-    assert chosen(Processor("FP32", "BF16"), "CPU", None) == (
-        "bf16",
-        "the processor multiplies bfloat16 2.0 times as fast",
-    )
-    assert chosen(Processor("FP32", "BF16"), "CPU", None, bf16=4.0) == (
-        "fp32",
-        "the processor multiplies bfloat16 2.0 times as slowly",
-    )
-    assert chosen(Processor("FP32"), "CPU", "auto")[0] == "fp32"
-    assert chosen(Processor("BF16"), "CPU", "fp32", bf16=0.1) == ("fp32", "")
-    assert chosen(Processor(), "GPU", "auto")[0] == ""
-    with pytest.raises(BackendError, match="precision is 'int8', expected one of: auto, fp32"):
-        chosen(Processor(), "CPU", "int8")
-
-
-def test_products_are_measured_once_and_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = product_times(shared_core(), 1)
-    assert set(first) == {"f32", "bf16"}
-    assert all(value > 0 for value in first.values())
-    (record,) = (tmp_path / "streamseg/choices").iterdir()
-    assert product_times(shared_core(), 1) == first
-    record.write_text('{"f32": 1, "bf16": 3}')
-    assert product_times(shared_core(), 1) == {"f32": 1.0, "bf16": 3.0}
-    record.write_text("[" * 100_000)
-    assert set(product_times(shared_core(), 1)) == {"f32", "bf16"}
 
 
 SIGNAL_AFTER_STREAMS = """
