@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.summary import write_summary
 
 ROOT = Path(__file__).resolve().parent.parent
 # Which backend is faster depends on the hour; tests of the choice take this away.
 os.environ.setdefault("STREAMSEG_CPU_BACKEND", "onnxruntime")
+# Generated inputs take longer on a busy machine, which is no fault of theirs.
+settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy machine")
 SHARED = Path(os.environ.get("STREAMSEG_SHARED", ROOT.parent / "shared"))
 
 MAMBA = ROOT / "build/mamba_ssm/mamba_ssm"

@@ -17,7 +17,7 @@ def fill(values: np.ndarray, parts: int = 1) -> Histogram:
     return histogram
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.floats(1e-3, 1e4))
 def test_stream_of_parts_equals_numpy_on_all_at_once(seed, parts, scale):
     values = np.random.default_rng(seed).standard_normal(500).astype(np.float32) * scale

@@ -96,7 +96,7 @@ def labelled_clips(draw):
     return clips, classes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(labelled_clips(), st.booleans())
 def test_metrics_agree_with_brute_force(clips_and_classes, vspw_script):
     clips, classes = clips_and_classes
@@ -180,7 +180,7 @@ def test_no_window_reaches_over_a_clip_border_or_an_unlabelled_frame():
     assert (got.frames, got.labelled_frames) == (17, 16)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(labelled_clips(), st.randoms(use_true_random=False))
 def test_renaming_classes_permutes_iou_and_keeps_the_rest(clips_and_classes, random):
     clips, classes = clips_and_classes
@@ -221,7 +221,7 @@ def test_frame_score_is_over_the_classes_of_its_label():
     assert (frame.miou, frame.pixel_accuracy) == (0.5, 0.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_iou_and_accuracy_are_those_of_scikit_learns_confusion_matrix(classes, frames, seed):
     from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score

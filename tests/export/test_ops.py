@@ -80,7 +80,7 @@ def random_blocks(geometry: WindowGeometry, seed: int) -> tuple[TemporalBlocks, 
 
 
 @given(geometries(), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_steps_equal_whole_clip(geometry: WindowGeometry, seed: int) -> None:
     blocks, frames = random_blocks(geometry, seed)
     table = blocks.config.state_spec((geometry.map_h, geometry.map_w))

@@ -159,7 +159,7 @@ def test_scan_kernel_matches_float64(
     check_scan(twin, scan_inputs(geometry, channels, states, half, batch=2), geometry)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.tuples(st.integers(1, 9), st.integers(1, 6)),
     cols=st.tuples(st.integers(1, 13), st.integers(1, 6)),

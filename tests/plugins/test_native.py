@@ -110,7 +110,7 @@ def relative_error(got: Array, expected: torch.Tensor, scale: torch.Tensor | Non
     return float(np.abs(got - want).max() / (expected if scale is None else scale).abs().max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**CASES, taps=st.sampled_from([1, 2, 4, 7]))
 @pytest.mark.parametrize("level", OPS.levels)
 def test_conv_matches_float64(
@@ -125,7 +125,7 @@ def test_conv_matches_float64(
     assert np.array_equal(got_state, state.float().numpy())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**CASES, states=st.sampled_from([4, 8, 16, 32, 1, 21]))
 @pytest.mark.parametrize("level", OPS.levels)
 def test_scan_matches_float64(
@@ -155,7 +155,7 @@ def test_scan_keeps_its_accuracy_over_a_long_slow_sequence(ops: NativeOps) -> No
     assert relative_error(got_state, state) <= TOLERANCE
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(**CASES, states=st.sampled_from([4, 16]), taps=st.sampled_from([2, 4]))
 @pytest.mark.parametrize("level", OPS.levels)
 def test_results_do_not_depend_on_the_number_of_threads(
@@ -184,7 +184,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         assert all(np.array_equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(**CASES, states=st.sampled_from([4, 16, 5]), with_state=st.booleans())
 @pytest.mark.parametrize("level", [*OPS.levels, "float64"])
 def test_scan_gradients_match_autograd(
@@ -208,7 +208,7 @@ def test_scan_gradients_match_autograd(
     check_gradients(level, "selective_scan_backward", inputs, incoming, want, used, geometry)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(**CASES, taps=st.sampled_from([2, 4, 7]), with_state=st.booleans())
 @pytest.mark.parametrize("level", [*OPS.levels, "float64"])
 def test_conv_gradients_match_autograd(
@@ -256,7 +256,7 @@ def check_gradients(
         assert relative_error(ours, theirs) <= limit, f"input {index}"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(*[st.integers(1, 40)] * 4),

@@ -60,7 +60,7 @@ def test_plans_recur(toy: Path) -> None:
 
 
 @given(st.integers(0, 12), st.integers(1, 9), st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_restored_stream_continues_bit_for_bit(
     toy: Path, before: int, after: int, apart: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_restored_stream_continues_bit_for_bit(
 
 
 @given(st.integers(0, 9))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_reset_equals_fresh_start(toy: Path, before: int) -> None:
     images = frames(7, seed=1)
     with streamseg.open(toy) as stream:

@@ -137,7 +137,7 @@ def test_damage_is_independent_from_frame_to_frame() -> None:
     assert averaged < 0.5 * alone
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(32, 150),
     width=st.integers(32, 200),

@@ -338,7 +338,6 @@ def test_no_path_of_a_request_reaches_the_file_system(tmp_path: Path) -> None:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

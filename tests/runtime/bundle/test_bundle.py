@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamseg.errors import BundleError
@@ -140,7 +140,7 @@ json_values = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_any_value_anywhere_is_read_or_refused(data: st.DataObject) -> None:
     manifest = json.loads(
         toy_manifest({"warm.onnx": b"", "key.onnx": b"a", "step.onnx": b"b"}).to_json()

@@ -155,9 +155,7 @@ def test_passwords_stay_out_of_messages(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -127,9 +127,7 @@ def refused(file: Path, content: bytes) -> None:
     assert list(file.parent.parent.rglob("*")) == [file.parent, file]
 
 
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

@@ -132,7 +132,7 @@ SCHEME = st.sampled_from(["rtsp", "http", "https", "udp", "RTSP", "file", "gophe
 ODD = st.text(alphabet=st.sampled_from("@:/?#[]%&=+ !$'\"\\\n\tÿ0a."), max_size=8)
 
 
-@hypothesis.settings(max_examples=600, deadline=None)
+@hypothesis.settings(max_examples=600)
 @hypothesis.given(SCHEME, ODD, ODD, ODD, ODD)
 def test_no_password_of_an_address_is_ever_shown(
     scheme: str, before: str, after: str, path: str, tail: str
@@ -146,7 +146,7 @@ def test_no_password_of_an_address_is_ever_shown(
     assert PASSWORD not in shown
 
 
-@hypothesis.settings(max_examples=600, deadline=None)
+@hypothesis.settings(max_examples=600)
 @hypothesis.given(st.one_of(st.text(max_size=60), st.builds("".join, st.lists(ODD, max_size=4))))
 def test_any_text_is_an_address_or_an_error(text: str) -> None:
     hypothesis.assume(not text.startswith("gst:"))
@@ -157,7 +157,7 @@ def test_any_text_is_an_address_or_an_error(text: str) -> None:
 ADDRESS = st.text(alphabet=st.sampled_from("abcXYZ019.-_~%!$&'()*+,;=: \\\"<>|"), max_size=12)
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(st.sampled_from(["rtsp", "http"]), ADDRESS, ADDRESS, ADDRESS)
 def test_connection_that_fails_shows_no_password(
     scheme: str, before: str, after: str, path: str
