@@ -50,32 +50,42 @@ struct ScanKernel : Blocks<V> {
     T* input;  // dt u
     T* sum;    // C S
     int64_t stride;
+    int64_t fetched_row;     // of the chunk, where `fetch` stands
+    int64_t fetched_column;
     T* steepest;  // [stride], largest rate of the states of a channel, without its sign
   };
 
+  // Asks for a line of what `close_chunk` and the next `open_chunk` will touch, while the arithmetic
+  // runs: rows of a window are far apart, and the processor does not expect them. Called for every
+  // block and token of a chunk, it goes through one row after the other, which the processor follows.
+  static void fetch(const ScanProblem<T>& p, int64_t map, Chunk& chunk) {
+    const int64_t now = map + chunk.token[chunk.fetched_row] * p.channels + chunk.fetched_column;
+    const int64_t then = map + chunk.ahead[chunk.fetched_row] * p.channels + chunk.fetched_column;
+    __builtin_prefetch(p.z + now, 0, 2);
+    __builtin_prefetch(p.y + now, 1, 2);
+    __builtin_prefetch(p.u + then, 0, 2);
+    __builtin_prefetch(p.dt + then, 0, 2);
+    chunk.fetched_column += W;
+    if (chunk.fetched_column == chunk.stride) {
+      chunk.fetched_column = 0;
+      ++chunk.fetched_row;
+    }
+  }
+
   // Advance `Group` states of one block of channels over a chunk; they stay in registers.
   template <int Group, bool First>
-  static void scan_group(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
+  static void scan_group(const ScanProblem<T>& p, const Item& item, Chunk& chunk, int64_t c,
                          int64_t n, const T* decay, T* state) {
     constexpr int K = Group % V::kAbreast == 0 ? V::kAbreast : 1;
     const int64_t batch = item.batch;
-    const int64_t map = batch * p.grid.tokens() * p.channels + item.begin + c;
+    const int64_t map = batch * p.grid.tokens() * p.channels + item.begin;
     const T* B = p.B + batch * p.grid.tokens() * p.states + n;
     const T* C = p.C + batch * p.grid.tokens() * p.states + n;
     R s[Group];
 #pragma GCC unroll 32
     for (int i = 0; i < Group; ++i) s[i] = V::load(state + i * W);
     for (int t = 0; t < chunk.tokens; ++t) {
-      if (First) {
-        // While the arithmetic runs: what `close_chunk` and the next `open_chunk` will touch. Rows
-        // of a window are far apart, and the processor does not prefetch them.
-        const int64_t now = map + chunk.token[t] * p.channels;
-        const int64_t then = map + chunk.ahead[t] * p.channels;
-        __builtin_prefetch(p.z + now, 0, 2);
-        __builtin_prefetch(p.y + now, 1, 2);
-        __builtin_prefetch(p.u + then, 0, 2);
-        __builtin_prefetch(p.dt + then, 0, 2);
-      }
+      if (First) fetch(p, map, chunk);
       const R dt = V::load(chunk.dt + t * chunk.stride + c);
       const R input = V::load(chunk.input + t * chunk.stride + c);
       const T* b = B + chunk.token[t] * p.states;
@@ -103,7 +113,7 @@ struct ScanKernel : Blocks<V> {
   }
 
   template <int Group>
-  static void scan_groups(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
+  static void scan_groups(const ScanProblem<T>& p, const Item& item, Chunk& chunk, int64_t c,
                           int64_t& n, const T* decay, T* state) {
     for (; p.states - n >= Group; n += Group) {
       if (n == 0) {
@@ -124,7 +134,7 @@ struct ScanKernel : Blocks<V> {
     return true;
   }
 
-  static void scan_block(const ScanProblem<T>& p, const Item& item, const Chunk& chunk, int64_t c,
+  static void scan_block(const ScanProblem<T>& p, const Item& item, Chunk& chunk, int64_t c,
                          const T* decay, T* state) {
     int64_t n = 0;
     if (!can_group(chunk, c)) return scan_groups<1>(p, item, chunk, c, n, decay, state);
@@ -209,6 +219,8 @@ struct ScanKernel : Blocks<V> {
         chunk.ahead[i] = i < after ? cursor.next() : chunk.token[i];
       }
       open_chunk(p, item, chunk);
+      chunk.fetched_row = 0;
+      chunk.fetched_column = 0;
       for (int64_t c = 0; c < count; c += W) {
         scan_block(p, item, chunk, c, decay + c * p.states, state + c * p.states);
       }
