@@ -47,7 +47,7 @@ BARS = [
     ("scan: native vs ONNX Scan lowering", "lowering", "native", ">= 10"),
     ("scan: native vs per-token loop (materialising)", "materialised", "native", ">= 20"),
     ("scan: native vs lean per-token loop", "lean", "native", ""),
-    ("scan: native (with softplus, skip, gate) vs exp + FMA", "native_1", "floor", "<= 1.5"),
+    ("scan: native (with softplus, skip, gate) vs exp + FMA", "native_1", "floor", "<= 1.3"),
     (
         "scan: native (with softplus, skip, gate) vs both in one loop",
         "native_1",
