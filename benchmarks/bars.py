@@ -99,12 +99,18 @@ def bundle_of(work: Work, path: str, folder: Path) -> Path:
 
 
 def prepare(work: Work, folder: Path) -> None:
-    """Export the missing bundles; their parity is not measured here."""
+    """Export the missing bundles; their parity is not measured here.
+
+    What a network does not export to is remembered in ``BUNDLE.refused``, with the reason.
+    """
     from streamseg.export import bundles, load_checkpoint
 
     for precision in dict.fromkeys(OPENINGS[path][0] for path in work.paths):
         target = folder / f"{work.name.replace('/', '-')}-{precision}"
-        if target.exists():
+        refused = target.with_name(target.name + ".refused")
+        if refused.exists():
+            print(f"{target.name}: {refused.read_text().strip()} (of {refused})", flush=True)
+        if refused.exists() or target.exists():
             continue
         print(f"exporting {target.name}", flush=True)
         if precision == "int8":
@@ -121,6 +127,7 @@ def prepare(work: Work, folder: Path) -> None:
             with mock.patch.object(bundles, "measure_parity", return_value={}):
                 bundles.export_bundle(model, target, size=work.size, precision=precision)
         except ExportError as error:  # nothing to fuse
+            refused.write_text(f"{error}\n")
             print(f"{target.name}: {error}", flush=True)
         else:
             _fill_given(target)
@@ -206,6 +213,8 @@ def _open_peer(work: Work, path: str, folder: Path, threads: int, unit: Unit | N
         opening = {"bundle": str(bundle), "threads": threads, "native": True}
         return Peer(opening, source=unit.source)
     bundle = bundle_of(work, path, folder)
+    if not bundle.exists():
+        raise RuntimeError("there is no bundle for it")
     opening = {"bundle": str(bundle), "threads": threads, "reuse": True, **OPENINGS[path][1]}
     return Peer(opening)
 
