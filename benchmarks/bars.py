@@ -65,7 +65,8 @@ QUANTISED = {
     "ONNX Runtime, INT8": ("int8", ORT),
     "OpenVINO, float32, INT8": ("int8", {**OPENVINO, "precision": "fp32"}),
 }
-OPENINGS = {**PATHS, **QUANTISED}
+LOWERING = "ONNX Runtime, lowering, float32"
+OPENINGS = {**PATHS, **QUANTISED, LOWERING: ("fp32", {**ORT, "native": False})}
 # Threads of ONNX Runtime spin for a while after a step and would slow the next peer down.
 SETTLE_S = 0.05
 FAMILIES = (
@@ -122,7 +123,7 @@ def prepare(work: Work, folder: Path) -> None:
         if work.name == "street":
             model = load_checkpoint("samples/street/street.safetensors")
         else:
-            model = _build(work.name)
+            model = build_network(work.name)
         try:
             with mock.patch.object(bundles, "measure_parity", return_value={}):
                 bundles.export_bundle(model, target, size=work.size, precision=precision)
@@ -144,7 +145,7 @@ def _fill_given(bundle: Path) -> None:
             store_given(bundle, spec.name, rng.standard_normal(spec.shape).astype(spec.dtype))
 
 
-def _build(name: str) -> Any:
+def build_network(name: str) -> Any:
     from frame import build_model
 
     from streamseg.export.catalogue import build_entry
@@ -333,7 +334,7 @@ def gmacs_of(work: Work) -> float:
 
     if work.name == "street":
         return cost_of(load_checkpoint("samples/street/street.safetensors"), work.size).gmacs
-    return cost_of(_build(work.name), work.size).gmacs
+    return cost_of(build_network(work.name), work.size).gmacs
 
 
 def is_even(bundle: Path) -> bool:
@@ -354,7 +355,7 @@ def format_table(result: dict[str, Any]) -> str:
     lines += ["|---|---|---|---|---|---|"]
     for entry in result["works"]:
         for name, times in entry["paths"].items():
-            peak = machine["peak_gops"].get(_peak_name(name, times["runs_on"]))
+            peak = machine["peak_gops"].get(peak_name(name, times["runs_on"]))
             peak = peak if entry["even"] else None
             share = "" if peak is None else share_of_peak(entry["gmacs"], times["median_ms"], peak)
             shown = f"{share:.0%}" if share else ""
@@ -376,7 +377,7 @@ def format_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _peak_name(path: str, runs_on: str) -> str:
+def peak_name(path: str, runs_on: str) -> str:
     """The precision that most of a path's products run in."""
     precision = _PEAK[OPENINGS[path][0]]
     return "bf16" if precision == "fp32" and "bf16" in runs_on else precision

@@ -1,10 +1,12 @@
-"""One TV3S MiT-B1 frame at 512x1024: our bundle in each runtime, and its peers.
+"""One frame on the CPU: our bundles in each runtime, and their peers, in turn.
 
 python benchmarks/frame.py    # writes benchmarks/results/frame.{json,md}
 
-Peers that need a package or a compiler that is not here are left out, with a line that says so:
-OpenVINO (pip install openvino), NNCF (pip install nncf; no torch is installed with it) and, for
-torch.compile, a C++ compiler.
+TV3S MiT-B1 at 512x1024, and SegFormer MiT-B1 at 480x864, which has no state and, in float32, none
+of our operators. Our bundles run in processes of their own, as in bars.py. Peers that need a
+package or a compiler that is not here are left out, with a line that says so: OpenVINO (pip install
+openvino), NNCF (pip install nncf; no torch is installed with it) and, for torch.compile, a C++
+compiler.
 """
 
 from __future__ import annotations
@@ -13,59 +15,59 @@ import argparse
 import importlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from bars import PATHS, UNIT, Work, bundle_of, prepare
-from measuring import describe_head, describe_machine, summarise, time_interleaved, write_results
+from bars import (
+    FAMILY_SIZE,
+    FLOAT_PATHS,
+    LOWERING,
+    ORT,
+    PATHS,
+    QUANTISED,
+    SETTLE_S,
+    SIZE,
+    UNIT,
+    Work,
+    build_network,
+    bundle_of,
+    peak_name,
+    peers_of,
+    prepare,
+)
+from measuring import describe_head, describe_machine, summarise, write_results
 from peaks import share_of_peak
 from torch import Tensor
 
 import streamseg
-from streamseg import StepResult
-from streamseg.errors import StreamsegError
 from streamseg.export import ops, ops_reference
 from streamseg.export.models.encoder import ENCODER_PRESETS
 from streamseg.export.models.mamba import BlocksConfig
 from streamseg.export.models.tv3s import TV3S, TV3SConfig
 from streamseg.export.parity import moving_pattern
 from streamseg.export.size_advice import cost_of
+from streamseg.export.step import StepModel
 from streamseg.export.windows import WindowGeometry, cell_order
 from streamseg.plugins.loader import find_openvino_library
 from streamseg.runtime.backends.openvino import release_of
 
-SIZE = (512, 1024)
-PEERS = {
-    "native": "ONNX Runtime, native operators",
-    "lowering": "ONNX Runtime, lowering to standard operators",
-    "openvino_native": "OpenVINO, native operators",
-    "openvino_lowering": "OpenVINO, lowering to standard operators",
-    "openvino_layers": "OpenVINO, native operators, int8 layers",
-    "openvino_int8": "OpenVINO, native operators, int8 layers and `streamseg calibrate`",
-    "openvino_nncf": "OpenVINO, native operators, INT8 by NNCF",
-    "compiled": "torch.compile, native operators",
-    "eager_native": "PyTorch eager, native operators",
-    "eager": "PyTorch eager, lean per-token loop",
-    "eager_materialised": "PyTorch eager, scan materialising L x D x N",
-}
-# Our bundles, as bars.py makes and opens them.
-BUNDLES = {
-    "native": UNIT,
-    "lowering": UNIT,
-    "openvino_native": "OpenVINO, float32",
-    "openvino_lowering": "OpenVINO, lowering, float32",
-    "openvino_layers": "OpenVINO, float32, int8 layers",
-    "openvino_int8": "OpenVINO, float32, INT8 encoder, int8 layers",
-}
-WORK = Work("tv3s-b1", SIZE, tuple(dict.fromkeys(BUNDLES.values())))
-INTEGERS = ("openvino_layers", "openvino_int8", "openvino_nncf")
-Step = Callable[[], object]
+WORKS = (
+    Work("tv3s-b1", SIZE, (*PATHS, LOWERING)),
+    Work("segformer/mit_b1", FAMILY_SIZE, (*FLOAT_PATHS, *QUANTISED)),
+)
+# OpenVINO's hint by the name of the peer.
+NNCF = {"OpenVINO, float32, INT8 by NNCF": "f32", "OpenVINO, bfloat16, INT8 by NNCF": "bf16"}
+COMPILED, EAGER = "torch.compile", "PyTorch eager"
+LOOP, MATERIALISED = "PyTorch eager, per-token loop", "PyTorch eager, scan materialising L x D x N"
+SLOW = (LOWERING, "OpenVINO, lowering, float32", COMPILED, EAGER, LOOP, MATERIALISED)
+# Milliseconds of a step.
+Step = Callable[[], float]
 
 
 def build_model(encoder: str, *, embed_dim: int, window: int, classes: int = 19) -> TV3S:
@@ -120,147 +122,168 @@ def plain_torch(scan: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-def eager_peer(model: TV3S, frame: np.ndarray[Any, Any], scan: Any) -> Step:
-    """One eager step with carried state, the scan replaced by ``scan``."""
-    step = torch_peer(model, model, frame)
+def torch_step(model: StepModel, call: Callable[..., Any], size: tuple[int, int]) -> Step:
+    """Steps of ``call``, which is ``model`` or made from it, with carried state."""
+    state = list(model.initial_state(size))
+    image = torch.from_numpy(moving_pattern(size, 1)[0])[None]
 
-    def run() -> None:
+    def step() -> float:
+        nonlocal state
+        started = time.perf_counter()
+        with torch.no_grad():
+            logits, *state = call(image, *state)
+            logits.argmax(1)
+        return (time.perf_counter() - started) * 1e3
+
+    return step
+
+
+def plain_step(model: StepModel, scan: Callable[..., Any], size: tuple[int, int]) -> Step:
+    """Eager steps with the scan replaced by ``scan``."""
+    step = torch_step(model, model, size)
+
+    def run() -> float:
         with plain_torch(scan):
-            step()
+            return step()
 
     return run
 
 
-def torch_peer(model: TV3S, call: Callable[..., Any], frame: np.ndarray[Any, Any]) -> Step:
-    """One step of ``call``, which is ``model`` or made from it, with carried state."""
-    state = list(model.initial_state(SIZE))
-    image = torch.from_numpy(frame)[None]
-
-    def step() -> None:
-        nonlocal state
-        with torch.no_grad():
-            logits, *state = call(image, *state)
-            logits.argmax(1)
-
-    return step
-
-
-def compiled_peer(model: TV3S, frame: np.ndarray[Any, Any]) -> Step | None:
-    """The network by torch.compile, our operators as they are; ``None`` without a C++ compiler."""
-    step = torch_peer(model, torch.compile(model), frame)
+def torch_peers(work: Work) -> dict[str, Step]:
+    """PyTorch with our operators, compiled where there is a C++ compiler; and without them."""
+    model = build_network(work.name)
+    peers = {EAGER: torch_step(model, model, work.size)}
+    compiled = torch_step(model, torch.compile(model), work.size)
     try:
-        step()
+        compiled()
     except RuntimeError as error:
         print(f"torch.compile does not work here; this peer is left out ({error})")
-        return None
-    return step
+    else:
+        peers[COMPILED] = compiled
+    if isinstance(model, TV3S):
+        peers[LOOP] = plain_step(model, ops.windowed_selective_scan_reference, work.size)
+        peers[MATERIALISED] = plain_step(model, scan_materialised, work.size)
+    return peers
 
 
-def nncf_peer(bundle: Path, frame: np.ndarray[Any, Any], threads: int) -> Step | None:
-    """The bundle's graph with INT8 by NNCF, which sees this frame; ``None`` if it is missing."""
+def nncf_peers(work: Work, folder: Path, threads: int) -> dict[str, Step]:
+    """The float32 bundle's graph with INT8 by NNCF, which sees one frame; none without NNCF."""
     try:
         nncf = importlib.import_module("nncf")
         openvino = importlib.import_module("openvino")
     except ImportError as error:
         print(f"INT8 by NNCF is left out ({error})")
-        return None
+        return {}
     core = openvino.Core()
     core.add_extension(str(find_openvino_library(release_of(openvino))))
-    model = core.read_model(str(bundle / "step.onnx"))
+    model = core.read_model(str(bundle_of(work, UNIT, folder) / "step.onnx"))
     feeds = {
         port.any_name: np.zeros(tuple(port.shape), port.get_element_type().to_dtype())
         for port in model.inputs
     }
-    feeds["frame"] = frame[None]
+    feeds["frame"] = moving_pattern(work.size, 1)[0][None]
     quantised = nncf.quantize(
         model, nncf.Dataset([feeds]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER
     )
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+    config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    return {
+        name: nncf_step(
+            core.compile_model(quantised, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint}),
+            dict(feeds),
+        )
+        for name, hint in NNCF.items()
     }
-    request = core.compile_model(quantised, "CPU", config).create_infer_request()
 
-    def step() -> None:
+
+def nncf_step(compiled: Any, feeds: dict[str, Any]) -> Step:
+    """Steps of a compiled graph with carried state."""
+    request = compiled.create_infer_request()
+
+    def step() -> float:
+        started = time.perf_counter()
         found = request.infer(feeds, share_inputs=True)
         for name in feeds:
             if name != "frame":
                 feeds[name] = np.array(found[name.removesuffix(".in") + ".out"])
+        return (time.perf_counter() - started) * 1e3
 
     return step
 
 
-def bundle_peers(
-    folder: Path, frame: np.ndarray[Any, Any], threads: int
-) -> dict[str, Callable[[], StepResult]]:
-    """Our bundles through the runtime, by ONNX Runtime and by OpenVINO if it is installed."""
-    prepare(WORK, folder)
-    peers: dict[str, Callable[[], StepResult]] = {}
-    for name, path in BUNDLES.items():
-        opening = PATHS[path][1]
-        if name == "lowering":
-            opening = {**opening, "native": False}
-        try:
-            stream = streamseg.open(bundle_of(WORK, path, folder), threads=threads, **opening)
-        except StreamsegError as error:
-            print(f"{PEERS[name]} is left out ({error})")
-            continue
-        peers[name] = partial(stream.step, frame)
-    return peers
+def take_turns(peers: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, Any]:
+    """Steps of every peer in turn, so other load on the machine affects all equally."""
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(warm_up + rounds):
+        for name, step in peers.items():
+            time.sleep(SETTLE_S)
+            samples[name].append(step())
+    return {name: summarise(taken[warm_up:]) for name, taken in samples.items()}
 
 
-def measure_frame(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """All peers, interleaved; and the runtime's own share of the native frame."""
-    model = build_model("mit_b1", embed_dim=256, window=20)
-    frame = moving_pattern(SIZE, 1)[0]
-    torch.set_num_threads(threads)
-    ours = bundle_peers(folder, frame, threads)
-    own: list[float] = []
-
-    def step_native() -> None:
-        started = time.perf_counter()
-        graph = ours["native"]().timings["step"]
-        own.append((time.perf_counter() - started - graph) / graph * 100)
-
-    peers: dict[str, Step] = {**ours, "native": step_native}
-    others = {
-        "openvino_nncf": nncf_peer(bundle_of(WORK, UNIT, folder), frame, threads),
-        "compiled": compiled_peer(model, frame),
-    }
-    peers.update({name: peer for name, peer in others.items() if peer is not None})
-    peers["eager_native"] = torch_peer(model, model, frame)
-    peers["eager"] = eager_peer(model, frame, ops.windowed_selective_scan_reference)
-    peers["eager_materialised"] = eager_peer(model, frame, scan_materialised)
-    times = time_interleaved(peers, rounds=rounds)
+def measure_work(work: Work, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Times of every peer of a network."""
+    prepare(work, folder)
+    with peers_of(work, folder, options.threads, None) as ours:
+        peers = {name: peer.step for name, peer in ours.items()}
+        peers |= nncf_peers(work, folder, options.threads) | torch_peers(work)
+        slow = {name: step for name, step in peers.items() if name in SLOW}
+        times = take_turns(
+            {name: peers[name] for name in peers if name not in slow}, options.rounds
+        )
+        times |= take_turns(slow, options.slow_rounds, warm_up=1)
+        peaks = {name: peak_name(name, peer.description) for name, peer in ours.items()}
+    peaks |= dict.fromkeys(NNCF, "int8")
     return {
-        "size": SIZE,
-        "gmacs": cost_of(model, SIZE).gmacs,
-        "times": times,
-        "own_share_percent": summarise(own)["median_ms"],
+        "name": work.name,
+        "size": work.size,
+        "gmacs": cost_of(build_network(work.name), work.size).gmacs,
+        "times": {
+            name: {**entry, "peak": peaks.get(name, "fp32")} for name, entry in times.items()
+        },
     }
+
+
+def measure_own_share(bundle: Path, threads: int, rounds: int) -> float:
+    """Percent of a frame that the runtime takes beside the graph."""
+    shares = []
+    with streamseg.open(bundle, threads=threads, **ORT) as stream:
+        frame = moving_pattern(SIZE, 1)[0]
+        for _ in range(rounds):
+            started = time.perf_counter()
+            graph = stream.step(frame).timings["step"]
+            shares.append((time.perf_counter() - started - graph) / graph * 100)
+    return median(shares)
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table, fastest first."""
-    machine, times = result["machine"], result["times"]
-    native = times["native"]["median_ms"]
-    lines = [
-        f"TV3S MiT-B1, {SIZE[0]}x{SIZE[1]}, one frame with state; {describe_head(machine)}.",
+    """The result as Markdown tables, fastest first."""
+    machine = result["machine"]
+    lines = [f"One frame, with state where there is any; {describe_head(machine)}."]
+    for work in result["works"]:
+        height, width = work["size"]
+        unit = work["times"][UNIT]["median_ms"]
+        lines += [
+            "",
+            f"| {work['name']} {height}x{width} | rounds | median ms | p95 ms | times {UNIT} ",
+        ]
+        lines[-1] += "| share of peak |"
+        lines += ["|---|---|---|---|---|---|"]
+        for name, entry in sorted(work["times"].items(), key=lambda item: item[1]["median_ms"]):
+            taken = entry["median_ms"]
+            peak = machine["peak_gops"].get(entry["peak"])
+            share = f"{share_of_peak(work['gmacs'], taken, peak):.0%}" if peak else ""
+            lines.append(
+                f"| {name} | {entry['rounds']} | {taken:.0f} | {entry['p95_ms']:.0f} | "
+                f"{unit / taken:.2f} | {share} |"
+            )
+    lines += [
         "",
-        "| peer | median ms | p95 ms | times ONNX Runtime, native | share of float32 peak |",
-        "|---|---|---|---|---|",
+        "The peak is that of the type that most products run in. PyTorch runs in float32, with our "
+        "operators unless the row names another scan.",
+        "",
+        f"The runtime's own share of a frame of {WORKS[0].name}: "
+        f"{result['own_share_percent']:.2f} %.",
     ]
-    for name, entry in sorted(times.items(), key=lambda item: item[1]["median_ms"]):
-        median = entry["median_ms"]
-        peak = None if name in INTEGERS else machine["peak_gops"].get("fp32")
-        shown = f"{share_of_peak(result['gmacs'], median, peak):.0%}" if peak else ""
-        lines.append(
-            f"| {PEERS[name]} | {median:.0f} | {entry['p95_ms']:.0f} | {native / median:.2f} | "
-            f"{shown} |"
-        )
-    lines += ["", f"The runtime's own share of a frame: {result['own_share_percent']:.2f} %."]
     return "\n".join(lines) + "\n"
 
 
@@ -268,13 +291,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--slow-rounds", type=int, default=5, help="of lowerings and PyTorch")
     parser.add_argument("--bundles", type=Path, help="keep the bundles here and reuse them")
-    arguments = parser.parse_args()
-    machine = describe_machine(arguments.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result: dict[str, Any] = {"machine": describe_machine(options.threads)}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.bundles or Path(scratch)
-        result = measure_frame(folder, arguments.threads, arguments.rounds)
-    result["machine"] = machine
+        folder = options.bundles or Path(scratch)
+        result["works"] = [measure_work(work, folder, options) for work in WORKS]
+        unit = bundle_of(WORKS[0], UNIT, folder)
+        result["own_share_percent"] = measure_own_share(unit, options.threads, options.rounds)
     write_results("frame", result, format_table(result))
 
 
