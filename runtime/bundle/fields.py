@@ -11,6 +11,7 @@ from streamseg.errors import BundleError
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_MAX_KEY = 200
 _MISSING: Any = object()
 
 
@@ -58,9 +59,11 @@ def require(value: Any, read: Callable[[Any], T], place: str) -> T:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """An object."""
+    """An object; its keys appear in messages, so each is one printable line."""
     if not isinstance(value, dict):
         raise ValueError("an object")
+    if not all(key.isprintable() and len(key) <= _MAX_KEY for key in value):
+        raise ValueError(f"an object with printable keys of at most {_MAX_KEY} characters")
     return value
 
 

@@ -259,7 +259,7 @@ _KNOWN = frozenset(
 
 def inner_path(value: Any) -> str:
     """Check a path of the manifest: relative, inside the bundle, written plainly."""
-    if not isinstance(value, str) or not value or "\\" in value or "\0" in value:
+    if not isinstance(value, str) or not value or not value.isprintable() or "\\" in value:
         raise ValueError("a path inside the bundle")
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or str(path) != value:
