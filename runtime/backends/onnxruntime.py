@@ -35,6 +35,9 @@ ELEMENT_TYPES = {
 }
 # The fused kernel takes five times as long as the Add and LayerNormalization that it replaces.
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
+# Pixels of a frame from which an arena that doubles takes far more than a step needs. The lowering,
+# whose tensors have many sizes, needs less in one that doubles.
+_LARGE_FRAME = 1 << 20
 
 
 def import_onnxruntime() -> Any:
@@ -72,7 +75,8 @@ def share_arena() -> bool:
     """Make one arena for the graphs of a bundle; whether there is one now.
 
     Graphs of a bundle never run at once within a stream, so that what one needs the other can use.
-    The arena lives as long as the process and holds no weights.
+    It grows by what is requested, where a session's own arena doubles. It lives as long as the
+    process and holds no weights.
     """
     runtime = import_onnxruntime()
     try:
@@ -84,7 +88,8 @@ def share_arena() -> bool:
             "max_mem": 0,
             "arena_extend_strategy": 1,
             "initial_chunk_size_bytes": -1,
-            "max_dead_bytes_per_chunk": -1,
+            # More than this of a free block stays free; the default gives 128 MB away unused.
+            "max_dead_bytes_per_chunk": 1 << 20,
         }
         runtime.create_and_register_allocator(memory, runtime.OrtArenaCfg(options))
     except Exception as error:  # ONNX Runtime's errors share no public base class
@@ -100,7 +105,8 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     cautions: list[str] = []
     native = find_native(options, cautions.append)
     threads = options.threads
-    shared = len(bundle.graphs) > 1 and share_arena()
+    large = native is not None and _is_large(bundle.manifest)
+    shared = (len(bundle.graphs) > 1 or large) and share_arena()
     sessions = {}
     for name, content in bundle.graphs.items():
         settings = runtime.SessionOptions()
@@ -133,6 +139,10 @@ def load_onnxruntime(bundle: Bundle, options: BackendOptions) -> Executable:
     )
     executable.cautions = cautions
     return executable
+
+
+def _is_large(manifest: Manifest) -> bool:
+    return manifest.frame.height * manifest.frame.width >= _LARGE_FRAME
 
 
 def open_session(name: str, bundle: Bundle, open_it: Callable[[], Any]) -> Any:

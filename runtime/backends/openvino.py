@@ -22,6 +22,7 @@ from streamseg.installation import install_command, package_command
 from streamseg.plugins.loader import find_openvino_library
 from streamseg.runtime.backends.bfloat16 import compare_products, compare_steps
 from streamseg.runtime.backends.compiled_files import CompiledKey, read_compiled, write_compiled
+from streamseg.runtime.backends.heap import trim_heap
 from streamseg.runtime.backends.host_lane import HostLane
 from streamseg.runtime.backends.interface import (
     OPENVINO_PRECISIONS,
@@ -241,6 +242,8 @@ def _short(name: str) -> str:
 
 
 def _require_device(core: Any, device: str) -> None:
+    if device == "CPU":
+        return  # asking for the others would load their plugins
     available = list(core.available_devices)
     # Names may carry a number (GPU.1) or be virtual (AUTO:GPU,CPU), which OpenVINO resolves.
     first = device.split(":")[0].split(".")[0]
@@ -417,6 +420,7 @@ class OpenVinoLane(HostLane):
         self._executable = executable
         self._requests: dict[StepPlan, Any] = {}
         self._under_way: tuple[str, Any] | None = None
+        self._trimmed = False
 
     def start(self, plan: StepPlan) -> None:
         """Start the plan's request in OpenVINO's threads."""
@@ -444,6 +448,10 @@ class OpenVinoLane(HostLane):
             request.wait()
         except RuntimeError as error:
             raise BackendError(f"graph '{graph}' failed: {last_line(error)}") from error
+        if not self._trimmed:
+            # What compiling needed is freed in the first step.
+            self._trimmed = True
+            trim_heap()
 
     def _settle(self) -> None:
         """Wait until no step touches the buffers; ``finish`` still reports how it went."""
