@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "content.h"
+#include "manifest.h"
 #include "streamseg/streamseg.h"
 
 namespace streamseg::core {
@@ -59,10 +60,10 @@ class Backend {
 };
 
 // The backend named in the options; throws Failure if it is unknown or missing.
-std::unique_ptr<Backend> make_backend(const streamseg_options& options);
+std::unique_ptr<Backend> make_backend(const streamseg_options& options, const Manifest& manifest);
 
 std::unique_ptr<Backend> make_onnxruntime(const streamseg_options& options);
-std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options);
+std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options, const Manifest& manifest);
 std::unique_ptr<Backend> make_tensorrt(const streamseg_options& options);
 
 }  // namespace streamseg::core

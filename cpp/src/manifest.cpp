@@ -240,6 +240,15 @@ void check(const Manifest& manifest) {
   if (!whole) fail_bundle("manifest.json: 'schedule' leaves steps without a graph");
 }
 
+// Fused operators have a precision of their own, beside layers in float32 or INT8.
+bool is_float16(const Json& root) {
+  const auto precision = root.find("precision");
+  if (precision == root.end() || !precision->is_object()) return false;
+  if (precision->contains("temporal") || precision->contains("attention")) return false;
+  const auto layers = precision->find("layers");
+  return layers != precision->end() && *layers == "float16";
+}
+
 }  // namespace
 
 size_t StateSpec::bytes() const {
@@ -274,6 +283,7 @@ Manifest parse_manifest(const std::string& content) {
   for (const auto& entry : array(get(root, "state", ""), "state")) {
     manifest.state.push_back(read_state(entry, "state[" + std::to_string(manifest.state.size()) + "]."));
   }
+  manifest.float16 = is_float16(root);
   const auto& graphs = get(root, "graphs", "");
   if (!graphs.is_object()) fail("graphs", graphs, "an object");
   for (const auto& [name, entry] : graphs.items()) {

@@ -48,6 +48,7 @@ struct Manifest {
   int height;
   int width;
   bool letterbox;
+  bool float16 = false;  // all products of the layers are in float16
   uint8_t fill[3];  // colour of the letterbox margin: the mean colour
   std::vector<StateSpec> state;
   std::map<std::string, GraphSpec> graphs;

@@ -77,7 +77,7 @@ std::vector<uint8_t> read_npy(const Content& content, const StateSpec& spec) {
 }  // namespace
 
 Network::Network(const std::string& folder, const streamseg_options& options)
-    : manifest_(read_manifest(folder)), backend_(make_backend(options)) {
+    : manifest_(read_manifest(folder)), backend_(make_backend(options, manifest_)) {
   std::string joined;
   for (const auto& [name, graph] : manifest_.graphs) {
     const auto content = read_verified(folder, graph.file, manifest_);

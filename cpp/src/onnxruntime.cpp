@@ -31,7 +31,7 @@ const char* path_of(const streamseg_options& options) {
 
 }  // namespace
 
-Library::Library(const streamseg_options& options, bool cuda)
+Library::Library(const streamseg_options& options, bool cuda, bool float32)
     : library_(path_of(options), std::string("ONNX Runtime (") + path_of(options) + ")") {
   const std::string& subject = library_.subject();
   base_ = library_.find<const ApiBase*()>("OrtGetApiBase")();
@@ -46,7 +46,7 @@ Library::Library(const streamseg_options& options, bool cuda)
   }
   if (options.operators != nullptr) register_operators(options.operators);
   if (cuda) {
-    add_cuda();
+    add_cuda(float32);
   } else {
     check(api_->get<69, Status*(int, int, MemoryInfo**)>()(kArena, kDefaultMemory, &memory_), subject);
   }
@@ -75,14 +75,15 @@ bool Library::at_least(int minor) const {
   return std::sscanf(base_->version(), "%d.%d", &major, &found) == 2 && (major > 1 || found >= minor);
 }
 
-// Keep float32: without this option ONNX Runtime rounds products to TF32.
-void Library::add_cuda() {
+// Keep float32: without use_tf32=0 ONNX Runtime rounds products to TF32. Elsewhere the option must not
+// be set: ONNX Runtime then takes tensor cores from convolutions of every type.
+void Library::add_cuda(bool float32) {
   CudaOptions* cuda = nullptr;
   check(api_->get<205, Status*(CudaOptions**)>()(&cuda), "ONNX Runtime's CUDA provider");
   const std::unique_ptr<CudaOptions, void (*)(CudaOptions*)> owner(cuda, api_->get<208, void(CudaOptions*)>());
   const char* keys[] = {"device_id", "use_tf32"};
   const char* values[] = {"0", "0"};
-  const size_t count = at_least(18) ? 2 : 1;
+  const size_t count = float32 && at_least(18) ? 2 : 1;
   check(api_->get<206, Status*(CudaOptions*, const char* const*, const char* const*, size_t)>()(cuda, keys, values, count),
         "options of ONNX Runtime's CUDA provider");
   check(api_->get<204, Status*(SessionOptions*, const CudaOptions*)>()(options_, cuda), "ONNX Runtime's CUDA provider");

@@ -31,8 +31,9 @@ struct Api;
 class Library {
  public:
   // Throws Failure (STREAMSEG_BACKEND_FAILED) if a library is missing or too old.
-  // With `cuda`, graphs run and tensors are stored on the first CUDA device.
-  Library(const streamseg_options& options, bool cuda);
+  // With `cuda`, graphs run and tensors are stored on the first CUDA device; with `float32` their
+  // products in float32 are not rounded.
+  Library(const streamseg_options& options, bool cuda, bool float32);
   ~Library();
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
@@ -55,7 +56,7 @@ class Library {
  private:
   void check(Status* status, const std::string& subject) const;
   void register_operators(const char* path);
-  void add_cuda();
+  void add_cuda(bool float32);
   bool at_least(int minor) const;
 
   SharedLibrary library_;

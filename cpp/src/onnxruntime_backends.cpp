@@ -111,7 +111,7 @@ class OrtLane : public Lane {
 template <class KindOfMemory, class KindOfStep, bool kCuda>
 class OrtBackend : public Backend {
  public:
-  explicit OrtBackend(const streamseg_options& options) : library_(options, kCuda) {}
+  OrtBackend(const streamseg_options& options, bool float32) : library_(options, kCuda, float32) {}
   void open_graph(const std::string& name, const Content& content, const std::string&) override {
     library_.open_graph(name, content);
   }
@@ -126,11 +126,13 @@ class OrtBackend : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_onnxruntime(const streamseg_options& options) {
-  return std::make_unique<OrtBackend<HostMemory, HostStep, false>>(options);
+  return std::make_unique<OrtBackend<HostMemory, HostStep, false>>(options, true);
 }
 
-std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options) {
-  return std::make_unique<OrtBackend<CudaMemory, CudaStep, true>>(options);
+std::unique_ptr<Backend> make_onnxruntime_cuda(const streamseg_options& options, const Manifest& manifest) {
+  // The scan's lowering, which runs without the operators, has a product in float32.
+  const bool float32 = !manifest.float16 || options.operators == nullptr;
+  return std::make_unique<OrtBackend<CudaMemory, CudaStep, true>>(options, float32);
 }
 
 }  // namespace streamseg::core

@@ -130,11 +130,11 @@ const Levels& levels() {
   return found;
 }
 
-const KernelTable<float>& find_level(const std::string& name) {
+const KernelTable<float>& find_level(const std::string& subject, const std::string& name) {
   for (const auto* table : levels().tables) {
     if (name == table->name) return *table;
   }
-  throw InvalidArgument("instruction set '" + name + "' is not available, expected one of: " +
+  throw InvalidArgument(subject + " '" + name + "' is not available, expected one of: " +
                         available_levels());
 }
 
@@ -146,14 +146,15 @@ const KernelTable<float>& active_kernels() {
   const auto* table = selected_kernels.load();
   if (table == nullptr) {
     const char* name = std::getenv("STREAMSEG_CPU_LEVEL");
-    table = name != nullptr && *name != '\0' ? &find_level(name) : levels().tables.back();
+    const bool named = name != nullptr && *name != '\0';
+    table = named ? &find_level("STREAMSEG_CPU_LEVEL: instruction set", name) : levels().tables.back();
     selected_kernels.store(table);
   }
   return *table;
 }
 
 void select_level(const std::string& name) {
-  selected_kernels.store(name.empty() ? levels().tables.back() : &find_level(name));
+  selected_kernels.store(name.empty() ? levels().tables.back() : &find_level("instruction set", name));
 }
 
 std::string available_levels() {

@@ -48,7 +48,8 @@ def compare_steps(
     """
     version = importlib.import_module("openvino").__version__
     facts = ["precision", bundle.identity, version, str(options.native), str(options.library)]
-    place = choices.place_of([*facts, str(options.threads), str(options.parallel)])
+    facts += [str(options.threads), str(options.parallel), *choices.operator_facts(version)]
+    place = choices.place_of(facts)
     kept = choices.recall(place, OPTIONS)
     found = _measure_steps(bundle, options, load) if kept is None else Measurement(kept)
     if kept is None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from streamseg.errors import BackendError
+from streamseg.errors import BackendError, PluginNotFound
 from streamseg.files import make_folder, whole_file
+from streamseg.plugins.loader import find_library, find_openvino_library
 
 logger = logging.getLogger(__name__)
+
+# Names the instruction set that the operators use; without it the widest.
+CPU_LEVEL = "STREAMSEG_CPU_LEVEL"
 
 
 def place_of(facts: Iterable[str]) -> Path:
@@ -23,13 +29,31 @@ def place_of(facts: Iterable[str]) -> Path:
     return Path(base) / "streamseg" / "choices" / f"{name}.json"
 
 
+def operator_facts(openvino: str) -> list[str]:
+    """What decides how fast our operators are: with a library built since, another choice may win.
+
+    Args:
+        openvino: version of the OpenVINO that would load its extension.
+    """
+    found = []
+    extension = functools.partial(find_openvino_library, openvino.split("-")[0])
+    finders: tuple[Callable[[], Path], ...] = (find_library, extension)
+    for find in finders:
+        try:
+            found.append(hashlib.sha256(find().read_bytes()).hexdigest())
+        except (PluginNotFound, OSError):
+            found.append("")  # the lowering runs
+    return [*found, os.environ.get(CPU_LEVEL, "")]
+
+
 def recall(place: Path, names: Iterable[str]) -> dict[str, float] | None:
     """The kept milliseconds of each name; ``None`` where the file is missing or damaged."""
     try:
         kept = json.loads(place.read_text(encoding="utf-8"))
-        return {name: float(kept[name]) for name in names}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        times = {name: float(kept[name]) for name in names}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
+    return times if all(0 < time < math.inf for time in times.values()) else None
 
 
 def remember(place: Path, milliseconds: Mapping[str, float]) -> None:

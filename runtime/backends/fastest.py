@@ -11,9 +11,9 @@ from pathlib import Path
 from streamseg.errors import BackendError, StreamsegError
 from streamseg.installation import install_command
 from streamseg.runtime.backends import choices
-from streamseg.runtime.backends.interface import BackendOptions, Executable
+from streamseg.runtime.backends.interface import BackendOptions, Executable, require_threads
 from streamseg.runtime.backends.onnxruntime import load_onnxruntime
-from streamseg.runtime.backends.openvino import load_openvino
+from streamseg.runtime.backends.openvino import import_openvino, load_openvino
 from streamseg.runtime.backends.step_times import Measurement, measure
 from streamseg.runtime.bundle.bundle import Bundle
 
@@ -31,6 +31,7 @@ def load_fastest(bundle: Bundle, options: BackendOptions) -> Executable:
     Raises:
         BackendError: no backend is installed, or none loads the bundle.
     """
+    require_threads(options)
     options = replace(options, precision=options.precision or "fp32")
     names = [name for name in _LOADERS if importlib.util.find_spec(name) is not None]
     if options.precision != "fp32" and "openvino" in names:
@@ -89,4 +90,4 @@ def _record_of(bundle: Bundle, options: BackendOptions) -> Path:
     """Where the choice for this bundle, machine, set of versions and options is remembered."""
     facts = [bundle.identity, str(options.native), str(options.threads), str(options.parallel)]
     facts += [importlib.import_module(name).__version__ for name in _LOADERS]
-    return choices.place_of(facts)
+    return choices.place_of([*facts, *choices.operator_facts(import_openvino().__version__)])

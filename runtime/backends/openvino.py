@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 # Our name of a precision -> OpenVINO's.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# Devices that stand for others, which OpenVINO chooses among: they name no precision, and what is
+# compiled for them cannot be kept.
+_VIRTUAL = ("AUTO", "HETERO", "MULTI")
 # OpenVINO's name of a type -> NumPy's.
 _TYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32", "i64": "int64"}
 # What the ONNX reader appends to the name of a graph's output.
@@ -62,6 +65,11 @@ def import_openvino() -> Any:
         raise BackendError(
             f"OpenVINO is not installed ({error}). Run: {install_command('openvino')}"
         ) from None
+
+
+def is_virtual(device: str) -> bool:
+    """Whether a device, such as ``AUTO:GPU,CPU``, stands for others."""
+    return device.split(":")[0] in _VIRTUAL
 
 
 def release_of(runtime: Any) -> str:
@@ -206,10 +214,15 @@ def choose_precision(
     if wish not in OPENVINO_PRECISIONS:
         known = ", ".join(OPENVINO_PRECISIONS)
         raise BackendError(f"precision is '{wish}', expected one of: {known}")
+    if wish != "auto" and is_virtual(device):
+        raise BackendError(
+            f"device '{device}' does not report its precision, expected one device, such as CPU. "
+            "Use --precision auto"
+        )
     if wish != "auto":
         return wish, ""
     if device != "CPU":
-        return "", "the device's default"
+        return "", "the device's default precision"
     if not multiplies_bfloat16(core):
         return "fp32", "the processor does not multiply bfloat16"
     faster, reason = compare()
@@ -223,6 +236,8 @@ def multiplies_bfloat16(core: Any) -> bool:
 
 def _precision_taken(setup: OpenVinoSetup, compiled: dict[str, Any]) -> str:
     """What the graphs compute in, which must be what was requested."""
+    if is_virtual(setup.device):
+        return setup.reason
     names = set()
     for graph in compiled.values():
         names.add(graph.get_property("INFERENCE_PRECISION_HINT").to_string())
@@ -246,9 +261,8 @@ def _require_device(core: Any, device: str) -> None:
         return  # asking for the others would load their plugins
     available = list(core.available_devices)
     # Names may carry a number (GPU.1) or be virtual (AUTO:GPU,CPU), which OpenVINO resolves.
-    first = device.split(":")[0].split(".")[0]
     known = {name.split(".")[0] for name in available}
-    if first not in known and first not in ("AUTO", "HETERO", "MULTI"):
+    if device.split(":")[0].split(".")[0] not in known and not is_virtual(device):
         raise BackendError(
             f"device '{device}' is not one of OpenVINO's here; available: {', '.join(available)}"
         )
@@ -277,7 +291,7 @@ def _find_extension(
 
 def _load_graph(setup: OpenVinoSetup, name: str, content: bytes, bundle: Bundle) -> Any:
     """A compiled graph, from the cache where it holds one made from the same."""
-    kept = read_compiled(setup.key(content))
+    kept = None if is_virtual(setup.device) else read_compiled(setup.key(content))
     if kept is not None:
         try:
             return setup.core.import_model(io.BytesIO(kept), setup.device, setup.config)
@@ -305,6 +319,10 @@ def build_openvino(bundle: Bundle, options: BackendOptions) -> list[Path]:
         BackendError: as for ``load_openvino``; or a file cannot be written.
     """
     setup = set_up(options, logger.warning, bundle)
+    if is_virtual(setup.device):
+        raise BackendError(
+            f"no graph is kept for device '{setup.device}', expected one device, such as CPU"
+        )
     paths = []
     for name, content in bundle.graphs.items():
         compiled = _compile_named(setup, name, content, bundle)

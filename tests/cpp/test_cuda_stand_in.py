@@ -7,6 +7,7 @@ only once they are synchronized.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -54,10 +55,13 @@ FAULTS = {
 }
 
 
-def play(program: Path, stand_in: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [program, FOLDER, stand_in / "libstand_in_onnxruntime.so", find_library(), "cuda"]
+def play(
+    program: Path, stand_in: Path, cases: Path = FOLDER, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    command = [program, cases, stand_in / "libstand_in_onnxruntime.so", find_library(), "cuda"]
     environment = {
         **os.environ,
+        **variables,
         "LD_LIBRARY_PATH": str(stand_in),
         "STREAMSEG_REAL_ONNXRUNTIME": str(RUNTIME),
         "ASAN_OPTIONS": "detect_leaks=0",
@@ -73,6 +77,33 @@ def test_conformance_set_is_reproduced_on_the_stand_in(build: Build, sanitize: s
     done = play(folder / "conformance", folder / "stand_in")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout.decode().count("16 steps equal") == CASES
+
+
+@pytest.mark.parametrize(
+    ("precision", "float16"),
+    [
+        ({"layers": "float16"}, True),
+        ({"layers": "float32"}, False),
+        ({"layers": "int8", "rest": "float16"}, False),
+        ({"layers": "float16", "attention": "bf16"}, False),
+        (None, False),
+    ],
+    ids=str,
+)
+def test_tf32_is_switched_off_unless_all_layers_are_float16(
+    build: Build, tmp_path: Path, precision: dict[str, str] | None, float16: bool
+) -> None:
+    """As in Python; ``use_tf32=0`` takes tensor cores from float16 too."""
+    folder = build()
+    shutil.copytree(FOLDER / "operators", tmp_path / "cases/operators")
+    shutil.copy(FOLDER / "geometry.json", tmp_path / "cases")
+    (written,) = tmp_path.glob("cases/operators/**/manifest.json")
+    content = json.loads(written.read_text())
+    content["precision"] = precision
+    written.write_text(json.dumps(content))
+    variables = {"STREAMSEG_STAND_IN_FLOAT16": "1"} if float16 else {}
+    done = play(folder / "conformance", folder / "stand_in", tmp_path / "cases", **variables)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

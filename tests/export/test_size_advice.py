@@ -78,3 +78,20 @@ def test_models_shows_the_cost_of_a_size(
     with pytest.raises(SystemExit, match="0"):
         run(arguments)
     assert "without waste 64x96: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--only", "x"], ["--class-count", "3"], ["--sort", "work"], ["--published"]),
+        *(["--measured", "b"], ["--board", "x"], ["--json", "x.json"]),
+    ],
+    ids=lambda option: option[0],
+)
+def test_models_rejects_options_of_the_list_for_a_checkpoint(
+    model: TV3S, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    save_checkpoint(model, tmp_path / "x.safetensors")
+    with pytest.raises(SystemExit, match="2"):
+        run(["models", str(tmp_path / "x.safetensors"), *option])
+    assert f"{option[0]} does not apply to a CHECKPOINT" in capsys.readouterr().err

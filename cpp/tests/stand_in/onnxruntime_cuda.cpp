@@ -4,7 +4,8 @@
 // It is stricter than the real library. Every second input counts as read by a node on the host and
 // is copied when it is bound. Outputs are written when they are synchronized, not before. Tensors
 // outside live device memory, runs without a binding, and options that would round to TF32 are
-// rejected.
+// rejected; with STREAMSEG_STAND_IN_FLOAT16, so are options that would take tensor cores from
+// float16.
 #include <dlfcn.h>
 
 #include <cstdlib>
@@ -61,6 +62,7 @@ Function* entry(int place) {
 void* refuse(const char* text) { return entry<void*(int, const char*)>(0)(2, text); }
 
 void* make_options(void** out) {
+  exact = false;
   *out = &cuda_options;
   return nullptr;
 }
@@ -78,7 +80,10 @@ void* set_options(void* options, const char* const* keys, const char* const* val
   return nullptr;
 }
 void* append_provider(void* settings, const void* options) {
-  if (options != &cuda_options || !exact) return refuse("products would be rounded to TF32");
+  if (options != &cuda_options) return refuse("not the provider's options");
+  const bool float16 = std::getenv("STREAMSEG_STAND_IN_FLOAT16") != nullptr;
+  if (!float16 && !exact) return refuse("products would be rounded to TF32");
+  if (float16 && exact) return refuse("float16 would lose its tensor cores");
   cuda_settings.insert(settings);
   return nullptr;
 }

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from streamseg.cli.dataclass_options import dataclass_options, grouped
+from streamseg.cli.dataclass_options import dataclass_options, grouped, refuse_given
 from streamseg.cli.subcommand import subcommand
 from streamseg.cli.value_types import PLACE, OutputType
 from streamseg.destinations import FOLDER
@@ -87,16 +86,6 @@ def _read_clip(address: str) -> list[NDArray[np.uint8]]:
     return clip
 
 
-def _refuse_given(context: click.Context, *names: str) -> None:
-    """Raise UsageError where an option that this backend ignores was given."""
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(
-                f"{flag} does not apply to --backend {context.params['backend']}"
-            )
-
-
 def _build_openvino(bundle: Bundle, options: BackendOptions) -> None:
     from streamseg.runtime.backends.openvino import build_openvino
 
@@ -138,14 +127,14 @@ def command(
 
     opened = read_bundle(bundle)
     library = None if operators.library is None else operators.library.absolute()
-    context = click.get_current_context()
+    context, taker = click.get_current_context(), f"--backend {target.backend}"
     target.require_precision()
     if target.backend == "openvino":
-        _refuse_given(context, "out", "flavour", "workspace", "capabilities", "timing_cache")
-        _refuse_given(context, "tf32", "check_source", "unverified")
+        refuse_given(context, taker, "out", "flavour", "workspace", "capabilities", "timing_cache")
+        refuse_given(context, taker, "tf32", "check_source", "unverified")
         _build_openvino(opened, replace(operators, library=library, precision=target.precision))
         return
-    _refuse_given(context, "device", "threads")
+    refuse_given(context, taker, "device", "threads")
     try:
         from streamseg.export.engine_build import build_engines
     except ImportError as error:

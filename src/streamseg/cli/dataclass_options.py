@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from streamseg.cli.value_types import OFFSETS, PLACE, RANGE, SIZE, THRESHOLD, OutputType
 from streamseg.option_fields import Option, OptionField, option_fields
@@ -50,6 +51,20 @@ class GroupedOption(click.Option):
 def grouped(*flags: str, **details: Any) -> Callable[[Command], Command]:
     """``click.option`` with ``group``, the heading in the help text."""
     return click.option(*flags, cls=GroupedOption, **details)
+
+
+def refuse_given(context: click.Context, taker: str, *names: str) -> None:
+    """Raise UsageError where an option that would be ignored was given.
+
+    Args:
+        context: of the command.
+        taker: what ignores it, such as ``--backend openvino``.
+        names: of the options' arguments.
+    """
+    for entry in context.command.params:
+        source = context.get_parameter_source(entry.name) if entry.name in names else None
+        if source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{entry.opts[-1]} does not apply to {taker}")
 
 
 def dataclass_options(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from streamseg.cli.catalogue_options import CatalogueOptions
-from streamseg.cli.dataclass_options import dataclass_options
+from streamseg.cli.dataclass_options import dataclass_options, refuse_given
 from streamseg.cli.export import describe_missing, require_checkpoint
 from streamseg.cli.phases import show_phases
 from streamseg.cli.removals import SETTINGS
@@ -62,6 +63,8 @@ def command(
     """
     if checkpoint is not None:
         require_checkpoint(str(checkpoint))
+        names = (field.name for field in fields(CatalogueOptions) if field.name != "size")
+        refuse_given(click.get_current_context(), "a CHECKPOINT", *names, "json_path")
     elif settings:
         raise click.UsageError("--set needs a CHECKPOINT")
     with show_phases("loading PyTorch") as phase:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamseg.errors import BackendError, PluginNotFound
-from streamseg.runtime.backends import CPU_BACKEND, fastest
+from streamseg.runtime.backends import CPU_BACKEND, choices, fastest
 from streamseg.runtime.backends.step_times import Measurement
 from streamseg.runtime.stream import Stream, open_stream
 from tests.conftest import NO_OPENVINO
@@ -66,7 +66,14 @@ def test_remembered_choice_is_used(toy: Path, tmp_path: Path) -> None:
             assert stream.execution.startswith(name)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"onnxruntime": 1}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"onnxruntime": 1}', "[" * 100_000),
+        *(f'{{"onnxruntime": 1, "openvino": {value}}}' for value in ("NaN", "-1", "0", "1e999")),
+        f'{{"onnxruntime": 1, "openvino": 1{"0" * 400}}}',
+    ],
+)
 def test_damaged_choice_is_measured_again(
     toy: Path, tmp_path: Path, measured: list[Measurement], content: str
 ) -> None:
@@ -81,6 +88,36 @@ def test_other_threads_are_measured_apart(toy: Path, measured: list[Measurement]
     open_stream(toy, threads=1).close()
     open_stream(toy, threads=2).close()
     assert len(measured) == 2
+
+
+@pytest.mark.parametrize("place", ["find_library", "find_openvino_library"])
+def test_choice_is_measured_again_with_another_operator_library(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement], place: str
+) -> None:
+    opened(toy).close()
+    library = toy.parent / "other.so"
+    library.write_bytes(b"other")
+    monkeypatch.setattr(choices, place, lambda *_: library)
+    opened(toy).close()
+    opened(toy).close()
+    assert len(measured) == 2
+
+
+def test_choice_belongs_to_the_instruction_set(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Measurement]
+) -> None:
+    opened(toy).close()
+    monkeypatch.setenv("STREAMSEG_CPU_LEVEL", "scalar")
+    opened(toy).close()
+    assert len(measured) == 2
+
+
+def test_impossible_threads_are_one_error_without_warnings(
+    toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(BackendError, match="threads is 100000, expected 1 to"):
+        open_stream(toy, threads=100_000)
+    assert not caplog.messages
 
 
 def test_environment_names_the_backend(

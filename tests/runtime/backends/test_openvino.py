@@ -86,6 +86,22 @@ def test_other_backends_refuse_its_options(toy: Path, options: dict[str, Any]) -
         open_stream(toy, backend="onnxruntime", **options)
 
 
+@pytest.mark.parametrize("device", ["AUTO", "AUTO:GPU,CPU", "MULTI:CPU", "HETERO:CPU"])
+def test_device_that_stands_for_others_gives_the_cpus_labels(toy: Path, device: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    with open_stream(toy, backend="onnxruntime", native=False) as reference:
+        wanted = [reference.step(frame).labels.copy() for frame in frames]
+    with open_stream(toy, backend="openvino", device=device) as stream:
+        assert f" {device}, the device's default precision, " in stream.execution
+        for frame, labels in zip(frames, wanted, strict=True):
+            assert np.array_equal(stream.step(frame).labels, labels)
+    bundle = read_bundle(toy)
+    with pytest.raises(BackendError, match=f"no graph is kept for device '{device}'"):
+        build_openvino(bundle, BackendOptions(device=device))
+    with pytest.raises(BackendError, match="does not report its precision"):
+        open_stream(toy, backend="openvino", device=device, precision="bf16")
+
+
 def test_graph_that_disagrees_with_the_manifest_is_refused(toy: Path) -> None:
     bundle = read_bundle(toy)
     swapped = replace(bundle, graphs={**bundle.graphs, "step": bundle.graphs["key"]})
