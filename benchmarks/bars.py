@@ -2,6 +2,7 @@
 
 python benchmarks/bars.py --bundles DIR      # keeps the bundles there and reuses them
 python benchmarks/bars.py --bundles DIR --prepare    # makes the bundles and measures nothing
+python benchmarks/bars.py --bundles DIR --only street    # measures that work's rows again
 
 Every peer runs in its own process, which holds only the runtime. The peers take turns, so other
 load on the machine affects all of them equally. Speed is measured on seeded weights; agreement,
@@ -33,7 +34,7 @@ from unittest import mock
 
 import cv2
 import numpy as np
-from measuring import describe_head, describe_machine, summarise, write_results
+from measuring import RESULTS, describe_head, describe_machine, summarise, write_results
 from peaks import share_of_peak
 from stepping import Peer
 
@@ -346,10 +347,16 @@ def is_even(bundle: Path) -> bool:
 def format_table(result: dict[str, Any]) -> str:
     machine = result["machine"]
     units = defaultdict(list)
+    commits = defaultdict(list)
     for entry in result["works"]:
         units[entry["unit"] or "this commit"].append(entry["name"])
+        if entry.get("commit", machine["commit"]) != machine["commit"]:
+            commits[entry["commit"]].append(entry["name"])
     lines = [f"{describe_head(machine)}. Unit: {UNIT}, with the native operators."]
     lines += [f"The unit is of {unit} for {', '.join(names)}." for unit, names in units.items()]
+    lines += [
+        f"Measured later, at {commit}: {', '.join(names)}." for commit, names in commits.items()
+    ]
     lines.append("")
     lines += ["| work | path | median ms | p95 ms | times the unit | share of peak |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -389,7 +396,9 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="make the bundles and end")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="works whose name contains this; others keep their rows"
+    )
     parser.add_argument("--checkpoint", type=Path, help="a network trained on CamVid")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--camvid", type=Path, help="folder of CamVid with test and testannot")
@@ -418,6 +427,7 @@ def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -
         entry = {"name": work.name, "size": work.size, "gmacs": gmacs_of(work), "paths": paths}
         entry["even"] = is_even(bundle_of(work, UNIT, folder))
         entry["unit"] = unit.name if unit is not None and unit.has(work) else ""
+        entry["commit"] = result["machine"]["commit"]
         result["works"].append(entry)
     street = bundle_of(works()[1], UNIT, folder)
     result["start_s"] = measure_start(street, options.threads, 3) if street.exists() else {}
@@ -430,7 +440,23 @@ def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -
             folder,
             options.threads,
         )
+    if options.only:
+        result = replace_rows(json.loads((RESULTS / "bars.json").read_text()), result)
     write_results("bars", result, format_table(result))
+
+
+def replace_rows(before: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Earlier results with the works that were measured again in their places.
+
+    Raises:
+        ValueError: another machine or number of threads.
+    """
+    for name in ("processor", "model", "threads"):
+        if before["machine"].get(name) != result["machine"].get(name):
+            raise ValueError(f"bars.json is of another {name}: measure every work again")
+    found = {entry["name"]: entry for entry in result["works"]}
+    rows = [found.pop(entry["name"], entry) for entry in before["works"]]
+    return before | {"works": [*rows, *found.values()]}
 
 
 if __name__ == "__main__":
