@@ -430,7 +430,8 @@ def measure_all(options: argparse.Namespace, chosen: list[Work], folder: Path) -
         entry["commit"] = result["machine"]["commit"]
         result["works"].append(entry)
     street = bundle_of(works()[1], UNIT, folder)
-    result["start_s"] = measure_start(street, options.threads, 3) if street.exists() else {}
+    timed = street.exists() and not options.only
+    result["start_s"] = measure_start(street, options.threads, 3) if timed else {}
     if options.checkpoint is not None and options.camvid is not None:
         print("measuring agreement", flush=True)
         result["agreement"] = measure_agreement(
