@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import logging
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from streamseg.runtime.backends.interface import (
     StepPlan,
     require_threads,
 )
+from streamseg.runtime.backends.openvino_attention import join_strips
 from streamseg.runtime.backends.tensors import (
     TensorTable,
     graph_inputs,
@@ -337,6 +339,8 @@ def compile_graph(setup: OpenVinoSetup, content: bytes) -> Any:
     if setup.library is None:
         content = _inline(content)
     model = setup.core.read_model(io.BytesIO(content))
+    if setup.device == "CPU" and platform.machine() in ("x86_64", "AMD64"):
+        join_strips(model)
     return setup.core.compile_model(model, setup.device, setup.config)
 
 
