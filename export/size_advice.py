@@ -70,7 +70,12 @@ def nearest_sizes(model: StepModel, size: Size) -> tuple[Size, ...]:
 
 
 def advise(model: StepModel, size: Size) -> list[str]:
-    """Lines on a size: nothing where it wastes nothing, else the sizes around it and their cost."""
+    """Lines on a size: nothing where it wastes nothing, else the sizes around it and their cost.
+
+    Raises:
+        ExportError: the network cannot run at this size.
+    """
+    model.check_size(size)
     if model.enlargement(size) == 0:
         return []
     here = cost_of(model, size)
@@ -80,22 +85,31 @@ def advise(model: StepModel, size: Size) -> list[str]:
 
 
 def propose(model: StepModel) -> list[str]:
-    """Lines with sizes that waste nothing, and their cost; the training size where it is known."""
+    """Lines with sizes that waste nothing, and their cost; the training size where it is known.
+
+    The last line is the reason where the network runs at none of them.
+    """
     lines = []
     if model.origin.training_size != "unknown":
         lines.append(f"trained at {model.origin.training_size}")
     sizes: dict[Size, None] = {}
     for size in COMMON:
-        fitted = nearest_sizes(model, size) if model.enlargement(size) else (size,)
-        if not _runs(model, size):
-            fitted = ()
+        fits = _runs(model, size) and not model.enlargement(size)
+        fitted = (size,) if fits else nearest_sizes(model, size)
         sizes |= dict.fromkeys(fitted[:1])
+    if not sizes:
+        lines.append(_refusal(model, COMMON[0]))
     return lines + [cost_of(model, size).describe() for size in sizes]
 
 
 def _runs(model: StepModel, size: Size) -> bool:
+    return not _refusal(model, size)
+
+
+def _refusal(model: StepModel, size: Size) -> str:
+    """Why the network cannot run at a size; empty where it can."""
     try:
         model.check_size(size)
-    except ExportError:
-        return False
-    return True
+    except ExportError as error:
+        return str(error)
+    return ""

@@ -32,6 +32,7 @@ from streamseg.export.models.swin import (
     swin_keys,
 )
 from streamseg.export.models.vit import VIT_PRESETS, VitEncoder, VitSizes, infer_vit, vit_keys
+from streamseg.export.step import Size, refuse_size
 
 EncoderConfig = MiTConfig | SwinSizes | ConvNeXtSizes | VitSizes
 Encoder = MiTEncoder | SwinEncoder | ConvNeXtEncoder | VitEncoder
@@ -52,6 +53,26 @@ def build_encoder(config: EncoderConfig, *, drop_path: float = 0.0) -> Encoder:
     if isinstance(config, VitSizes):
         return VitEncoder(config, drop_path=drop_path)
     return SwinEncoder(config, drop_path=drop_path)
+
+
+def patch_of(config: EncoderConfig) -> int:
+    """Pixels that heights and widths must be multiples of; 1 where all sizes run."""
+    return config.patch if isinstance(config, VitSizes) else 1
+
+
+def check_encoder_size(encoder: Encoder, config: EncoderConfig, size: Size) -> None:
+    """Refuse sizes that leave a stage without a cell, or cut a patch.
+
+    Raises:
+        ExportError: the encoder cannot run at this size.
+    """
+    least, patch = max(encoder.min_extent, 5), patch_of(config)
+    if min(size) < least:
+        raise refuse_size(size, f"encoder {config.name} needs at least {least}x{least}")
+    if any(extent % patch for extent in size):
+        near = "x".join(str(max(2, round(extent / patch)) * patch) for extent in size)
+        reason = f"encoder {config.name} needs multiples of {patch}, such as {near}"
+        raise refuse_size(size, reason)
 
 
 def encoder_keys(config: EncoderConfig) -> KeyMap:

@@ -20,13 +20,15 @@ from streamseg.export.models.decoder import (
 from streamseg.export.models.encoder import (
     EncoderConfig,
     build_encoder,
+    check_encoder_size,
     describe_encoder,
     encoder_keys,
     infer_encoder,
+    patch_of,
 )
 from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known
-from streamseg.export.step import InputConfig, Size, StepModel, refuse_size
+from streamseg.export.step import InputConfig, Size, StepModel
 from streamseg.runtime.bundle.state import StateSpec
 
 Self = TypeVar("Self", bound="SegFormer")
@@ -110,12 +112,15 @@ class SegFormer(StepModel):
         return ()
 
     def check_size(self, size: Size) -> list[str]:
-        """Refuse sizes that leave an encoder stage without a token."""
-        least = max(self.backbone.min_extent, 5)
-        if min(size) < least:
-            name = self.config.encoder.name
-            raise refuse_size(size, f"encoder {name} needs at least {least}x{least}")
+        """Refuse sizes that the encoder cannot run at."""
+        check_encoder_size(self.backbone, self.config.encoder, size)
         return []
+
+    @property
+    def size_step(self) -> Size:
+        """Multiples of the encoder's patch, or of a cell of its coarsest map."""
+        patch = patch_of(self.config.encoder)
+        return (patch, patch) if patch > 1 else super().size_step
 
     def describe(self) -> Mapping[str, Any]:
         """Family, encoder and sizes for the manifest."""

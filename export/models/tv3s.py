@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,14 +17,16 @@ from streamseg.export.models.decoder import FoldedMLPDecoder, MLPDecoder
 from streamseg.export.models.encoder import (
     EncoderConfig,
     build_encoder,
+    check_encoder_size,
     describe_encoder,
     encoder_keys,
     infer_encoder,
+    patch_of,
 )
 from streamseg.export.models.mamba import BlocksConfig, RunBlocks, TemporalBlocks
 from streamseg.export.palettes import read_classes
 from streamseg.export.settings import Known
-from streamseg.export.step import InputConfig, Size, StepModel, refuse_size, upsample
+from streamseg.export.step import InputConfig, Size, StepModel, upsample
 from streamseg.runtime.bundle.state import StateSpec
 
 GROWTH_WARNING = 0.25
@@ -88,10 +91,7 @@ class TV3S(StepModel):
 
     def check_size(self, size: Size) -> list[str]:
         """Warn where rounding up to the window grows the map by more than a quarter."""
-        least = max(self.backbone.min_extent, 5)
-        if min(size) < least:
-            name = self.config.encoder.name
-            raise refuse_size(size, f"encoder {name} needs at least {least}x{least}")
+        check_encoder_size(self.backbone, self.config.encoder, size)
         growth = self.enlargement(size)
         if growth <= GROWTH_WARNING:
             return []
@@ -105,9 +105,10 @@ class TV3S(StepModel):
 
     @property
     def size_step(self) -> Size:
-        """Frames whose map, an eighth of them, is cut into whole windows."""
-        height, width = self.config.blocks.window
-        return 8 * height, 8 * width
+        """Frames whose map, an eighth of them, is cut into whole windows, and no patch is cut."""
+        patch = patch_of(self.config.encoder)
+        height, width = (math.lcm(8 * extent, patch) for extent in self.config.blocks.window)
+        return height, width
 
     def enlargement(self, size: Size) -> float:
         """Share by which rounding up to the window enlarges the map."""

@@ -185,7 +185,7 @@ def export(
     for line in propose(model) if size is None else advise(model, size):
         click.echo(f"  {line}")
     if size is None:
-        raise click.UsageError("missing --size HxW; the sizes above waste no work")
+        raise click.UsageError("missing --size HxW; see the lines above")
     if memory is not None:
         from streamseg.export.smoothing import PRESETS, remember
 

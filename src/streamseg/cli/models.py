@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from streamseg.cli.catalogue_options import CatalogueOptions
 from streamseg.cli.dataclass_options import dataclass_options, refuse_given
@@ -22,11 +23,11 @@ from streamseg.runtime.bundle.claims import describe_assumed, format_setting
 
 
 def describe_checkpoint(
-    path: Path, settings: Mapping[str, str], size: tuple[int, int]
+    path: Path, settings: Mapping[str, str], size: tuple[int, int] | None
 ) -> Iterator[str]:
-    """Lines on the network of a checkpoint: what it is, what is assumed, and what a size costs."""
+    """Lines on the network of a checkpoint: what it is, what is assumed, and what sizes cost."""
     from streamseg.export import load_checkpoint
-    from streamseg.export.size_advice import advise, cost_of
+    from streamseg.export.size_advice import advise, cost_of, propose
 
     model = load_checkpoint(path, settings=settings)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -37,7 +38,11 @@ def describe_checkpoint(
     yield f"  license: {model.origin.license}; training size: {model.origin.training_size}"
     for line in describe_assumed(model.assumed):
         yield f"  {line}"
-    for line in advise(model, size) or [cost_of(model, size).describe()]:
+    if size is None:
+        costs = propose(model)
+    else:
+        costs = advise(model, size) or [cost_of(model, size).describe()]
+    for line in costs:
         yield f"  {line}"
 
 
@@ -63,14 +68,17 @@ def command(
     """
     if checkpoint is not None:
         require_checkpoint(str(checkpoint))
+        context = click.get_current_context()
         names = (field.name for field in fields(CatalogueOptions) if field.name != "size")
-        refuse_given(click.get_current_context(), "a CHECKPOINT", *names, "json_path")
+        refuse_given(context, "a CHECKPOINT", *names, "json_path")
     elif settings:
         raise click.UsageError("--set needs a CHECKPOINT")
     with show_phases("loading PyTorch") as phase:
         if checkpoint is not None:
             try:
-                lines = list(describe_checkpoint(checkpoint, settings, options.size))
+                given = context.get_parameter_source("size") is ParameterSource.COMMANDLINE
+                size = options.size if given else None
+                lines = list(describe_checkpoint(checkpoint, settings, size))
             except ImportError as error:
                 raise ExportError(describe_missing(error)) from None
             for line in lines:
