@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.counting import count_of
-from streamseg.errors import BackendError, BundleError, PluginNotFound
+from streamseg.errors import BackendError, PluginNotFound
 from streamseg.installation import install_command, package_command
 from streamseg.plugins.loader import find_openvino_library
 from streamseg.runtime.backends.bfloat16 import compare_products, compare_steps
@@ -34,11 +34,7 @@ from streamseg.runtime.backends.interface import (
     require_threads,
 )
 from streamseg.runtime.backends.openvino_attention import join_strips
-from streamseg.runtime.backends.tensors import (
-    TensorTable,
-    graph_inputs,
-    graph_outputs,
-)
+from streamseg.runtime.backends.openvino_ports import check_interface, input_names, result_names
 from streamseg.runtime.bundle.bundle import Bundle, digest
 from streamseg.runtime.bundle.manifest import Manifest
 
@@ -49,10 +45,6 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Devices that stand for others, which OpenVINO chooses among: they name no precision, and what is
 # compiled for them cannot be kept.
 _VIRTUAL = ("AUTO", "HETERO", "MULTI")
-# OpenVINO's name of a type -> NumPy's.
-_TYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32", "i64": "int64"}
-# What the ONNX reader appends to the name of a graph's output.
-_RESULT = "/sink_port_"
 
 
 def import_openvino() -> Any:
@@ -363,46 +355,6 @@ def _inline(content: bytes) -> bytes:
         return content
     inlined: bytes = inliner.inline_local_functions(model).SerializeToString()
     return inlined
-
-
-def input_names(compiled: Any) -> dict[str, Any]:
-    """Port of every input by its name in the graph."""
-    return {port.get_any_name(): port for port in compiled.inputs}
-
-
-def result_names(compiled: Any) -> dict[str, Any]:
-    """Port of every output by its name in the graph.
-
-    Tensors of one value share their names, so that only the results' own names are unique.
-    """
-    return {
-        port.get_node().get_friendly_name().split(_RESULT)[0]: port for port in compiled.outputs
-    }
-
-
-def check_interface(compiled: Any, name: str, manifest: Manifest) -> None:
-    """Raise BundleError unless the graph's names, shapes and types are the manifest's."""
-    graph = manifest.graphs[name]
-    _check_ports(name, "input", input_names(compiled), graph_inputs(graph, manifest))
-    _check_ports(name, "output", result_names(compiled), graph_outputs(graph, manifest))
-
-
-def _check_ports(graph: str, what: str, ports: dict[str, Any], expected: TensorTable) -> None:
-    differing = sorted(set(ports) ^ set(expected))
-    if differing:
-        raise BundleError(
-            f"graph '{graph}' and manifest disagree about these {what}s: {', '.join(differing)}"
-        )
-    for tensor, (shape, dtype) in expected.items():
-        port = ports[tensor]
-        partial = port.get_partial_shape()
-        found = tuple(partial.to_shape()) if partial.is_static else str(partial)
-        kind = _TYPES.get(port.get_element_type().get_type_name(), str(port.get_element_type()))
-        if (found, kind) != (shape, dtype):
-            raise BundleError(
-                f"graph '{graph}': {what} '{tensor}' is {kind} {found}, the manifest says {dtype} "
-                f"{shape}"
-            )
 
 
 class OpenVinoExecutable(Executable):
