@@ -20,6 +20,7 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from streamseg.errors import ExportError
+from streamseg.export.label_strips import LabelStrips, plan_label_strips
 from streamseg.export.windows import WindowGeometry, cell_order
 from streamseg.plugins.table import (
     ATTENTION,
@@ -119,7 +120,7 @@ def attach_lowering(model: ModelProto) -> None:
     texts = {
         "WindowedCausalConv": lambda: _conv_function(taps.pop()),
         "WindowedSelectiveScan": lambda: _SCAN_FUNCTION,
-        "UpsampleArgmax": lambda: _LABELS_FUNCTION,
+        "UpsampleArgmax": lambda: _labels_function(plan_label_strips(model)),
         ATTENTION.name: lambda: ATTENTION_FUNCTION,
     }
     model.functions.extend(onnx.parser.parse_function(texts[name]()) for name in sorted(used))
@@ -307,7 +308,15 @@ ATTENTION_FUNCTION = f"""
       y = Reshape (tokens, joined)
     }}"""
 
-_LABELS_FUNCTION = f"""
+
+def _labels_function(strips: LabelStrips | None) -> str:
+    """Labels of all pixels at once, or in strips."""
+    at_once = """
+      sizes = Concat <axis = 0> (leading, row_count, column_count)
+      full = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
+          (scores, , , sizes)
+      best = ArgMax <axis = 1, keepdims = 0> (full)"""
+    return f"""
     <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
     UpsampleArgmax <height, width> (scores) => (labels)
     {{
@@ -317,9 +326,6 @@ _LABELS_FUNCTION = f"""
       row_count = Unsqueeze (rows, axis0)
       column_count = Unsqueeze (columns, axis0)
       leading = Shape <start = 0, end = 2> (scores)
-      sizes = Concat <axis = 0> (leading, row_count, column_count)
-      full = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
-          (scores, , , sizes)
-      best = ArgMax <axis = 1, keepdims = 0> (full)
+      {strips.body() if strips else at_once}
       labels = Cast <to = 2> (best)
     }}"""

@@ -28,7 +28,7 @@ PLUGIN_VERSION = "1"
 _PLUGINS = {operator.name: operator for operator in (CAUSAL_CONV, SELECTIVE_SCAN, UPSAMPLE_ARGMAX)}
 _BACK = "DequantizeLinear"
 _WIDE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-_MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity")
+_MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Concat")
 
 
 def plugin_graph(model: ModelProto) -> ModelProto:
