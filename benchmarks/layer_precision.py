@@ -123,6 +123,10 @@ def table(content: dict[str, Any]) -> str:
     for path, entry in content["accuracy"].items():
         cells = (entry[name] for name in ("miou", "pixel_accuracy", "mvc8", "mvc16"))
         lines.append(f"| {path} | {' | '.join(f'{100 * value:.2f}' for value in cells)} |")
+    measured = {run["path"] for run in content["drift"]}
+    missing = [path for path in PATHS if path not in {REFERENCE, *measured}]
+    if missing:
+        lines += ["", f"Not measured yet: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
