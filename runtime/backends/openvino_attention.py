@@ -42,23 +42,39 @@ def _strips(node: Any) -> list[list[Any]]:
         return []
     parts = [chain[-1].input_value(0) for chain in chains]
     split = parts[0].get_node()
-    rank = len(node.get_output_partial_shape(0))
     if split.get_type_name() != "VariadicSplit" or split.get_output_size() != len(parts):
         return []
-    axis = int(split.input_value(1).get_node().get_data()) % rank
+    cut = int(split.input_value(1).get_node().get_data()) % _rank(split)
+    rows = cut == _rank(split) - 2 and node.get_axis() % _rank(node) == _rank(node) - 2
     whole = all(part == split.output(index) for index, part in enumerate(parts))
-    return chains if whole and axis == node.get_axis() % rank == rank - 2 else []
+    return chains if rows and whole else []
 
 
 def _chain(node: Any) -> list[Any]:
     """The nodes of one strip's attention, last to first; empty where something else is there."""
     found = []
     for kinds in _CHAIN:
-        if node.get_type_name() not in kinds:
+        used_once = len(node.output(0).get_target_inputs()) == 1
+        if node.get_type_name() not in kinds or not used_once or not _by_rows(node):
             return []
         found.append(node)
         node = node.input_value(0).get_node()
     return found
+
+
+def _by_rows(node: Any) -> bool:
+    """Whether each row of a node's result is made from the same row of its first input alone."""
+    kind = node.get_type_name()
+    if kind == "MatMul":
+        return not node.get_attributes()["transpose_a"]
+    if kind == "Softmax":
+        return node.get_attributes()["axis"] % _rank(node) == _rank(node) - 1
+    scale = list(node.get_input_partial_shape(1))
+    return len(scale) < 2 or scale[-2] == 1
+
+
+def _rank(node: Any) -> int:
+    return len(node.get_output_partial_shape(0))
 
 
 def _alike(one: list[Any], other: list[Any]) -> bool:

@@ -78,7 +78,27 @@ def test_joined_strips_are_the_attention_of_all_queries() -> None:
 )
 def test_strips_that_differ_stay(old: str, new: str) -> None:
     assert STRIPS.count(old) == 1
-    model = read(STRIPS.replace("{16, 8}", "{12, 12}").replace(old, new))
+    stays(STRIPS.replace("{16, 8}", "{12, 12}").replace(old, new))
+
+
+def stays(text: str) -> None:
+    model = read(text)
     before = kinds(model)
     assert join_strips(model) == 0
     assert kinds(model) == before
+
+
+def test_strips_that_mix_queries_stay() -> None:
+    """Shares over the queries of a strip are not shares over all queries."""
+    stays(STRIPS.replace("axis = -1", "axis = -2"))
+
+
+def test_strips_with_a_factor_for_each_query_stay() -> None:
+    text = STRIPS.replace("{16, 8}", "{12, 12}")
+    stays(text.replace("float scale = {0.25}", "float[12,1] scale = {" + "1., " * 11 + "2.}"))
+
+
+def test_strips_that_are_read_elsewhere_stay() -> None:
+    """A strip's own result keeps its rows."""
+    for name, shape in (("r0", "1,2,16,8"), ("e0", "1,2,16,12"), ("p0", "1,2,16,12")):
+        stays(STRIPS.replace("8] y)", f"8] y, float[{shape}] {name})"))
