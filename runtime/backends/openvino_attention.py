@@ -68,9 +68,9 @@ def _by_rows(node: Any) -> bool:
     if kind == "MatMul":
         return not node.get_attributes()["transpose_a"]
     if kind == "Softmax":
-        return node.get_attributes()["axis"] % _rank(node) == _rank(node) - 1
+        return bool(node.get_attributes()["axis"] % _rank(node) == _rank(node) - 1)
     scale = list(node.get_input_partial_shape(1))
-    return len(scale) < 2 or scale[-2] == 1
+    return len(scale) < 2 or bool(scale[-2] == 1)
 
 
 def _rank(node: Any) -> int:
