@@ -150,7 +150,7 @@ def main() -> None:
         machine = describe_machine(arguments.threads)
         for row in run_rows(found, arguments):
             rows.append({**row, "commit": machine["commit"]})
-            print(make_table([row], machine).splitlines()[-1], flush=True)
+            print(make_table(rows[-1:], machine).splitlines()[-1], flush=True)
     if arguments.lowering:
         before = json.loads(RESULTS.read_text())
         kept = [row for row in before["rows"] if "lowering" not in row["backend"]]
