@@ -128,7 +128,10 @@ class GraphBatcher:
             self.streams.update(node.output)
         missing = [entry.name for entry in graph.output if entry.name not in self.streams]
         if missing:
-            raise ExportError(f"'{missing[0]}' depends on no input: it cannot be given N streams")
+            raise ExportError(
+                f"'{missing[0]}' depends on no input: it cannot be given N streams. Export it "
+                "without --batch"
+            )
         for entry in graph.value_info:
             if entry.name in self.streams and entry.type.tensor_type.shape.dim:
                 self._set_first(entry.type.tensor_type.shape.dim[0])
@@ -140,6 +143,7 @@ class GraphBatcher:
     def _refuse(self, node: NodeProto, reason: str) -> ExportError:
         return ExportError(
             f"the graph cannot take several streams at once: {node.op_type} '{node.name}' {reason}"
+            ". Export it without --batch"
         )
 
     def _rank(self, name: str) -> int:

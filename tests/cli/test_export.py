@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,28 @@ def test_export_prints_sizes_and_parity(
     assert "float32, over 4 frames: state within" in message
     assert "does not show that the import is the network that was trained" in message
     assert manifest.frame.resize == "letterbox"
+
+
+def test_batch_names_the_bundle_that_is_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundle of one stream lies in a temporary folder, which is gone afterwards."""
+    out = tmp_path / "street"
+    assert call("export", checkpoint, "--size", "64x96", *WINDOW, "--batch", "2", "-o", out) == 0
+    message = capsys.readouterr().out
+    assert "one stream a step: fp32, " in message
+    assert f"{out}: 2 streams a step; " in message
+    assert tempfile.gettempdir() not in message.replace(str(tmp_path), "")
+
+
+def test_memory_instead_of_the_networks_state_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "street"
+    arguments = ("--size", "64x96", *WINDOW, "--memory", "gated", "-o", out)
+    assert call("export", checkpoint, *arguments) == 0
+    assert "memory 'gated' replaces the network's own state" in capsys.readouterr().out
+    assert [spec.name for spec in read_bundle(out).manifest.state] == ["memory"]
 
 
 def test_growth_of_the_map_is_warned_of(

@@ -189,6 +189,10 @@ def export(
     if memory is not None:
         from streamseg.export.smoothing import PRESETS, remember
 
+        if model.state_spec(size):
+            click.echo(
+                f"  memory '{memory}' replaces the network's own state: each frame is its first"
+            )
         model = remember(model, PRESETS[memory])
     report = export_bundle(
         model,
@@ -199,11 +203,13 @@ def export(
         precision=options.precision,
         phase=phase,
     )
+    single = options.batch == 1
     click.echo(
-        f"{report.path}: {options.precision}, "
+        f"{report.path if single else 'one stream a step'}: {options.precision}, "
         f"{count_of(report.nodes, 'node')}, {report.bytes / 1e6:.1f} MB, "
         f"state {report.state_bytes:,} bytes, {report.seconds:.1f} s"
     )
     click.echo(f"  parity {describe_parity(report.parity)}")
     click.echo(f"  {PARITY_MEANING}")
-    click.echo(f"  next: streamseg run {report.path} VIDEO -o overlay.mp4")
+    if single:
+        click.echo(f"  next: streamseg run {report.path} VIDEO -o overlay.mp4")
