@@ -56,16 +56,22 @@ def test_instruction_set_in_use_is_named_and_a_rejected_one(
         level = native.load().level
     except PluginNotFound as reason:
         pytest.skip(str(reason))
-    entry = found("operator library", examine(["operator library"]))
-    assert (entry.ok, entry.found) == (True, f"libstreamseg_ops.so, {level}")
+    entry = found("instruction set", examine(["instruction set"]))
+    assert (entry.ok, entry.found) == (True, level)
     reason = "avx512amx: the operating system does not permit tiles"
     monkeypatch.setattr(native.NativeOps, "rejected_level", reason)
-    entry = found("operator library", examine(["operator library"]))
-    assert (entry.ok, entry.found.endswith(f"; not used: {reason}")) == (True, True)
+    entry = found("instruction set", examine(["instruction set"]))
+    assert (entry.ok, entry.found) == (True, f"{level}; not used: {reason}")
 
 
 def test_instruction_set_that_the_processor_lacks_is_reported() -> None:
-    code = "from streamseg.doctor import examine; print(examine(['operator library'])[1])"
+    code = """
+from streamseg.doctor import examine
+from streamseg.readiness import PURPOSES, judge
+findings = examine(PURPOSES["cpu"].subjects)
+print(next(entry for entry in findings if entry.subject == "instruction set"))
+print(judge(findings, ["cpu"]).ready)
+"""
     environment = {**os.environ, "STREAMSEG_CPU_LEVEL": "mmx"}
     run = [sys.executable, "-c", code]
     text = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
@@ -73,6 +79,7 @@ def test_instruction_set_that_the_processor_lacks_is_reported() -> None:
         pytest.skip(text)
     assert "STREAMSEG_CPU_LEVEL: instruction set 'mmx' is not available, expected one of: " in text
     assert "fix='unset STREAMSEG_CPU_LEVEL'" in text
+    assert text.endswith("False\n")  # every run fails with it
 
 
 def test_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

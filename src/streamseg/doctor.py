@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -56,7 +55,8 @@ def _probes() -> dict[str, Callable[[], Finding]]:
     """Subject -> the function that looks for it, in the order of the report."""
     probes: dict[str, Callable[[], Finding]] = {
         "ONNX Runtime": _onnxruntime,
-        "operator library": _operators,
+        "operator library": partial(_library, "operator library", "find_library", opens=True),
+        "instruction set": _instruction_set,
         "OpenVINO": _openvino,
         "OpenVINO extension": _openvino_extension,
         "GPU": _gpu,
@@ -270,28 +270,31 @@ def _gstreamer() -> Finding:
     return Finding("GStreamer", True, str(found))
 
 
-def _library(subject: str, finder: str, *arguments: str) -> Finding:
+def _library(subject: str, finder: str, *arguments: str, opens: bool = False) -> Finding:
     loader = importlib.import_module("streamseg.plugins.loader")
     try:
         path = getattr(loader, finder)(*arguments)
+        if opens:
+            importlib.import_module("streamseg.plugins.native").NativeOps(path)
     except PluginNotFound as error:
         reason, _, fix = str(error).partition(". ")
         return Finding(subject, False, reason, fix)
     return Finding(subject, True, path.name + _targets(path))
 
 
-def _operators() -> Finding:
-    finding = _library("operator library", "find_library")
-    if not finding.ok:
-        return finding
+def _instruction_set() -> Finding:
+    """The one that the operators use on the CPU; a wrong wish stops every run."""
+    subject = "instruction set"
     native = importlib.import_module("streamseg.plugins.native")
-    operators = native.NativeOps(native.find_library())
     try:
+        operators = native.NativeOps(native.find_library())
         level = operators.level
+    except PluginNotFound:
+        return Finding(subject, True, "not chosen without the operator library")
     except BackendError as error:
-        return Finding(finding.subject, False, str(error), "unset STREAMSEG_CPU_LEVEL")
+        return Finding(subject, False, str(error), "unset STREAMSEG_CPU_LEVEL")
     unused = f"; not used: {operators.rejected_level}" if operators.rejected_level else ""
-    return replace(finding, found=f"{finding.found}, {level}{unused}")
+    return Finding(subject, True, f"{level}{unused}")
 
 
 def _targets(path: Path) -> str:

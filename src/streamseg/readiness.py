@@ -55,10 +55,14 @@ _TORCH = (("PyTorch",), ("transformers",), ("ONNX",), ("onnxscript",), ("ONNX Ru
 _BOARD = ("JetPack", "power mode", "GPU clock", "throttling", "environment")
 BACKENDS = ("cpu", "openvino", "cuda", "tensorrt")
 PURPOSES = {
-    "cpu": Purpose("run bundles on the CPU", (("ONNX Runtime",),), {"operator library": _SLOWER}),
+    "cpu": Purpose(
+        "run bundles on the CPU",
+        (("ONNX Runtime",), ("instruction set",)),
+        {"operator library": _SLOWER},
+    ),
     "openvino": Purpose(
         "run bundles with OpenVINO",
-        (("OpenVINO",), ("OpenVINO extension", "ONNX")),
+        (("OpenVINO",), ("OpenVINO extension", "ONNX"), ("instruction set",)),
         {"OpenVINO extension": _SLOWER},
     ),
     "cuda": Purpose(
