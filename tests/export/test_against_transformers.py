@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import streamseg
+from streamseg.errors import PluginNotFound
 from streamseg.export import export_bundle, load_checkpoint
+from streamseg.export.step import StepModel
+from streamseg.plugins.loader import find_library
 from streamseg.runtime.bundle.bundle import read_bundle
 
 transformers = pytest.importorskip("transformers")
@@ -77,10 +80,9 @@ def scores_of(network: nn.Module, frame: np.ndarray[Any, Any]) -> Tensor:
     return torch.einsum("qk,qhw->khw", classes, masks)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_bundle_gives_the_scores_of_transformers(name: str, tmp_path: Path) -> None:
-    network, size = build(name)
-    network.save_pretrained(tmp_path / "origin")
+def load(network: nn.Module, folder: Path) -> StepModel:
+    """The network from the folder that transformers saves."""
+    network.save_pretrained(folder)
     preprocessor = {
         "do_normalize": True,
         "do_rescale": True,
@@ -88,8 +90,14 @@ def test_bundle_gives_the_scores_of_transformers(name: str, tmp_path: Path) -> N
         "image_mean": MEAN,
         "image_std": STD,
     }
-    (tmp_path / "origin/preprocessor_config.json").write_text(json.dumps(preprocessor))
-    model = load_checkpoint(tmp_path / "origin")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bundle_gives_the_scores_of_transformers(name: str, tmp_path: Path) -> None:
+    network, size = build(name)
+    model = load(network, tmp_path / "origin")
     assert model.assumed == {}
     export_bundle(model, tmp_path / "b", size=size, logits=True)
     assert [entry.name for entry in read_bundle(tmp_path / "b").manifest.classes] == list(
@@ -106,3 +114,35 @@ def test_bundle_gives_the_scores_of_transformers(name: str, tmp_path: Path) -> N
     clear = first - second > 2 * LIMIT
     assert clear.mean() > 0.5
     assert (found.labels == expected.argmax(0))[clear].all()
+
+
+def deviation(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """Norm of the error as a share of the norm of what differs between pixels."""
+    spread = wanted - wanted.mean((1, 2), keepdims=True)
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(spread))
+
+
+def test_attention_of_every_precision_is_that_of_transformers(tmp_path: Path) -> None:
+    """With weights so strong that attention without its queries is far outside the limits."""
+    try:
+        find_library()
+    except PluginNotFound as reason:
+        pytest.skip(str(reason))
+    network, size = build("segformer")
+    attention = {key: value for key, value in network.named_parameters() if ".attention." in key}
+    with torch.no_grad():
+        for value in attention.values():
+            value *= 1.5
+    model = load(network, tmp_path / "origin")
+    frame = np.random.default_rng(7).integers(0, 256, (*size, 3), np.uint8)
+    expected = scores_of(network, frame).numpy()
+    for precision, limit in (("fp32", 1e-5), ("bf16", 5e-3), ("int8-dynamic", 3e-2)):
+        export_bundle(model, tmp_path / precision, size=size, logits=True, precision=precision)
+        with streamseg.open(tmp_path / precision, native=True) as stream:
+            logits = stream.step(frame).logits
+        assert logits is not None
+        assert deviation(logits, expected) <= limit
+    with torch.no_grad():
+        for key, value in attention.items():
+            value *= "q_proj" not in key
+    assert deviation(scores_of(network, frame).numpy(), expected) > 0.5
