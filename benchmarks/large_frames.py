@@ -34,18 +34,6 @@ BACKENDS = {"onnxruntime": ({},), "openvino": ({"precision": "fp32"}, {"precisio
 LOWERED = {"onnxruntime": ({},), "openvino": ({"precision": "fp32"},)}
 RESULTS = Path(__file__).resolve().parent / "results/large_frames.json"
 LIMIT_MB, LIMIT_RATIO = 1000, 5.3
-# Counted in the graphs: products of matrices and convolutions, in 10^9, at both sizes.
-WHY = """
-Operations grow from 129 to 659 billion for TV3S-B1, 5.1 times, and from 19.2 to 176.7 billion for
-the street sample, 9.2 times: exact attention is three quarters of its step at 1024x2048, and grows
-sixteenfold. No exact attention reaches 5.3 times there at an even rate.
-
-Of the street sample's peak 644 MB are its state, read from one copy and written to another. ONNX
-Runtime's buffers take 215 MB; OpenVINO's take 151 MB, in the first stage's feed-forward network.
-
-The lowering misses the limit of memory. Labels, made in strips, no longer make its peak; what else
-does was not profiled.
-"""
 STREET = Path(__file__).resolve().parents[1] / "samples/street/street.safetensors"
 
 
@@ -120,7 +108,7 @@ def make_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
             f"| {row['network']} | {row['backend']} | {small:.0f} | {large:.0f} | "
             f"{row['ratio']:.2f} | {peaks} |"
         )
-    return "\n".join(lines) + "\n" + WHY
+    return "\n".join(lines) + "\n"
 
 
 def run_rows(
@@ -162,7 +150,7 @@ def main() -> None:
         machine = describe_machine(arguments.threads)
         for row in run_rows(found, arguments):
             rows.append({**row, "commit": machine["commit"]})
-            print(make_table(rows[-1:], machine).removesuffix(WHY).splitlines()[-1], flush=True)
+            print(make_table(rows[-1:], machine).splitlines()[-1], flush=True)
     if arguments.lowering:
         before = json.loads(RESULTS.read_text())
         kept = [row for row in before["rows"] if "lowering" not in row["backend"]]
