@@ -373,6 +373,13 @@ class OpenVinoExecutable(Executable):
         self.compiled = compiled
         self.manifest = manifest
         self.description, self.parallel = description, parallel
+        self._trimmed = False
+
+    def trim_once(self) -> None:
+        """Give back what compiling needed, which the first step frees."""
+        if not self._trimmed:
+            self._trimmed = True
+            trim_heap()
 
     def new_lane(self) -> OpenVinoLane:
         """Make the buffers of one stream."""
@@ -394,7 +401,6 @@ class OpenVinoLane(HostLane):
         self._executable = executable
         self._requests: dict[StepPlan, Any] = {}
         self._under_way: tuple[str, Any] | None = None
-        self._trimmed = False
 
     def start(self, plan: StepPlan) -> None:
         """Start the plan's request in OpenVINO's threads."""
@@ -422,10 +428,7 @@ class OpenVinoLane(HostLane):
             request.wait()
         except RuntimeError as error:
             raise BackendError(f"graph '{graph}' failed: {last_line(error)}") from error
-        if not self._trimmed:
-            # What compiling needed is freed in the first step.
-            self._trimmed = True
-            trim_heap()
+        self._executable.trim_once()
 
     def _settle(self) -> None:
         """Wait until no step touches the buffers; ``finish`` still reports how it went."""

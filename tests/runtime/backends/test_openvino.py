@@ -14,7 +14,12 @@ import pytest
 
 from streamseg.errors import BackendError, BundleError, PluginNotFound
 from streamseg.plugins import loader
-from streamseg.runtime.backends import BackendOptions, compiled_files, load_executable
+from streamseg.runtime.backends import (
+    BackendOptions,
+    compiled_files,
+    load_executable,
+    openvino,
+)
 from streamseg.runtime.backends.interface import plan_step
 from streamseg.runtime.backends.openvino import (
     build_openvino,
@@ -179,3 +184,19 @@ def test_extension_of_another_openvino_is_refused(tmp_path: Path) -> None:
     copy.with_suffix(".json").write_text(json.dumps({**record, "openvino": None}))
     with pytest.raises(PluginNotFound, match="compiled for OpenVINO None"):
         loader.find_openvino_library(release_of(import_openvino()), copy)
+
+
+def test_heap_is_trimmed_by_the_first_step_of_all_streams(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trimming stops every thread that allocates, so a stream that joins later does not do it."""
+    trimmed: list[None] = []
+    monkeypatch.setattr(openvino, "trim_heap", lambda: trimmed.append(None))
+    frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    with open_stream(toy, backend="openvino") as stream:
+        assert not trimmed
+        stream.step(frame)
+        with stream.sibling() as other:
+            other.step(frame)
+        stream.step(frame)
+    assert len(trimmed) == 1
