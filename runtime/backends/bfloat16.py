@@ -47,9 +47,7 @@ def compare_steps(
         load: loads it with a precision that is named.
     """
     version = importlib.import_module("openvino").__version__
-    facts = ["precision", bundle.identity, version, str(options.native), str(options.library)]
-    facts += [str(options.threads), str(options.parallel), *choices.operator_facts(version)]
-    place = choices.place_of(facts)
+    place = choices.place_of_steps(bundle, options, [version], "precision")
     kept = choices.recall(place, OPTIONS)
     found = _measure_steps(bundle, options, load) if kept is None else Measurement(kept)
     if kept is None:

@@ -8,12 +8,14 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from streamseg.errors import BackendError, PluginNotFound
 from streamseg.files import make_folder, whole_file
 from streamseg.plugins.loader import find_library, find_openvino_library
+from streamseg.runtime.backends.interface import BackendOptions
+from streamseg.runtime.bundle.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +31,30 @@ def place_of(facts: Iterable[str]) -> Path:
     return Path(base) / "streamseg" / "choices" / f"{name}.json"
 
 
-def operator_facts(openvino: str) -> list[str]:
-    """What decides how fast our operators are: with a library built since, another choice may win.
+def place_of_steps(
+    bundle: Bundle, options: BackendOptions, versions: Sequence[str], *facts: str
+) -> Path:
+    """Where a measurement of a bundle's steps is kept: whatever may change the times counts.
 
     Args:
-        openvino: version of the OpenVINO that would load its extension.
+        bundle: what was measured.
+        options: how it was opened; the precision does not count.
+        versions: of the runtimes, OpenVINO's last.
+        facts: further ones that the choice belongs to.
     """
+    opening = [str(options.native), str(options.threads), str(options.parallel)]
+    return place_of(
+        [*facts, bundle.identity, *opening, *versions, *_operators(options.library, versions[-1])]
+    )
+
+
+def _operators(library: Path | None, openvino: str) -> list[str]:
+    """What decides how fast our operators are: after a new build another choice may win."""
     found = []
     extension = functools.partial(find_openvino_library, openvino.split("-")[0])
     finders: tuple[Callable[[], Path], ...] = (find_library, extension)
+    if library is not None:
+        finders = (*finders, lambda: library)
     for find in finders:
         try:
             found.append(hashlib.sha256(find().read_bytes()).hexdigest())

@@ -13,7 +13,7 @@ from streamseg.installation import install_command
 from streamseg.runtime.backends import choices
 from streamseg.runtime.backends.interface import BackendOptions, Executable, require_threads
 from streamseg.runtime.backends.onnxruntime import load_onnxruntime
-from streamseg.runtime.backends.openvino import import_openvino, load_openvino
+from streamseg.runtime.backends.openvino import load_openvino
 from streamseg.runtime.backends.step_times import Measurement, measure
 from streamseg.runtime.bundle.bundle import Bundle
 
@@ -88,6 +88,5 @@ def _named(executable: Executable, found: Measurement) -> Executable:
 
 def _record_of(bundle: Bundle, options: BackendOptions) -> Path:
     """Where the choice for this bundle, machine, set of versions and options is remembered."""
-    facts = [bundle.identity, str(options.native), str(options.threads), str(options.parallel)]
-    facts += [importlib.import_module(name).__version__ for name in _LOADERS]
-    return choices.place_of([*facts, *choices.operator_facts(import_openvino().__version__)])
+    versions = [importlib.import_module(name).__version__ for name in _LOADERS]
+    return choices.place_of_steps(bundle, options, versions)
