@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,16 +221,22 @@ def _open_peer(work: Work, path: str, folder: Path, threads: int, unit: Unit | N
     return Peer(opening)
 
 
+def take_turns(peers: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every peer's steps, made in turn: other load affects all equally."""
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, step in peers.items():
+            time.sleep(SETTLE_S)
+            samples[name].append(step())
+    return samples
+
+
 def measure_work(
     work: Work, folder: Path, threads: int, rounds: int, unit: Unit | None
 ) -> dict[str, Any]:
     """Medians of every path, and the median over rounds of the quotient with the unit."""
     with peers_of(work, folder, threads, unit) as peers:
-        samples: dict[str, list[float]] = {name: [] for name in peers}
-        for _ in range(rounds):
-            for name, peer in peers.items():
-                time.sleep(SETTLE_S)
-                samples[name].append(peer.step())
+        samples = take_turns({name: peer.step for name, peer in peers.items()}, rounds)
         base = samples[UNIT]
         return {
             name: {

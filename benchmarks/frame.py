@@ -31,7 +31,6 @@ from bars import (
     ORT,
     PATHS,
     QUANTISED,
-    SETTLE_S,
     SIZE,
     UNIT,
     Work,
@@ -40,6 +39,7 @@ from bars import (
     peak_name,
     peers_of,
     prepare,
+    take_turns,
 )
 from measuring import describe_head, describe_machine, summarise, write_results
 from peaks import share_of_peak
@@ -210,13 +210,9 @@ def nncf_step(compiled: Any, feeds: dict[str, Any]) -> Step:
     return step
 
 
-def take_turns(peers: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, Any]:
-    """Steps of every peer in turn, so other load on the machine affects all equally."""
-    samples: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(warm_up + rounds):
-        for name, step in peers.items():
-            time.sleep(SETTLE_S)
-            samples[name].append(step())
+def measure_steps(peers: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, Any]:
+    """Figures of every peer's steps, without the first ones."""
+    samples = take_turns(peers, warm_up + rounds)
     return {name: summarise(taken[warm_up:]) for name, taken in samples.items()}
 
 
@@ -227,10 +223,10 @@ def measure_work(work: Work, folder: Path, options: argparse.Namespace) -> dict[
         peers = {name: peer.step for name, peer in ours.items()}
         peers |= nncf_peers(work, folder, options.threads) | torch_peers(work)
         slow = {name: step for name, step in peers.items() if name in SLOW}
-        times = take_turns(
+        times = measure_steps(
             {name: peers[name] for name in peers if name not in slow}, options.rounds
         )
-        times |= take_turns(slow, options.slow_rounds, warm_up=1)
+        times |= measure_steps(slow, options.slow_rounds, warm_up=1)
         peaks = {name: peak_name(name, peer.description) for name, peer in ours.items()}
     peaks |= dict.fromkeys(NNCF, "int8")
     return {
